@@ -1,0 +1,50 @@
+"""Spatial transformers (Figure 2 of the paper): localisation -> grid -> sampler, image to image(s).
+
+Plain `torch.nn.Module`s, to be used in any network; nothing here knows of Lightning.
+"""
+
+from stn_lightning.transformers.composed import ComposedTransformer
+from stn_lightning.transformers.families import (
+    Affine,
+    Affine3D,
+    Attention,
+    ComposableFamily,
+    Family,
+    Projective,
+    Similarity,
+    ThinPlateSpline,
+    Translation,
+)
+from stn_lightning.transformers.localisation import ConvolutionalLocalisation, FullyConnectedLocalisation
+from stn_lightning.transformers.parallel import ParallelTransformer
+from stn_lightning.transformers.samplers import Bicubic, Bilinear, Nearest, Sampler, Trilinear
+from stn_lightning.transformers.starts import Disturbed, Identity, Start, Tiling
+from stn_lightning.transformers.transformer import SpatialTransformer, Transformer, Warp
+
+__all__ = [
+    "Affine",
+    "Affine3D",
+    "Attention",
+    "Bicubic",
+    "Bilinear",
+    "ComposableFamily",
+    "ComposedTransformer",
+    "ConvolutionalLocalisation",
+    "Disturbed",
+    "Family",
+    "FullyConnectedLocalisation",
+    "Identity",
+    "Nearest",
+    "ParallelTransformer",
+    "Projective",
+    "Sampler",
+    "Similarity",
+    "SpatialTransformer",
+    "Start",
+    "ThinPlateSpline",
+    "Tiling",
+    "Transformer",
+    "Translation",
+    "Trilinear",
+    "Warp",
+]

@@ -1,0 +1,187 @@
+"""Families of transformations: how many numbers theta has, which of them are the identity, and theta -> grid.
+
+A family is what a transformer regresses; a new one is a subclass of `Family` with `identity` and `grid`.
+
+Reference:
+    Jaderberg et al. 2015, section 3.2.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stn_lightning.geometry import affine, projective, thin_plate_spline, volume
+
+Size = tuple[int, ...]
+"""(height, width), or (depth, height, width)."""
+
+
+class Family(nn.Module):
+    """A kind of transformation of the plane or of space."""
+
+    identity: tuple[float, ...]
+    """The theta that leaves the image as it is; its length is the number of parameters."""
+
+    @abstractmethod
+    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch *size dimensions"]:
+        """Where in the input each output pixel looks, for an output of `size`, in at least float32."""
+
+    def forward(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch *size dimensions"]:
+        return self.grid(theta, size)
+
+
+class ComposableFamily(Family):
+    """A family that is closed under composition and inversion (a group, where theta is not singular)."""
+
+    @abstractmethod
+    def compose(self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        """The one warp that does what warping with `first` and then warping the result with `then` does."""
+
+    @abstractmethod
+    def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        """The theta of the map back."""
+
+
+class Translation(Family):
+    """(t_x, t_y): a crop of fixed size that can be moved (the birds of the paper: `scale` 0.5).
+
+    Args:
+        scale: side of the crop over side of the image. Fixed, so that two of them do not compose to a third.
+    """
+
+    identity = (0.0, 0.0)
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale {scale} of a crop must be greater than 0; 0.5 is half the image's side")
+        self.scale = scale
+
+    def grid(self, theta: Float[Tensor, "batch 2"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        return affine.grid(affine.from_translation(theta, self.scale), _plane(size))
+
+
+class Affine(ComposableFamily):
+    """(a, b, t_x, c, d, t_y), the paper's equation 1."""
+
+    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+    def grid(self, theta: Float[Tensor, "batch 6"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        return affine.grid(theta, _plane(size))
+
+    def compose(self, first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
+        return affine.compose(first, then)
+
+    def inverse(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
+        return affine.inverse(theta)
+
+
+class _AffineSubgroup(ComposableFamily):
+    """A family whose maps are affine, with fewer parameters."""
+
+    @abstractmethod
+    def to_affine(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch 6"]: ...
+
+    @abstractmethod
+    def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch numbers"]: ...
+
+    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        return affine.grid(self.to_affine(theta), _plane(size))
+
+    def compose(self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        return self.from_affine(affine.compose(self.to_affine(first), self.to_affine(then)))
+
+    def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        return self.from_affine(affine.inverse(self.to_affine(theta)))
+
+
+class Attention(_AffineSubgroup):
+    """(s, t_x, t_y): a crop of any size, anywhere; the paper's equation 2."""
+
+    identity = (1.0, 0.0, 0.0)
+
+    def to_affine(self, theta: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 6"]:
+        return affine.from_attention(theta)
+
+    def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
+        return affine.to_attention(theta)
+
+
+class Similarity(_AffineSubgroup):
+    """(s cos, s sin, t_x, t_y): a turned crop of any size, anywhere."""
+
+    identity = (1.0, 0.0, 0.0, 0.0)
+
+    def to_affine(self, theta: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 6"]:
+        return affine.from_similarity(theta)
+
+    def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 4"]:
+        return affine.to_similarity(theta)
+
+
+class Projective(ComposableFamily):
+    """(h1 ... h8), a homography whose last entry is 1."""
+
+    identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+
+    def grid(self, theta: Float[Tensor, "batch 8"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        return projective.grid(theta, _plane(size))
+
+    def compose(self, first: Float[Tensor, "batch 8"], then: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
+        return projective.compose(first, then)
+
+    def inverse(self, theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
+        return projective.inverse(theta)
+
+
+class ThinPlateSpline(Family):
+    """(dx_1, dy_1, ...): displacements of a K x K lattice of control points.
+
+    Args:
+        lattice: K; the paper's 16 points are 4 x 4.
+    """
+
+    basis: Tensor | None
+
+    def __init__(self, lattice: int = 4) -> None:
+        super().__init__()
+        self.points = thin_plate_spline.control_points(lattice)
+        self.identity = (0.0,) * (2 * len(self.points))
+        self.size: Size | None = None
+        self.register_buffer("basis", None, persistent=False)
+
+    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        if size != self.size or self.basis is None:
+            self.size, self.basis = size, thin_plate_spline.basis(self.points, _plane(size)).to(theta.device)
+        return thin_plate_spline.grid(theta, self.basis, _plane(size))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ThinPlateSpline":
+        """Follow the module to another device, but stay in float64 where it goes to half precision."""
+        exact = self.basis
+        super()._apply(fn, recurse)
+        if exact is not None and self.basis is not None:
+            self.basis = exact.to(self.basis.device)
+        return self
+
+
+class Affine3D(ComposableFamily):
+    """The rows of a 3 x 4 matrix, for volumes (appendix A.3)."""
+
+    identity = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+    def grid(self, theta: Float[Tensor, "batch 12"], size: Size) -> Float[Tensor, "batch depth height width 3"]:
+        depth, height, width = size
+        return volume.grid(theta, (depth, height, width))
+
+    def compose(self, first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
+        return volume.compose(first, then)
+
+    def inverse(self, theta: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
+        return volume.inverse(theta)
+
+
+def _plane(size: Size) -> tuple[int, int]:
+    height, width = size
+    return height, width

@@ -1,0 +1,62 @@
+"""Several transformers on one image, sampled in one call.
+
+Reference:
+    Jaderberg et al. 2015, section 4.3 (2 and 4 transformers for birds) and appendix A.1 (2 for the sum of two digits).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stn_lightning.transformers.families import Family, Size
+from stn_lightning.transformers.samplers import Bilinear, Sampler
+from stn_lightning.transformers.starts import Identity, Start
+from stn_lightning.transformers.transformer import Regression, Transformer, Warp
+
+
+class ParallelTransformer(Transformer):
+    """`n` transformers that read the same image; returns (batch, n, channels, *size).
+
+    Args:
+        localisation: one network whose features all transformers share (the paper's birds), or a list of `n`, one each.
+        family: which transformations they may choose from.
+        n: how many.
+        size: of each output image; the input's own size when left out.
+        sampler: bilinear with zeros outside when left out.
+        start: where each begins; the identity when left out. Transformers that share a localisation and a start get the same gradient at
+            first if the backbone treats them alike: take `Tiling` or `Disturbed`.
+
+    Raises:
+        ValueError: where a list of localisations is not of length `n`.
+    """
+
+    def __init__(
+        self,
+        localisation: nn.Module | list[nn.Module],
+        family: Family,
+        n: int,
+        size: Size | None = None,
+        sampler: Sampler | None = None,
+        start: Start | None = None,
+    ) -> None:
+        super().__init__()
+        if n < 1:
+            raise ValueError(f"{n} parallel transformers; n must be 1 or more")
+        own = localisation if isinstance(localisation, list) else [localisation]
+        if isinstance(localisation, list) and len(own) != n:
+            raise ValueError(f"{len(own)} localisations for n = {n} transformers; give one to share, or a list of {n}")
+        self.localisations = nn.ModuleList(own)
+        starts = (start or Identity()).theta(family, n)  # (n, P)
+        self.regressions = nn.ModuleList(Regression(part) for part in starts.split(n // len(own)))
+        self.family = family
+        self.n = n
+        self.size = size
+        self.sampler = sampler or Bilinear()
+
+    def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> Warp:
+        looks = zip(self.localisations, self.regressions, strict=True)
+        theta = torch.cat([regression(localisation(image)) for localisation, regression in looks], dim=1)  # (B, n, P)
+        grid = self.family(theta.flatten(0, 1), self.size or tuple(image.shape[2:])).unflatten(0, (-1, self.n))
+        # The n grids stand below each other in one tall grid, so the image is read in one call and never copied n times.
+        images = self.sampler(image, grid.flatten(1, 2))  # (B, C, n*H, W)
+        return Warp(images.unflatten(2, (self.n, -1)).transpose(1, 2), theta, grid)
