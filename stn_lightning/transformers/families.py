@@ -160,7 +160,7 @@ class ThinPlateSpline(Family):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ThinPlateSpline":
         """Follow the module to another device, but stay in float64 where it goes to half precision."""
         exact = self.basis
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if exact is not None and self.basis is not None:
             self.basis = exact.to(self.basis.device)
         return self
