@@ -1,0 +1,21 @@
+"""What makes a digit hard: distortions of whole batches, each a function of the picture and of (seed, epoch, index).
+
+Reference:
+    Jaderberg et al. 2015, section 4.1 and appendix A.4.
+"""
+
+from stn_lightning.distortions.clutter import Cluttered
+from stn_lightning.distortions.distortion import Distortion, WarpingDistortion
+from stn_lightning.distortions.randomness import Randomness
+from stn_lightning.distortions.warps import Elastic, Perspective, Rotated, RotatedScaledTranslated
+
+__all__ = [
+    "Cluttered",
+    "Distortion",
+    "Elastic",
+    "Perspective",
+    "Randomness",
+    "Rotated",
+    "RotatedScaledTranslated",
+    "WarpingDistortion",
+]
