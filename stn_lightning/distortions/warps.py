@@ -32,9 +32,7 @@ class RotatedScaledTranslated(WarpingDistortion):
         ValueError: where the largest picture does not fit on the canvas.
     """
 
-    def __init__(
-        self, size: int = 42, rotation: float = 45.0, scale: tuple[float, float] = (0.7, 1.2), digit: int = 28
-    ) -> None:
+    def __init__(self, size: int = 42, rotation: float = 45.0, scale: tuple[float, float] = (0.7, 1.2), digit: int = 28) -> None:
         super().__init__(size, digit)
         if not 0 < scale[0] <= scale[1] <= size / digit:
             raise ValueError(

@@ -70,7 +70,7 @@ def _sample(
     if not isinstance(padding, str):
         return _on_colour(image, grid, kernel, padding)
     dtype = torch.promote_types(exact(image).dtype, exact(grid).dtype)
-    canvas, values = image.to(dtype), grid.to(dtype)
+    canvas, values = image.to(dtype), exact(grid)  # rounded in the grid's own precision: its errors are wiped out for any image
     size, offset = image.shape[2:], 0
     if kernel == "bicubic" and padding != "zeros":  # the only kernel that reads pixels outside with a weight
         canvas, offset = _extended(canvas, padding), _RIM
@@ -80,7 +80,7 @@ def _sample(
     coordinates = [
         _on_canvas(x, n, side, offset, beyond, padding) for x, n, side in zip(values.unbind(-1), size[::-1], sides[::-1], strict=True)
     ]
-    sampled = functional.grid_sample(canvas, torch.stack(coordinates, -1), kernel, "zeros", align_corners=False)
+    sampled = functional.grid_sample(canvas, torch.stack(coordinates, -1).to(dtype), kernel, "zeros", align_corners=False)
     sampled = sampled.to(image.dtype)
     if image.dim() == 4 and image.shape[1] > 1 and image.is_contiguous(memory_format=torch.channels_last):
         return sampled.contiguous(memory_format=torch.channels_last)  # grid_sample itself forgets the format

@@ -9,6 +9,7 @@ Reference:
 from abc import abstractmethod
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -154,7 +155,8 @@ class ThinPlateSpline(Family):
 
     def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
         if size != self.size or self.basis is None:
-            self.size, self.basis = size, thin_plate_spline.basis(self.points, _plane(size)).to(theta.device)
+            with torch.inference_mode(False):  # a basis first needed in validation shall serve in training
+                self.size, self.basis = size, thin_plate_spline.basis(self.points, _plane(size)).to(theta.device)
         return thin_plate_spline.grid(theta, self.basis, _plane(size))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ThinPlateSpline":

@@ -7,38 +7,13 @@ Reference:
 """
 
 import itertools
-import warnings
 from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-def lazy_linear(out_features: int, *, zero: bool = False) -> nn.Linear:
-    """A linear layer that learns its input size from the first batch; with `zero`, all its weights start at 0.
-
-    PyTorch warns that lazy layers may change one day, at every construction; that is no news to a user of this package.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return _LazyZeroLinear(out_features) if zero else nn.LazyLinear(out_features)
-
-
-def lazy_conv2d(out_channels: int, kernel_size: int) -> nn.Conv2d:
-    """A convolution that learns its number of input channels from the first batch."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return nn.LazyConv2d(out_channels, kernel_size)
-
-
-class _LazyZeroLinear(nn.LazyLinear):
-    def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
-        fresh = self.has_uninitialized_params()  # False after loading a checkpoint
-        super().initialize_parameters(input)
-        if fresh:
-            nn.init.zeros_(self.weight)
-            nn.init.zeros_(self.bias)
+from stn_lightning import lazy
 
 
 class FullyConnectedLocalisation(nn.Module):
@@ -51,7 +26,7 @@ class FullyConnectedLocalisation(nn.Module):
     def __init__(self, units: Sequence[int] = (32, 32, 32)) -> None:
         super().__init__()
         hidden = [nn.Linear(a, b) for a, b in itertools.pairwise(units)]
-        self.layers = nn.ModuleList([lazy_linear(units[0]), *hidden])
+        self.layers = nn.ModuleList([lazy.linear(units[0]), *hidden])
 
     def forward(self, image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch features"]:
         features = image.flatten(1)
@@ -71,9 +46,9 @@ class ConvolutionalLocalisation(nn.Module):
 
     def __init__(self, filters: int = 20, kernel_size: int = 5, units: int = 20) -> None:
         super().__init__()
-        self.conv1 = lazy_conv2d(filters, kernel_size)
+        self.conv1 = lazy.conv2d(filters, kernel_size)
         self.conv2 = nn.Conv2d(filters, filters, kernel_size)
-        self.fc = lazy_linear(units)
+        self.fc = lazy.linear(units)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         features = functional.avg_pool2d(image, 2)

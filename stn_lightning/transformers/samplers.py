@@ -19,10 +19,15 @@ class Sampler(nn.Module):
     Args:
         padding: what lies outside the image: "zeros", "border", "reflection", or a colour as a list with a number a channel. Give the
             value that the background has AFTER normalisation; a black border around a normalised image is an edge to a network.
+
+    Raises:
+        ValueError: where `padding` is another word.
     """
 
     def __init__(self, padding: Padding = "zeros") -> None:
         super().__init__()
+        if isinstance(padding, str) and padding not in ("zeros", "border", "reflection"):
+            raise ValueError(f'padding "{padding}" is unknown; take "zeros", "border", "reflection", or a colour as a list of numbers')
         self.padding = padding
 
     @abstractmethod

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stn_lightning import lazy
 from stn_lightning.transformers.families import Family, Size
-from stn_lightning.transformers.localisation import lazy_linear
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
 
@@ -47,7 +47,7 @@ class Regression(nn.Module):
     def __init__(self, start: Float[Tensor, "n numbers"]) -> None:
         super().__init__()
         self.register_buffer("start", start, persistent=False)
-        self.linear = lazy_linear(self.start.numel(), zero=True)
+        self.linear = lazy.linear(self.start.numel(), zero=True)
 
     def forward(self, features: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch n numbers"]:
         features = features.flatten(1)

@@ -1,0 +1,60 @@
+"""The paper's two classifiers for digits, at any input size.
+
+Reference:
+    Jaderberg et al. 2015, section 4.1 and appendix A.4.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stn_lightning import lazy
+
+
+class FCN(nn.Module):
+    """Two hidden fully connected layers and a classifier.
+
+    Args:
+        units: width of each hidden layer; the paper has 128 to 256.
+        classes: how many.
+    """
+
+    def __init__(self, units: Sequence[int], classes: int = 10) -> None:
+        super().__init__()
+        widths = [*units, classes]
+        self.layers = nn.ModuleList([lazy.linear(widths[0]), *(nn.Linear(a, b) for a, b in itertools.pairwise(widths))])
+
+    def forward(self, image: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        *hidden, classifier = self.layers
+        features = image.flatten(1)
+        for layer in hidden:
+            features = functional.relu(layer(features))
+        logits: Tensor = classifier(features)
+        return logits
+
+
+class CNN(nn.Module):
+    """Convolution 9 x 9, pooling, convolution 7 x 7, pooling, classifier; no padding.
+
+    Pooling keeps the odd last row and column (ceil mode): a 42 x 42 picture halved to 21 x 21, as the paper does for RTS, would
+    not survive the second pooling otherwise.
+
+    Args:
+        filters: of each convolution; the paper has 32 to 64.
+        classes: how many.
+    """
+
+    def __init__(self, filters: int, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = lazy.conv2d(filters, 9)
+        self.conv2 = nn.Conv2d(filters, filters, 7)
+        self.classifier = lazy.linear(classes)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        features = functional.max_pool2d(functional.relu(self.conv1(image)), 2, ceil_mode=True)
+        features = functional.max_pool2d(functional.relu(self.conv2(features)), 2, ceil_mode=True)
+        logits: Tensor = self.classifier(features.flatten(1))
+        return logits

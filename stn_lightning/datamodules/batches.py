@@ -1,0 +1,98 @@
+"""Which pictures make up which batch: a function of (seed, epoch), the same on one process and on many.
+
+Usable by itself: `ResumableLoader(dataset, EpochBatches(...))` goes into any Lightning project. Lightning saves its position in the checkpoint
+and restores it.
+"""
+
+import math
+from collections.abc import Iterator, Sized
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class Draw(NamedTuple):
+    """The pictures of one batch, before they are read."""
+
+    index: Int64[Tensor, " batch"]
+    epoch: int
+    share: float
+
+
+class EpochBatches(Sampler[Draw]):
+    """The batches of each epoch, each picture exactly once, on this process its part of every global batch.
+
+    A set that the batch size does not divide gives batches whose sizes differ by one at most, so there is no stray small batch at the end.
+
+    Args:
+        data: what is drawn from; only its length matters.
+        batch_size: of the GLOBAL batch: the same pictures are seen together on any number of processes.
+        shuffle: whether each epoch has an order of its own; else the order is the data's.
+        seed: of the order.
+        rank: which process this is.
+        ranks: how many there are.
+
+    Raises:
+        ValueError: where there is nothing to draw, or a batch has no picture for some process.
+    """
+
+    def __init__(self, data: Sized, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
+        self.length = len(data)
+        self.batches = math.ceil(self.length / batch_size)
+        if not self.length:
+            raise ValueError("this split holds no pictures; check the data folder")
+        if shuffle and self.length // self.batches < ranks:
+            raise ValueError(f"batches of {self.length // self.batches} pictures for {ranks} processes; raise batch_size or use fewer")
+        self.shuffle, self.seed, self.rank, self.ranks = shuffle, seed, rank, ranks
+        self.epoch, self.done = 0, 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of `epoch`, unless already in it. Lightning calls this as each epoch starts."""
+        if epoch != self.epoch:
+            self.epoch, self.done = epoch, 0
+
+    def __iter__(self) -> Iterator[Draw]:
+        if self.done >= self.batches:
+            self.epoch, self.done = self.epoch + 1, 0
+        order = torch.arange(self.length)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+            order = torch.randperm(self.length, generator=generator)
+        parts = torch.tensor_split(order, self.batches)
+        for part in parts[self.done :]:
+            own = part[self.rank :: self.ranks]
+            yield Draw(own, self.epoch, len(own) * self.ranks / len(part))
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that knows how many batches have been handed out and goes on there after a restart, with or without workers.
+
+    Args:
+        dataset: `dataset[draw]` reads a whole batch.
+        batches: which pictures, in which order.
+        workers: processes that read ahead; 0 for data in memory.
+    """
+
+    sampler: EpochBatches
+
+    def __init__(self, dataset: Dataset[Any], batches: EpochBatches, workers: int = 0, **options: Any) -> None:
+        super().__init__(dataset, batch_size=None, sampler=batches, num_workers=workers, **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in super().__iter__():
+            self.sampler.done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and batches done, for a checkpoint."""
+        return {"epoch": self.sampler.epoch, "done": self.sampler.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was saved."""
+        self.sampler.epoch, self.sampler.done = state["epoch"], state["done"]

@@ -1,0 +1,103 @@
+"""Digits in memory, distorted on the device."""
+
+from typing import Any
+
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stn_lightning.batch import Batch, Split
+from stn_lightning.datamodules.batches import Draw, EpochBatches, ResumableLoader
+from stn_lightning.datasets import Pictures, PictureSource
+from stn_lightning.distortions import Distortion, Randomness
+
+FROZEN_SEED = 0
+"""Validation and test pictures are distorted by this seed whatever the run's: their distortion is part of the data set."""
+STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+
+
+class _InMemory(Dataset[Batch]):
+    def __init__(self, pictures: Pictures, split: Split) -> None:
+        self.pictures = pictures
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.pictures.label)
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        image, label = self.pictures.image[draw.index], self.pictures.label[draw.index]
+        return Batch(image, label, draw.index, draw.epoch, draw.share, self.split)
+
+
+class DigitsDataModule(LightningDataModule):
+    """Pictures of digits as floats from 0 (background) to 1 (ink), distorted anew in each epoch of training.
+
+    No mean is subtracted, so background is exactly 0 and a transformer's zeros outside the image are background too.
+
+    Args:
+        source: where the digits come from.
+        distortion: what happens to them; nothing when left out.
+        batch_size: of the global batch, shared out among all processes; the paper's is 256.
+        seed: of order and distortion in training; the command line sets it from `seed_everything`.
+    """
+
+    def __init__(self, source: PictureSource, distortion: Distortion | None = None, batch_size: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}; give 1 or more (the paper's is 256)")
+        self.source = source
+        self.distortion = distortion
+        self.batch_size = batch_size
+        self.seed = seed
+        self.splits: dict[Split, Pictures] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.source.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what a task gets."""
+        channels, height, width = next(iter(self.splits.values())).image.shape[1:]
+        return (channels, height, width) if self.distortion is None else (channels, self.distortion.size, self.distortion.size)
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for split in wanted.get(stage, ("test",)):
+            if split not in self.splits:
+                self.splits[split] = self.source.load(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> ResumableLoader:
+        return self._loader("test")
+
+    def _loader(self, split: Split) -> ResumableLoader:
+        data = _InMemory(self.splits[split], split)
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = EpochBatches(data, self.batch_size, shuffle=split == "train", seed=self.seed, rank=rank, ranks=ranks)
+        return ResumableLoader(data, batches)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002  # Lightning's signature
+        return self.distorted(batch)
+
+    def distorted(self, batch: Batch) -> Batch:
+        """The batch with its pictures as floats, distorted on the device on which they are."""
+        image: Tensor = batch.image.float() / 255
+        if self.distortion is None:
+            return batch._replace(image=image)
+        seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
+        randomness = Randomness(seed, STREAMS[batch.split], epoch, batch.index)
+        pool = self.splits[batch.split].image.to(image.device)
+        return batch._replace(image=self.distortion.to(image.device)(image, randomness, pool))

@@ -1,0 +1,106 @@
+"""Classification of pictures, with or without a transformer in front."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MetricCollection
+
+from stn_lightning.batch import Batch
+from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
+from stn_lightning.tasks.schedules import Constant, Schedule
+from stn_lightning.transformers import Transformer
+
+OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+
+
+class ClassificationTask(LightningModule):
+    """`backbone(transformer(image))`, cross entropy.
+
+    Args:
+        backbone: image(s) -> logits.
+        transformer: image -> image(s); none when left out.
+        optimizer: parameters -> optimiser.
+        schedule: factor of the learning rate over the training.
+        localisation_rate: learning rate of all transformers' parameters over that of the rest; SVHN's is a tenth in the paper.
+        channels_last: whether weights lie in the memory format that convolutions are fastest in.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        optimizer: OptimizerCallable,
+        transformer: Transformer | None = None,
+        schedule: Schedule | None = None,
+        localisation_rate: float = 1.0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.transformer = transformer
+        self.optimizer = optimizer
+        self.schedule = schedule or Constant()
+        self.localisation_rate = localisation_rate
+        self.channels_last = channels_last
+        metrics = MetricCollection({"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()})
+        self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")})
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.backbone(image if self.transformer is None else self.transformer(image))
+        return logits
+
+    def configure_model(self) -> None:
+        """Let lazily sized layers see one picture, and check that the backbone has as many classes as the data."""
+        data: Any = self.trainer.datamodule
+        self.eval()
+        with torch.no_grad():
+            logits = self(torch.zeros(1, *data.image_shape, device=self.device, dtype=self.dtype))
+        self.train()
+        if logits.shape[1] != len(data.classes):
+            raise ValueError(f"the backbone tells {logits.shape[1]} classes apart, the data has {len(data.classes)}; make them agree")
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub of Module.to lacks it
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002  # Lightning's signature
+        logits, loss = self._step(batch)
+        error = (logits.detach().argmax(1) != batch.label).float().mean() * 100
+        self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label))
+        return loss * batch.share
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        self._step(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        self._step(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        probabilities: Tensor = self(batch.image.to(self.dtype)).float().softmax(1)
+        return probabilities
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits: Tensor = self(batch.image.to(self.dtype))
+        if batch.split != "train":
+            metrics: Any = self.metrics[f"{batch.split}_metrics"]
+            metrics.update(logits, batch.label)
+            self.log_dict(metrics, batch_size=len(batch.label))
+        return logits, functional.cross_entropy(logits.float(), batch.label)
+
+    def configure_optimizers(self) -> Any:
+        localising = {id(p) for module in self.modules() if isinstance(module, Transformer) for p in module.parameters()}
+        groups = {
+            "backbone": [p for p in self.parameters() if id(p) not in localising],
+            "localisation": [p for p in self.parameters() if id(p) in localising],
+        }
+        optimizer = self.optimizer([{"params": params, "name": name} for name, params in groups.items() if params])
+        for group in optimizer.param_groups:
+            if group["name"] == "localisation":
+                group["lr"] *= self.localisation_rate
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: self.schedule(min(step / steps, 1.0)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
