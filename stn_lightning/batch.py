@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     """(batch, channels, height, width)"""
     label: Tensor
     """(batch,)"""
-    index: Tensor
+    indices: Tensor
     """(batch,), of each picture in its split"""
     epoch: int
     """of the training; validation and test pictures are frozen, whatever it says"""

@@ -1,7 +1,7 @@
 """Which pictures make up which batch: a function of (seed, epoch), the same on one process and on many.
 
-Usable by itself: `ResumableLoader(dataset, EpochBatches(...))` goes into any Lightning project. Lightning saves its position in the checkpoint
-and restores it.
+Usable by itself: `ResumableLoader(dataset, EpochBatches(...))` goes into any Lightning project. Lightning saves its position in
+the checkpoint and restores it.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 class Draw(NamedTuple):
     """The pictures of one batch, before they are read."""
 
-    index: Int64[Tensor, " batch"]
+    indices: Int64[Tensor, " batch"]
     epoch: int
     share: float
 
@@ -84,7 +84,7 @@ class ResumableLoader(DataLoader[Any]):
     def __init__(self, dataset: Dataset[Any], batches: EpochBatches, workers: int = 0, **options: Any) -> None:
         super().__init__(dataset, batch_size=None, sampler=batches, num_workers=workers, **options)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its own private iterator
         for batch in super().__iter__():
             self.sampler.done += 1
             yield batch

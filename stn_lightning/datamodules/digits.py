@@ -25,8 +25,8 @@ class _InMemory(Dataset[Batch]):
         return len(self.pictures.label)
 
     def __getitem__(self, draw: Draw) -> Batch:
-        image, label = self.pictures.image[draw.index], self.pictures.label[draw.index]
-        return Batch(image, label, draw.index, draw.epoch, draw.share, self.split)
+        image, label = self.pictures.image[draw.indices], self.pictures.label[draw.indices]
+        return Batch(image, label, draw.indices, draw.epoch, draw.share, self.split)
 
 
 class DigitsDataModule(LightningDataModule):
@@ -98,6 +98,6 @@ class DigitsDataModule(LightningDataModule):
         if self.distortion is None:
             return batch._replace(image=image)
         seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
-        randomness = Randomness(seed, STREAMS[batch.split], epoch, batch.index)
+        randomness = Randomness(seed, STREAMS[batch.split], epoch, batch.indices)
         pool = self.splits[batch.split].image.to(image.device)
         return batch._replace(image=self.distortion.to(image.device)(image, randomness, pool))

@@ -1,7 +1,7 @@
 """Real handwritten digits that are there without a network: the 1797 that scikit-learn carries.
 
-8 x 8 pixels with 17 grey levels, from the test part of the UCI set "Optical Recognition of Handwritten Digits". They are enlarged to 20 x 20 in the
-middle of 28 x 28, MNIST's own framing, so that every distortion and network made for MNIST fits them.
+8 x 8 pixels with 17 grey levels, from the test part of the UCI set "Optical Recognition of Handwritten Digits". They are enlarged to
+20 x 20 in the middle of 28 x 28, MNIST's own framing, so that every distortion and network made for MNIST fits them.
 
 Reference:
     Alpaydin and Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0.

@@ -22,7 +22,7 @@ class PictureSource(ABC):
     classes: tuple[str, ...]
     """Names of the classes, in the order of their labels."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
         """Bring the files here, where they are missing. Runs in one process of each machine."""
 
     @abstractmethod

@@ -57,15 +57,15 @@ class ClassificationTask(LightningModule):
 
     def configure_model(self) -> None:
         """Let lazily sized layers see one picture, and check that the backbone has as many classes as the data."""
-        data: Any = self.trainer.datamodule
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         self.eval()
         with torch.no_grad():
-            logits = self(torch.zeros(1, *data.image_shape, device=self.device, dtype=self.dtype))
+            logits = self(torch.zeros(1, *data.image_shape, device=self.device).to(self.dtype))
         self.train()
         if logits.shape[1] != len(data.classes):
             raise ValueError(f"the backbone tells {logits.shape[1]} classes apart, the data has {len(data.classes)}; make them agree")
         if self.channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub of Module.to lacks it
+            self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002  # Lightning's signature
         logits, loss = self._step(batch)
