@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import Tensor
+
+from stn_lightning.geometry import sampling
+from stn_lightning.transformers import (
+    Affine,
+    Attention,
+    Disturbed,
+    Family,
+    Identity,
+    Projective,
+    Similarity,
+    ThinPlateSpline,
+    Tiling,
+    Translation,
+)
+
+
+def crops(family: Family, start: Tiling, image: Tensor, n: int, size: tuple[int, int]) -> Tensor:
+    """(n, channels, *size)"""
+    return sampling.bilinear(image.expand(n, -1, -1, -1), family(start.theta(family, n), size))
+
+
+def test_identity_is_the_familys_identity_for_each() -> None:
+    assert Identity().theta(Affine(), 2).tolist() == [[1, 0, 0, 0, 1, 0]] * 2
+
+
+@pytest.mark.parametrize("family", [Affine(), Translation(0.5), ThinPlateSpline()])
+def test_disturbed_is_the_same_for_a_seed_and_different_for_another(family: Family) -> None:
+    start = Disturbed(0.1, seed=3).theta(family, 4)
+    torch.manual_seed(7)  # must not matter
+    assert torch.equal(Disturbed(0.1, seed=3).theta(family, 4), start)
+    assert not torch.isclose(Disturbed(0.1, seed=4).theta(family, 4), start).any()
+
+
+def test_disturbed_leaves_the_global_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    Disturbed(0.1).theta(Affine(), 4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_disturbed_starts_parallel_transformers_apart() -> None:
+    start = Disturbed(0.1).theta(Affine(), 4)
+    assert len(start.unique(dim=0)) == 4
+
+
+def test_disturbed_scatters_around_the_identity_with_its_standard_deviation() -> None:
+    noise = Disturbed(0.1).theta(Affine(), 5000) - torch.tensor(Affine.identity)
+    torch.testing.assert_close(noise.mean(0), torch.zeros(6), rtol=0, atol=0.005)
+    torch.testing.assert_close(noise.std(0), torch.full((6,), 0.1), rtol=0, atol=0.005)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (60, 42), (224, 224), (30, 448)], ids=str)
+def test_four_crops_of_half_the_side_are_the_four_quarters_bit_for_bit(size: tuple[int, int]) -> None:
+    height, width = size
+    image = torch.rand(1, 3, *size)
+    seen = crops(Translation(0.5), Tiling(), image, 4, (height // 2, width // 2))
+    upper, lower = image.chunk(2, 2)
+    expected = torch.cat([*upper.chunk(2, 3), *lower.chunk(2, 3)])
+    assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("n", [1, 4, 9, 16])
+def test_attention_tiles_with_a_square_number_of_crops(n: int) -> None:
+    side = round(n**0.5)
+    image = torch.rand(1, 3, 12, 24)
+    seen = crops(Attention(), Tiling(), image, n, (12 // side, 24 // side))
+    rows = [torch.cat(list(row), 2) for row in seen.unflatten(0, (side, side))]
+    torch.testing.assert_close(torch.cat(rows, 1)[None], image, rtol=0, atol=1e-6)
+
+
+def test_two_crops_stand_left_and_right() -> None:
+    assert Tiling().theta(Translation(0.5), 2).tolist() == [[-0.5, 0], [0.5, 0]]
+
+
+def test_six_crops_stand_in_two_rows_of_three_in_reading_order() -> None:
+    third = 2 / 3
+    expected = [[x, y] for y in (-0.5, 0.5) for x in (-third, 0, third)]
+    torch.testing.assert_close(Tiling().theta(Translation(0.5), 6), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 8, 9])
+def test_crops_of_attention_leave_no_place_unseen(n: int) -> None:
+    grid = Attention()(Tiling().theta(Attention(), n), (400, 400)).flatten(0, 2)
+    counts = torch.histogramdd(grid, [8, 8], range=[-1.0, 1.0, -1.0, 1.0]).hist
+    assert (counts > 0).all()
+
+
+@pytest.mark.parametrize("family", [Affine(), Similarity(), Projective(), ThinPlateSpline()])
+def test_families_that_tiling_cannot_place_are_refused_with_advice(family: Family) -> None:
+    with pytest.raises(ValueError, match=rf"not {type(family).__name__}; take one of these or Disturbed"):
+        Tiling().theta(family, 4)
