@@ -13,6 +13,11 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stn_lightning.distortions import Randomness
+
+ORDER_STREAM = 3
+"""Of the seed's random numbers; 0 to 2 are the splits' distortions."""
+
 
 class Draw(NamedTuple):
     """The pictures of one batch, before they are read."""
@@ -62,30 +67,42 @@ class EpochBatches(Sampler[Draw]):
             self.epoch, self.done = self.epoch + 1, 0
         order = torch.arange(self.length)
         if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
-            order = torch.randperm(self.length, generator=generator)
+            # no torch.Generator: on a CPU it takes 32 bits of its seed, which do not hold a seed and an epoch
+            order = Randomness(self.seed, ORDER_STREAM, self.epoch, order).uniform(1, 0, 1)[:, 0].argsort(stable=True)
         parts = torch.tensor_split(order, self.batches)
         for part in parts[self.done :]:
             own = part[self.rank :: self.ranks]
             yield Draw(own, self.epoch, len(own) * self.ranks / len(part))
 
 
-class ResumableLoader(DataLoader[Any]):
+class ResumableLoader:
     """A loader that knows how many batches have been handed out and goes on there after a restart, with or without workers.
+
+    An epoch that is left halfway without a restart begins anew, as the first validation does after Lightning's sanity check.
+    It holds a `DataLoader` and is none itself: Lightning would put its own sampler into one, on several processes and in prediction.
 
     Args:
         dataset: `dataset[draw]` reads a whole batch.
         batches: which pictures, in which order.
         workers: processes that read ahead; 0 for data in memory.
+        options: of `DataLoader`.
     """
 
-    sampler: EpochBatches
+    batch_sampler = None  # where Lightning also looks for a `sampler` to tell of each epoch
 
     def __init__(self, dataset: Dataset[Any], batches: EpochBatches, workers: int = 0, **options: Any) -> None:
-        super().__init__(dataset, batch_size=None, sampler=batches, num_workers=workers, **options)
+        self.loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, sampler=batches, num_workers=workers, **options)
+        self.sampler = batches
+        self.resuming = False
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its own private iterator
-        for batch in super().__iter__():
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.resuming and self.sampler.done < len(self.sampler):
+            self.sampler.done = 0
+        self.resuming = False
+        for batch in self.loader:
             self.sampler.done += 1
             yield batch
 
@@ -96,3 +113,4 @@ class ResumableLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` was saved."""
         self.sampler.epoch, self.sampler.done = state["epoch"], state["done"]
+        self.resuming = True

@@ -1,9 +1,8 @@
 """Files from the network: whole and checked, or not at all."""
 
 import hashlib
-import os
+import http.client
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,20 +33,22 @@ def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     problems = []
     for mirror in mirrors:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{file.name}.", delete=False) as partial:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{file.name}.", delete=False) as stream:
+            partial = Path(stream.name)
             try:
                 with urllib.request.urlopen(mirror + file.name, timeout=60) as response:
                     while block := response.read(1 << 20):
-                        partial.write(block)
-                partial.flush()
-                if (found := sha256(Path(partial.name))) != file.sha256:
+                        stream.write(block)
+                stream.flush()
+                if (found := sha256(partial)) != file.sha256:
                     raise ValueError(f"its SHA-256 is {found}, expected {file.sha256}")
-                os.replace(partial.name, path)
+                partial.chmod(0o644)  # a temporary file is its owner's alone, data sets are shared
+                partial.replace(path)
                 return
-            except (urllib.error.URLError, TimeoutError, ValueError) as problem:
+            except (OSError, http.client.HTTPException, ValueError) as problem:
                 problems.append(f"{mirror}: {problem}")
             finally:
-                Path(partial.name).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
     raise FileNotFoundError(
         f"{path} is missing and could not be downloaded ({'; '.join(problems)}); put it there by hand, or point STN_DATA at the data folder"
     )

@@ -5,6 +5,7 @@ Reference:
 """
 
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -30,8 +31,15 @@ VALIDATION = 5000
 
 
 def data_folder() -> Path:
-    """Where data sets live: the environment's STN_DATA, else `data` in the current folder."""
-    return Path(os.environ.get("STN_DATA") or "data")
+    """Where data sets live: the environment's STN_DATA, else `data` in the current folder.
+
+    Raises:
+        ValueError: where STN_DATA names no folder.
+    """
+    named = os.environ.get("STN_DATA")
+    if named and not Path(named).is_dir():
+        raise ValueError(f"STN_DATA is {named}, which is no folder; make it, or let STN_DATA name the folder of the data sets")
+    return Path(named or "data")
 
 
 class MNIST(PictureSource):
@@ -78,7 +86,7 @@ def read_idx(path: Path) -> UInt8[Tensor, "..."]:
         raise ValueError(f"{path}: byte 0: {raw[:4].hex()} does not begin an IDX file of bytes (000008..); is it the right file?")
     header = 4 + 4 * raw[3]
     shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, header, 4))
-    expected = header + int(np.prod(shape, dtype=np.int64))
+    expected = header + math.prod(shape)
     if len(raw) != expected:
         raise ValueError(f"{path}: ends at byte {len(raw)}, its header promises {expected}; delete it to have it downloaded again")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())

@@ -1,5 +1,6 @@
 """Classification of pictures, with or without a transformer in front."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -101,6 +102,8 @@ class ClassificationTask(LightningModule):
         for group in optimizer.param_groups:
             if group["name"] == "localisation":
                 group["lr"] *= self.localisation_rate
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps) and not isinstance(self.schedule, Constant):
+            raise ValueError("the schedule needs to know how long the training is; give max_epochs or max_steps, or a Constant schedule")
         schedule = LambdaLR(optimizer, lambda step: self.schedule(min(step / steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
