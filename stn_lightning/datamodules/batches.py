@@ -68,7 +68,7 @@ class EpochBatches(Sampler[Draw]):
         order = torch.arange(self.length)
         if self.shuffle:
             # no torch.Generator: on a CPU it takes 32 bits of its seed, which do not hold a seed and an epoch
-            order = Randomness(self.seed, ORDER_STREAM, self.epoch, order).uniform(1, 0, 1)[:, 0].argsort(stable=True)
+            order = Randomness(self.seed, ORDER_STREAM, self.epoch, order).uniform(1, 0.0, 1.0)[:, 0].argsort(stable=True)
         parts = torch.tensor_split(order, self.batches)
         for part in parts[self.done :]:
             own = part[self.rank :: self.ranks]

@@ -46,7 +46,7 @@ class RotatedScaledTranslated(WarpingDistortion):
         angle = randomness.uniform(1, -self.rotation, self.rotation)[:, 0] * (math.pi / 180)
         scale = randomness.uniform(1, *self.scale)[:, 0]
         room = 1 - scale * (self.digit / self.size)  # how far the centre may go, in halves of the canvas
-        u, v = (randomness.uniform(2, -1, 1) * room[:, None]).unbind(1)
+        u, v = (randomness.uniform(2, -1.0, 1.0) * room[:, None]).unbind(1)
         zoom = self.size / self.digit / scale
         a, b = zoom * angle.cos(), zoom * angle.sin()
         return torch.stack([a, b, -(a * u + b * v), -b, a, b * u - a * v], dim=1).float()
