@@ -89,7 +89,7 @@ class DigitsDataModule(LightningDataModule):
         batches = EpochBatches(data, self.batch_size, shuffle=split == "train", seed=self.seed, rank=rank, ranks=ranks)
         return ResumableLoader(data, batches)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002  # Lightning's signature
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.distorted(batch)
 
     def distorted(self, batch: Batch) -> Batch:

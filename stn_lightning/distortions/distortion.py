@@ -53,6 +53,6 @@ class WarpingDistortion(Distortion):
         self,
         pictures: Float[Tensor, "batch channels digit digit"],
         randomness: Randomness,
-        pool: UInt8[Tensor, "pictures channels digit digit"],  # noqa: ARG002  # for distortions that borrow
+        pool: UInt8[Tensor, "pictures channels digit digit"],
     ) -> Float[Tensor, "batch channels size size"]:
         return sampling.bilinear(pictures, self.grid(self.theta(randomness)))

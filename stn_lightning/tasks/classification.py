@@ -68,19 +68,19 @@ class ClassificationTask(LightningModule):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002  # Lightning's signature
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, loss = self._step(batch)
         error = (logits.detach().argmax(1) != batch.label).float().mean() * 100
         self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label))
         return loss * batch.share
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         probabilities: Tensor = self(batch.image.to(self.dtype)).float().softmax(1)
         return probabilities
 

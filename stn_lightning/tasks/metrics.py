@@ -53,7 +53,7 @@ class Samples(Metric):
         super().__init__()
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]) -> None:  # noqa: ARG002
+    def update(self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]) -> None:
         self.samples += len(label)
 
     def compute(self) -> Float[Tensor, ""]:

@@ -18,7 +18,7 @@ class Schedule(ABC):
 class Constant(Schedule):
     """The learning rate as it is."""
 
-    def __call__(self, progress: float) -> float:  # noqa: ARG002  # that is the point
+    def __call__(self, progress: float) -> float:
         return 1.0
 
 

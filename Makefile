@@ -1,0 +1,56 @@
+# Everything a newcomer needs. Set-up happens by itself, once, into .venv, from a lock with hashes.
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow lint format lock board clean
+SHELL := /bin/bash
+
+PYTHON ?= python3
+CONFIG ?= configs/quickstart.yaml
+ARGS ?=
+STN := .venv/bin/stn
+SOURCES := stn_lightning tests
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.installed  ## install into .venv (the other verbs do it by themselves)
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@echo "installing into .venv (5 GB with PyTorch's CUDA libraries, a minute or two; once)"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+train: .venv/.installed  ## train and test: the quickstart, or CONFIG="a.yaml b.yaml" ARGS="--trainer.max_epochs 3"
+	@$(STN) fit $(addprefix --config ,$(CONFIG)) $(ARGS)
+
+test: .venv/.installed-dev  ## the tests, in a few minutes
+	.venv/bin/python -m pytest -n 2 -m "not slow and not cluster" $(ARGS)
+
+test-slow: .venv/.installed-dev  ## the long proofs: kills, resumes, training curves
+	.venv/bin/python -m pytest -m slow $(ARGS)
+
+lint: .venv/.installed-dev  ## style and types
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/mypy
+
+format: .venv/.installed-dev  ## put the sources into the house's style
+	.venv/bin/ruff check --fix $(SOURCES)
+	.venv/bin/ruff format $(SOURCES)
+
+lock: .venv/.installed-dev  ## renew the locks (asks the package index)
+	.venv/bin/python -m pip install --quiet uv
+	.venv/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
+	.venv/bin/uv pip compile pyproject.toml --quiet --extra dev --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock
+
+board: .venv/.installed  ## TensorBoard over all runs
+	.venv/bin/tensorboard --logdir runs
+
+clean:  ## remove .venv and caches; runs and data stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

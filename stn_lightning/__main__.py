@@ -1,0 +1,55 @@
+"""The command `stn`. This module imports nothing heavy, so help, version and mistakes answer at once."""
+
+import difflib
+import sys
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+USAGE = """\
+usage: stn COMMAND [--config FILE ...] [OPTIONS]
+
+  fit        train, then test the best checkpoint; goes on where a run of that name was stopped
+  validate   error of a run on the validation pictures
+  test       error of a run on the test pictures; writes results.json
+  predict    class probabilities of a run for the test pictures
+
+  stn fit --config configs/quickstart.yaml
+  stn fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
+  stn test --name quickstart
+
+`stn COMMAND --help` lists the options of a command, `stn --version` the versions for a bug report."""
+
+
+def main() -> int:
+    """Run the command line's command.
+
+    Returns:
+        0 finished, 2 the user got something wrong, 75 preempted and resumable, anything else a failure.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(versions())
+        return 0
+    if arguments[0] not in LIGHTNING:
+        close = difflib.get_close_matches(arguments[0], LIGHTNING, 1)
+        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(LIGHTNING)}"
+        print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
+        return 2
+    from stn_lightning.cli import run  # seconds long
+
+    return run(arguments)
+
+
+def versions() -> str:
+    """What matters in a bug report, one line each, without importing any of it."""
+    import platform
+    from importlib.metadata import version
+
+    packages = ("stn-lightning", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse")
+    return "\n".join([*(f"{name} {version(name)}" for name in packages), f"python {platform.python_version()} on {platform.platform()}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

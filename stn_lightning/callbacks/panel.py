@@ -1,0 +1,91 @@
+"""A picture of where transformers look."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from stn_lightning.batch import Batch
+from stn_lightning.transformers import Transformer, Warp
+
+COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
+"""Of the outlines of parallel transformers, in turn."""
+_GAP = 4
+
+
+class Panel(Callback):
+    """The same validation pictures after each epoch, in pairs: input with the outline of where each transformer looks | warped output.
+
+    Goes to TensorBoard, and as `panel.png` into the run folder. A task without a transformer has none.
+
+    Args:
+        pictures: how many.
+    """
+
+    def __init__(self, pictures: int = 16) -> None:
+        self.pictures = pictures
+        self.image: Tensor | None = None
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and trainer.is_global_zero:
+            self.image = batch.image[: self.pictures].detach()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        transformer = getattr(pl_module, "transformer", None)
+        if self.image is None or trainer.sanity_checking or not isinstance(transformer, Transformer):
+            return
+        with torch.no_grad():
+            panel = draw(self.image, transformer.warp(self.image))
+        if trainer.log_dir is not None:
+            Image.fromarray(panel).save(Path(trainer.log_dir) / "panel.png")
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_image("where it looks", panel, trainer.global_step, dataformats="HWC")
+
+
+def draw(
+    image: Float[Tensor, "batch channels height width"], warp: Warp, side: int = 112, columns: int = 4
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Each picture with the outlines of its crops, and its crops beside it.
+
+    Args:
+        image: the input, 0 to 1.
+        warp: what a transformer, or several in parallel, made of it.
+        side: of each picture in the panel, in pixels.
+        columns: pictures (with their crops) a row.
+    """
+    crops, grids = warp.image.float().cpu(), warp.grid.float().cpu()
+    if crops.dim() == 4:
+        crops, grids = crops[:, None], grids[:, None]
+    step = (1 + crops.shape[1]) * (side + _GAP) + 2 * _GAP
+    rows = -(-len(image) // columns)
+    panel = Image.new("RGB", (min(columns, len(image)) * step, rows * (side + 2 * _GAP)), "white")
+    for i in range(len(image)):
+        x, y = i % columns * step + _GAP, i // columns * (side + 2 * _GAP) + _GAP
+        outlined = _enlarged(image[i], side)
+        for n, grid in enumerate(grids[i]):
+            ImageDraw.Draw(outlined).line(outline(grid, side), fill=COLOURS[n % len(COLOURS)], width=2)
+        panel.paste(outlined, (x, y))
+        for n, crop in enumerate(crops[i]):
+            panel.paste(_enlarged(crop, side), (x + (n + 1) * (side + _GAP), y))
+    return np.asarray(panel)
+
+
+def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[float, float]]:
+    """The rim of a grid as a closed line, in pixels of a picture of `side`, held within a picture's width around it."""
+    rim = torch.cat([grid[0], grid[:, -1], grid[-1].flip(0), grid[:, 0].flip(0)])
+    pixels = ((rim.clamp(-3, 3) + 1) * side - 1) / 2
+    return [(float(x), float(y)) for x, y in torch.cat([pixels, pixels[:1]])]
+
+
+def _enlarged(image: Float[Tensor, "channels height width"], side: int) -> Image.Image:
+    values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+    rgb = values.expand(3, -1, -1) if len(values) == 1 else values[:3]
+    return Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy()).resize((side, side), Image.Resampling.NEAREST)

@@ -1,0 +1,37 @@
+"""What is said while it trains."""
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+
+class EpochLines(ProgressBar):
+    """One line an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (self._enabled and trainer.is_global_zero):
+            return
+        shown = {"train/loss": "loss {:.4f}", "val/error": "validation error {:.2f} %", "speed/images_per_second": "{:.0f} images/s"}
+        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        parts = [form.format(values[key]) for key, form in shown.items() if key in values]
+        print(f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}", *parts, sep="  ", flush=True)
+
+
+class Summary(Callback):
+    """One line before training: how many parameters there are, where they are, and what it runs on."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            counts = {name: sum(p.numel() for p in child.parameters()) for name, child in pl_module.named_children()}
+            parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+            where = f"{trainer.world_size} x {pl_module.device.type}" if trainer.world_size > 1 else pl_module.device.type
+            print(f"{sum(counts.values()):,} parameters ({parts}) on {where}, precision {trainer.precision}", flush=True)

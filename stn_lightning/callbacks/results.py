@@ -1,0 +1,105 @@
+"""What a run came to, with everything needed to know where the number is from."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from stn_lightning.callbacks.throughput import Throughput
+
+PACKAGES = ("stn-lightning", "torch", "torchvision", "lightning", "torchmetrics")
+
+
+class Results(Callback):
+    """Writes `results.json` into the run folder after a test, and the hyper-parameters with the final metric to TensorBoard.
+
+    Args:
+        name: of the run.
+        configs: the configuration files it was started with.
+        seed: of the run.
+        hyper_parameters: flat, for TensorBoard's table of runs.
+    """
+
+    def __init__(self, name: str, configs: list[str], seed: int, hyper_parameters: dict[str, Any]) -> None:
+        self.name = name
+        self.configs = configs
+        self.seed = seed
+        self.hyper_parameters = hyper_parameters
+        self.training: dict[str, Any] = {}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the totals of the training: testing the best checkpoint brings back those of its epoch."""
+        throughput = next(callback for callback in trainer.callbacks if isinstance(callback, Throughput))  # type: ignore[attr-defined]
+        self.training = {
+            "epochs": trainer.current_epoch,
+            "samples_seen": throughput.samples,
+            "train_seconds": round(throughput.seconds, 1),
+            "images_per_second": round(throughput.images_per_second, 1),
+        }
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.log_dir is None:
+            return
+        metrics = {key: round(float(value), 4) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
+        results = {
+            "name": self.name,
+            "configs": self.configs,
+            "seed": self.seed,
+            "commit": commit(),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            "device": device_name(pl_module.device),
+            "devices": trainer.world_size,
+            "precision": str(trainer.precision),
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            **self._training_so_far(Path(trainer.log_dir)),
+            "samples_tested": int(metrics.pop("test/samples", 0)),
+            "metrics": metrics,
+        }
+        (Path(trainer.log_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.log_hyperparams(self.hyper_parameters, {f"final/{key}": value for key, value in metrics.items()})
+
+    def _training_so_far(self, folder: Path) -> dict[str, Any]:
+        """From this process's training, else from the results that an earlier one wrote."""
+        keys = ("epochs", "samples_seen", "train_seconds", "images_per_second")
+        if not self.training and (folder / "results.json").exists():
+            earlier = json.loads((folder / "results.json").read_text())
+            return {key: earlier.get(key) for key in keys}
+        return {key: self.training.get(key) for key in keys}
+
+
+def commit() -> str | None:
+    """Of the source this runs from, with a + where files differ from it; None outside of a repository."""
+    folder = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"], cwd=folder, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return None
+    return run.stdout.strip() or None
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0]}, {torch.get_num_threads()} threads" if models else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,64 @@
+"""How fast it trains."""
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from stn_lightning.batch import Batch
+
+
+class Throughput(Callback):
+    """Pictures and seconds of training, validation left out, over all processes and all restarts.
+
+    Logs images per second and seconds per epoch. Its totals are saved with the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.seconds = 0.0
+        self._epoch_samples = 0
+        self._epoch_seconds = 0.0
+        self._since: float | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Over the whole training so far."""
+        return self.samples / self.seconds if self.seconds else 0.0
+
+    def _stop(self) -> None:
+        if self._since is not None:
+            elapsed = time.perf_counter() - self._since
+            self.seconds += elapsed
+            self._epoch_seconds += elapsed
+            self._since = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_samples, self._epoch_seconds = 0, 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        pictures = round(len(batch.label) * trainer.world_size / batch.share)  # of the global batch
+        self.samples += pictures
+        self._epoch_samples += pictures
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+        if self._epoch_seconds:
+            rate = self._epoch_samples / self._epoch_seconds
+            pl_module.log_dict({"speed/images_per_second": rate, "speed/epoch_seconds": self._epoch_seconds}, rank_zero_only=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._since is not None:  # saved in mid-epoch
+            self._stop()
+            self._since = time.perf_counter()
+        return {"samples": self.samples, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.samples, self.seconds = state_dict["samples"], state_dict["seconds"]

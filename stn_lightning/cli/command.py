@@ -1,0 +1,218 @@
+"""fit, validate, test and predict on LightningCLI, with its rough edges mended."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from stn_lightning.callbacks import EpochLines, Panel, Results, Summary, ThetaHistograms, Throughput
+from stn_lightning.cli.errors import check_yaml, one_line
+from stn_lightning.cli.runs import RunFolder, default_name
+
+PARSER = {"exit_on_error": False, "allow_abbrev": False}
+NOT_THE_EXPERIMENT = ("config", "name", "resume", "ckpt_path", "weights_only", "verbose", "return_predictions")
+
+
+class CommandLine(LightningCLI):
+    """Parses and builds; `execute` runs the command in its run folder."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+        commands = {command: dict(PARSER) for command in self.subcommands()}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10, "num_sanity_val_steps": 0},
+            seed_everything_default=0,
+            parser_kwargs={**PARSER, **commands},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=arguments,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for config in _configs(args):
+            check_yaml(config)
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as problem:
+            raise ValueError(one_line(problem.message, self._subcommand_parsers[args[0]])) from problem
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, default=None, help="of the run; by default the config files' names joined by -")
+        resume = "go on with the run of this name if there is one (auto), or it is an error if there is none (must), or start over (never)"
+        parser.add_argument("--resume", type=Literal["auto", "must", "never"], default="auto", help=resume)
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's way: a checkpoint never overrides the configuration."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: `execute` does it, so that a mistake in the configuration can be told from a failure."""
+
+    def before_instantiate_classes(self) -> None:
+        self.options = self.config[self.subcommand]
+        configs = _configs(self.arguments)
+        self.run_folder = RunFolder(self.options.name or default_name(configs))
+        parser = self._parser(self.subcommand)
+        dump = yaml.safe_load(parser.dump(self.options, skip_link_targets=False, skip_none=False))
+        self.experiment = {key: value for key, value in dump.items() if key not in NOT_THE_EXPERIMENT}
+        self.results = Results(
+            self.run_folder.name, [str(config) for config in configs], self.options.seed_everything, _flat_strings(self.experiment)
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        folder = self.run_folder
+        chosen = self._get(self.config_init, "trainer")
+        if chosen["logger"] is None:
+            kwargs["logger"] = TensorBoardLogger(folder.path.parent, folder.name, version="", default_hp_metric=False)
+        kwargs["default_root_dir"] = str(folder.path)
+        kwargs["callbacks"] = [*self._callbacks(chosen), *(chosen["callbacks"] or [])]
+        kwargs["enable_model_summary"] = False  # ours says less
+        return super().instantiate_trainer(**kwargs)
+
+    def _callbacks(self, chosen: dict[str, Any]) -> list[Callback]:
+        callbacks: list[Callback] = [Throughput(), Panel(), ThetaHistograms(), self.results]
+        if chosen["logger"] is not False:
+            callbacks.append(LearningRateMonitor("step"))
+        if chosen["enable_checkpointing"] is not False:
+            best = ModelCheckpoint(self.run_folder.checkpoints, "best", monitor="val/error", enable_version_counter=False)
+            last = ModelCheckpoint(self.run_folder.checkpoints, "last", enable_version_counter=False)
+            callbacks += [best, last]
+        if chosen["enable_model_summary"] is not False:
+            callbacks.append(Summary())
+        if chosen["enable_progress_bar"] is not False:
+            callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines())
+        return callbacks
+
+    def execute(self) -> None:
+        """Run the command."""
+        if self.subcommand == "fit":
+            self._fit()
+        else:
+            checkpoint = self.options.ckpt_path or str(self.run_folder.best())
+            quiet = {"verbose": False} if self.subcommand != "predict" else {}
+            getattr(self.trainer, str(self.subcommand))(
+                self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, **quiet
+            )
+            self._say_result("test" if self.subcommand == "test" else "val")
+
+    def _fit(self) -> None:
+        folder = self.run_folder
+        last = folder.checkpoints / "last.ckpt"
+        if self.options.resume == "must" and not last.exists():
+            raise ValueError(f"--resume must: {last} does not exist; leave --resume out to start the run")
+        going_on = last.exists() and self.options.resume != "never"
+        if going_on:
+            folder.refuse_changes(self.experiment)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it
+            if self.options.resume == "never":
+                folder.set_aside()
+            folder.save_config(self.experiment)
+        _say(f"{'going on with' if going_on else 'training'} {folder.path}")
+        self.trainer.fit(
+            self.model, datamodule=self.datamodule, ckpt_path=str(last) if going_on else self.options.ckpt_path, weights_only=True
+        )
+        if self.trainer.checkpoint_callback is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(folder.best()), weights_only=True, verbose=False)
+            self._say_result("test")
+
+    def _say_result(self, split: str) -> None:
+        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+        if f"{split}/error" in metrics:
+            pictures = int(metrics.get(f"{split}/samples", 0))
+            _say(f"{'test' if split == 'test' else 'validation'} error {metrics[f'{split}/error']:.2f} % of {pictures:,} pictures")
+        _say(f"run folder {self.run_folder.path}")
+        if (panel := self.run_folder.path / "panel.png").exists():
+            _say(f"where it looks {panel}")
+
+    @property
+    def training(self) -> bool:
+        """Whether a step has been taken, so that an error is no longer one of the configuration."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
+
+
+def run(arguments: list[str]) -> int:
+    """Parse `arguments` and run their command.
+
+    Returns:
+        the process's exit code: 0 finished, 2 the user got something wrong, 1 a failure.
+    """
+    _quiet()
+    command: CommandLine | None = None
+    try:
+        command = CommandLine(_with_config_of_the_run(arguments))
+        command.execute()
+    except SystemExit as leaving:  # --help
+        return int(leaving.code or 0)
+    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as problem:
+        if command is not None and command.training:
+            traceback.print_exc()
+            return 1
+        if os.environ.get("STN_TRACEBACK"):
+            traceback.print_exc()
+        _say(f"stn {arguments[0]}: {one_line(str(problem))}", sys.stderr)
+        return 2
+    return 0
+
+
+def _configs(arguments: list[str]) -> list[Path]:
+    """The files that --config names."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    spaced = [value for option, value in pairs if option in ("-c", "--config")]
+    return [Path(value) for value in [*spaced, *(a.split("=", 1)[1] for a in arguments if a.startswith("--config="))]]
+
+
+def _with_config_of_the_run(arguments: list[str]) -> list[str]:
+    """`stn test --name RUN` needs no --config: the run folder has it."""
+    if "--name" not in arguments[:-1] or _configs(arguments):
+        return arguments
+    config = RunFolder(arguments[arguments.index("--name") + 1]).config
+    if not config.exists():
+        raise ValueError(f"{config} does not exist, so there is no run of that name; give --config FILE")
+    return [arguments[0], "--config", str(config), *arguments[1:]]
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says to everyone about everything."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning 2.6 calls torch 2.14 the old way
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming is what it is for
+
+
+@rank_zero_only
+def _say(text: str, stream: Any = None) -> None:
+    print(text, file=stream or sys.stdout, flush=True)
+
+
+def _flat_strings(config: dict[str, Any]) -> dict[str, Any]:
+    """Model and data settings with short dotted names, for TensorBoard's table of runs."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                name = prefix if key == "init_args" else f"{prefix}.{key}".removesuffix(".class_path").strip(".")
+                walk(name, inner.rsplit(".", 1)[-1] if key == "class_path" else inner)
+        elif value is not None:
+            flat[prefix] = value if isinstance(value, (int, float, str, bool)) else str(value)
+
+    walk("", {key: config[key] for key in ("seed_everything", "model", "data") if key in config})
+    return flat

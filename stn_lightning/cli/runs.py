@@ -1,0 +1,102 @@
+"""Run folders: one name, one folder, whose contents say what the run was and how far it came."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RUNS = Path("runs")
+MAY_CHANGE = (
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.enable_",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "trainer.max_time",
+    "trainer.logger",
+)
+"""What a resumed run may do differently, since it does not change what is computed: where it runs and what it shows."""
+
+
+def default_name(configs: list[Path]) -> str:
+    """The stems of the configuration files, joined by `-`.
+
+    Raises:
+        ValueError: where there are none.
+    """
+    if not configs:
+        raise ValueError("which run? give --name NAME, or the --config files that it was started with")
+    return "-".join(path.stem for path in configs)
+
+
+class RunFolder:
+    """`runs/<name>`: configuration, checkpoints, TensorBoard events, pictures, results."""
+
+    def __init__(self, name: str) -> None:
+        if not name or Path(name).name != name:
+            raise ValueError(f"--name {name!r} is a folder's name below {RUNS}/, without slashes")
+        self.name = name
+        self.path = RUNS / name
+        self.checkpoints = self.path / "checkpoints"
+        self.config = self.path / "config.yaml"
+
+    def best(self) -> Path:
+        """The checkpoint to evaluate: the best, or the last where there is no best.
+
+        Raises:
+            ValueError: where the run has none.
+        """
+        for name in ("best.ckpt", "last.ckpt"):
+            if (self.checkpoints / name).exists():
+                return self.checkpoints / name
+        raise ValueError(f"{self.checkpoints} holds no checkpoint; train first (stn fit ... --name {self.name}) or give --ckpt_path FILE")
+
+    def save_config(self, config: dict[str, Any]) -> None:
+        """Write `config.yaml`; one that said something else is kept beside it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(config, sort_keys=False)
+        if self.config.exists() and self.config.read_text() != text:
+            self.config.rename(_free(self.path / "config.{}.yaml"))
+        self.config.write_text(text)
+
+    def refuse_changes(self, config: dict[str, Any]) -> None:
+        """Compare with the configuration that the run was started with.
+
+        Raises:
+            ValueError: names the first value that changes what is computed.
+        """
+        if not self.config.exists():
+            return
+        before, now = dict(_flat(yaml.safe_load(self.config.read_text()))), dict(_flat(config))
+        for key in [*before, *now]:
+            old, new = before.get(key), now.get(key)
+            if old != new and not key.startswith(MAY_CHANGE):
+                raise ValueError(
+                    f"{self.path} was started with {key} = {old}, now it is {new}; "
+                    "give the old value, another --name, or --resume never to start over (the old run is kept)"
+                )
+
+    def set_aside(self) -> None:
+        """Rename the folder, so that a run of its name can start over and nothing is lost."""
+        if self.path.exists():
+            self.path.rename(_free(RUNS / f"{self.name}.{{}}"))
+
+
+def _free(pattern: Path) -> Path:
+    """The first path of a numbered pattern that does not exist."""
+    n = 1
+    while (path := Path(str(pattern).format(n))).exists():
+        n += 1
+    return path
+
+
+def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
