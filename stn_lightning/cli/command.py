@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
@@ -70,7 +71,7 @@ class CommandLine(LightningCLI):
         configs = _configs(self.arguments)
         self.run_folder = RunFolder(self.options.name or default_name(configs))
         parser = self._parser(self.subcommand)
-        dump = yaml.safe_load(parser.dump(self.options, skip_link_targets=False, skip_none=False))
+        dump = yaml.safe_load(parser.dump(self.options, skip_link_targets=False))
         self.experiment = {key: value for key, value in dump.items() if key not in NOT_THE_EXPERIMENT}
         self.results = Results(
             self.run_folder.name, [str(config) for config in configs], self.options.seed_everything, _flat_strings(self.experiment)
@@ -86,7 +87,7 @@ class CommandLine(LightningCLI):
         kwargs["enable_model_summary"] = False  # ours says less
         return super().instantiate_trainer(**kwargs)
 
-    def _callbacks(self, chosen: dict[str, Any]) -> list[Callback]:
+    def _callbacks(self, chosen: Namespace) -> list[Callback]:
         callbacks: list[Callback] = [Throughput(), Panel(), ThetaHistograms(), self.results]
         if chosen["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))

@@ -1,0 +1,62 @@
+"""Every configuration file builds and runs a step, and network and data files pair freely."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.conftest import CONFIGS, Stn
+from tests.mnist_miniature import write_mnist
+
+NETWORKS = sorted(path.stem for path in (CONFIGS / "mnist/networks").glob("*.yaml"))
+DATA = sorted(path.stem for path in (CONFIGS / "mnist/data").glob("*.yaml"))
+PAIRS = [*((network, "rts") for network in NETWORKS), *(("st_cnn_affine", data) for data in DATA if data != "rts"), ("cnn", "cluttered")]
+ONE_STEP = ("--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu")
+
+
+def test_the_eight_networks_and_five_data_sets_of_table_1_are_there() -> None:
+    assert NETWORKS == [
+        "cnn", "fcn", "st_cnn_affine", "st_cnn_projective", "st_cnn_tps", "st_fcn_affine", "st_fcn_projective", "st_fcn_tps",
+    ]  # fmt: skip
+    assert DATA == ["cluttered", "elastic", "projective", "rotated", "rts"]
+
+
+@pytest.mark.parametrize(("network", "data"), PAIRS)
+def test_a_network_and_a_data_set_pair_and_take_a_step(
+    network: str, data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = (f"configs/mnist/networks/{network}.yaml", f"configs/mnist/data/{data}.yaml")
+    code, out, err = stn("fit", "--config", files[0], "--config", files[1], *ONE_STEP)
+    assert (code, err) == (0, "")
+    assert f"training runs/{network}-{data}" in out
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_cnn"])
+def test_a_quickstart_takes_a_step_without_any_data_folder(name: str, stn: Stn) -> None:
+    code, _, err = stn("fit", "--config", f"configs/{name}.yaml", *ONE_STEP)
+    assert (code, err) == (0, "")
+
+
+def test_the_two_quickstarts_differ_in_the_transformer_alone() -> None:
+    with_it, without = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("quickstart", "quickstart_cnn"))
+    assert with_it["model"]["init_args"].pop("transformer")
+    assert with_it == without
+
+
+@pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "hardware").glob("*.yaml")))
+def test_a_hardware_file_sets_the_trainer_and_nothing_else(overlay: str) -> None:
+    assert list(yaml.safe_load((CONFIGS / "hardware" / overlay).read_text())) == ["trainer"]
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "bf16"])
+def test_a_hardware_file_goes_on_top_of_any_experiment(overlay: str, stn: Stn) -> None:
+    files = ("--config", "configs/quickstart.yaml", "--config", f"configs/hardware/{overlay}.yaml")
+    code, out, err = stn("fit", *files, *ONE_STEP)
+    assert (code, err) == (0, "")
+    assert f"training runs/quickstart-{overlay}" in out
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_configuration_begins_with_a_comment_that_says_what_it_is(path: Path) -> None:
+    assert path.read_text().startswith("# ")
