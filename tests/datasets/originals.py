@@ -1,0 +1,17 @@
+"""Where the original files are on this machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def mnist_folder() -> Path:
+    """Where the four original files of MNIST lie, else the test is skipped."""
+    named = os.environ.get("STN_DATA")
+    beside = Path(__file__).parents[3] / "shared" / "data"  # beside the repository
+    folders = [place / "mnist" for place in ([Path(named)] if named else []) + [beside]]
+    for folder in folders:
+        if len(list(folder.glob("*-ubyte.gz"))) == 4:
+            return folder
+    pytest.skip(f"MNIST's four files are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets")
