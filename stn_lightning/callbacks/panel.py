@@ -61,7 +61,7 @@ def draw(
         side: of each picture in the panel, in pixels.
         columns: pictures (with their crops) a row.
     """
-    crops, grids = warp.image.float().cpu(), warp.grid.float().cpu()
+    crops, grids = warp.image.detach().float().cpu(), warp.grid.detach().float().cpu()
     if crops.dim() == 4:
         crops, grids = crops[:, None], grids[:, None]
     step = (1 + crops.shape[1]) * (side + _GAP) + 2 * _GAP
