@@ -97,8 +97,10 @@ def _on_colour(
     if len(colour) not in (1, image.shape[1]):
         raise ValueError(f"a padding colour of {len(colour)} numbers for an image of {image.shape[1]} channels; give one number a channel")
     shape = (-1, *[1] * (image.dim() - 2))
-    inside = _sample(torch.ones_like(image[:, :1]), grid, kernel, "zeros")
-    return _sample(image, grid, kernel, "zeros") + (1 - inside) * image.new_tensor(list(colour)).reshape(shape)
+    values = exact(image)
+    inside = _sample(torch.ones_like(values[:, :1]), grid, kernel, "zeros")
+    mixed = _sample(values, grid, kernel, "zeros") + (1 - inside) * values.new_tensor(list(colour)).reshape(shape)
+    return mixed.to(image.dtype)
 
 
 def _on_canvas(x: Float[Tensor, "*points"], n: int, side: int, offset: int, beyond: int, padding: Padding) -> Float[Tensor, "*points"]:

@@ -192,6 +192,21 @@ def test_the_output_has_the_images_precision_and_identity_is_exact_in_each(kerne
         assert torch.equal(sampled, image)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@all_kernels
+def test_a_grid_more_precise_than_the_image_is_used_in_full(kernel: Kernel, padding: sampling.Padding) -> None:
+    image, grid = noise(1, 3, 42, 29), scattered(1, (20, 20), reach=1.5, dtype=torch.float64)
+    assert torch.equal(kernel(image, grid, padding), kernel(image.double(), grid, padding).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@all_paddings
+@all_kernels
+def test_a_half_precision_image_is_rounded_once(kernel: Kernel, padding: sampling.Padding, dtype: torch.dtype) -> None:
+    image, grid = noise(1, 3, 42, 29).to(dtype), scattered(1, (20, 20), reach=1.5)
+    assert torch.equal(kernel(image, grid, padding), kernel(image.float(), grid, padding).to(dtype))
+
+
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(-70, 70), st.integers(-70, 70), st.sampled_from(KERNELS))
 def test_a_shift_by_whole_pixels_is_exact(height: int, width: int, right: int, down: int, kernel: Kernel) -> None:
     image = noise(1, 1, height, width)

@@ -12,7 +12,7 @@ def test_the_fully_connected_one_has_the_papers_three_layers_of_32() -> None:
 
 
 def test_the_fully_connected_one_is_its_layers_with_relu_between() -> None:
-    localisation, image = FullyConnectedLocalisation([5, 4]), torch.rand(3, 2, 6, 7)
+    localisation, image = FullyConnectedLocalisation([30, 20]), torch.rand(3, 2, 6, 7)
     localisation(image)
     first, second = localisation.layers
     expected = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU())(image)
