@@ -1,6 +1,5 @@
 """Classification of pictures, with or without a transformer in front."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -102,8 +101,12 @@ class ClassificationTask(LightningModule):
         for group in optimizer.param_groups:
             if group["name"] == "localisation":
                 group["lr"] *= self.localisation_rate
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps) and not isinstance(self.schedule, Constant):
+        if self.trainer.max_epochs == self.trainer.max_steps == -1 and not isinstance(self.schedule, Constant):
             raise ValueError("the schedule needs to know how long the training is; give max_epochs or max_steps, or a Constant schedule")
-        schedule = LambdaLR(optimizer, lambda step: self.schedule(min(step / steps, 1.0)))
+        schedule = LambdaLR(optimizer, lambda step: self.schedule(self._progress(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _progress(self, step: int) -> float:
+        """How much of the training is done, from 0 to 1."""
+        # Lightning forgets a resumed loader's position when it is asked for the training's length before the first step (PL#20550)
+        return min(step / self.trainer.estimated_stepping_batches, 1.0) if step else 0.0
