@@ -1,9 +1,29 @@
 """What is looked at, written down and guarded while it trains."""
 
+from stn_lightning.callbacks.batch_norm import AverageBatchNorm
+from stn_lightning.callbacks.checkpoints import Checkpoints
+from stn_lightning.callbacks.exact_state import ExactState
+from stn_lightning.callbacks.guards import FiniteGuard, LabelGuard, NonFiniteError
 from stn_lightning.callbacks.panel import Panel
+from stn_lightning.callbacks.preemption import Preempted, Preemption
 from stn_lightning.callbacks.progress import EpochLines, Summary
 from stn_lightning.callbacks.results import Results
 from stn_lightning.callbacks.theta import ThetaHistograms
 from stn_lightning.callbacks.throughput import Throughput
 
-__all__ = ["EpochLines", "Panel", "Results", "Summary", "ThetaHistograms", "Throughput"]
+__all__ = [
+    "AverageBatchNorm",
+    "Checkpoints",
+    "EpochLines",
+    "ExactState",
+    "FiniteGuard",
+    "LabelGuard",
+    "NonFiniteError",
+    "Panel",
+    "Preempted",
+    "Preemption",
+    "Results",
+    "Summary",
+    "ThetaHistograms",
+    "Throughput",
+]

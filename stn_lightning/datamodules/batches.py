@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stn_lightning import signals
 from stn_lightning.distortions import Randomness
 
 ORDER_STREAM = 3
@@ -91,6 +92,10 @@ class ResumableLoader:
     batch_sampler = None  # where Lightning also looks for a `sampler` to tell of each epoch
 
     def __init__(self, dataset: Dataset[Any], batches: EpochBatches, workers: int = 0, **options: Any) -> None:
+        # else each pass takes its workers' seed from the global random numbers, and the pass that a resumed training begins shifts them
+        options.setdefault("generator", torch.Generator())
+        if workers:
+            options.setdefault("worker_init_fn", signals.shield_workers())
         self.loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, sampler=batches, num_workers=workers, **options)
         self.sampler = batches
         self.resuming = False
@@ -102,6 +107,7 @@ class ResumableLoader:
         if not self.resuming and self.sampler.done < len(self.sampler):
             self.sampler.done = 0
         self.resuming = False
+        self.loader.generator.manual_seed(self.sampler.epoch)
         for batch in self.loader:
             self.sampler.done += 1
             yield batch

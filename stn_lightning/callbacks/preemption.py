@@ -1,0 +1,109 @@
+"""Stopping when asked to, so that nothing is lost: schedulers preempt, time limits end, people press Ctrl-C.
+
+Lightning saves inside the signal's handler, where one process may be in a collective that another never joins; it hangs, or saves half a
+step of the optimiser (PyTorch Lightning's issue 20806), and ends with exit code 0. Here the handler only notes the signal, and the
+processes agree at the end of a batch.
+"""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from stn_lightning import signals
+from stn_lightning.callbacks.checkpoints import Checkpoints
+from stn_lightning.callbacks.exact_state import what_follows
+from stn_lightning.ranks import leave_together, most
+
+EXIT_CODE = 75
+"""EX_TEMPFAIL of BSD's sysexits.h: try again later."""
+
+
+class Preempted(SystemExit):
+    """The program was asked to stop, and has saved what it needs to go on. Uncaught, it ends the process with exit code 75."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(EXIT_CODE)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Preemption(Checkpoint):
+    """Stops at the end of a batch when any process has got SIGTERM, SIGINT or SIGUSR1.
+
+    In training `last.ckpt` is written first; a validation is left between two of its batches and begun anew when the training goes on.
+    A second signal, a second later or more, ends the process at once. Lightning's own handlers are left out, its requeueing on SLURM
+    with them. Every process needs the same number of batches.
+
+    It goes with a `Checkpoints`, which says where to save. A `Checkpoint` itself only so that Lightning calls it after other callbacks.
+    """
+
+    def __init__(self) -> None:
+        self.listening = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer._signal_connector.register_signal_handlers = _leave_signals_alone  # type: ignore[method-assign]
+        self.listening = signals.listen() or self.listening
+        if stage == "fit":
+            _checkpoints(trainer)
+        if most(_asked()):
+            self._leave(trainer, None)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.listening:
+            signals.release()
+            self.listening = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if most(_asked()) and what_follows(trainer) != "end of epoch":
+            self._save_and_leave(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if most(_asked()):
+            self._save_and_leave(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        in_training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        saved = _checkpoints(trainer).saved_at == trainer.fit_loop.total_batch_idx if in_training else True
+        if most(_asked()) and saved:
+            self._leave(trainer, _checkpoints(trainer).last_path if in_training else None)
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if most(_asked()):
+            self._leave(trainer, None)
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if most(_asked()):
+            self._leave(trainer, None)
+
+    def _save_and_leave(self, trainer: Trainer) -> None:
+        checkpoints = _checkpoints(trainer)
+        checkpoints.save_last(trainer)
+        self._leave(trainer, checkpoints.last_path)
+
+    def _leave(self, trainer: Trainer, saved: Path | None) -> None:
+        signals.leave_with(EXIT_CODE)
+        leave_together(trainer)
+        number = most(_asked())
+        where = f"; {saved} holds all up to step {trainer.global_step}" if saved else ""
+        raise Preempted(f"stopped by {signal.Signals(number).name}{where}")
+
+
+def _asked() -> int:
+    """The number of the signal that this process has got, else 0."""
+    return signals.caught() or 0
+
+
+def _leave_signals_alone() -> None:
+    """Instead of Lightning's handlers."""
+
+
+def _checkpoints(trainer: Trainer) -> Checkpoints:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpoints):
+            return callback
+    raise ValueError("Preemption saves through Checkpoints; give the Trainer both")

@@ -1,0 +1,75 @@
+"""Files that are whole or not there at all, whatever happens to the process that writes them.
+
+Standard library only, so that any room may use it.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+MACHINE = os.uname().nodename.replace(".", "-")
+FORGOTTEN = 3600.0
+"""Seconds after which a temporary file of another machine counts as left behind; no file of ours takes that long to write."""
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` once everything is written and on the disk; until then, and on an error, `path` is as it was.
+
+    The temporary file lies beside `path`: a rename is atomic within a file system only.
+    """
+    partial = temporary(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that says whose it is, for `sweep`."""
+    return path.with_name(f".{path.name}.{MACHINE}.{os.getpid()}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that a rename in `folder` survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove the temporary files and folders that killed processes left in `folder`, and say which.
+
+    A process of this machine is asked for; what another machine left is removed when it is old.
+    """
+    swept = []
+    for path in folder.glob(".*.tmp"):
+        *_, machine, process, _ = path.name.split(".")
+        if not process.isdigit():
+            continue  # not one of ours
+        with contextlib.suppress(FileNotFoundError):  # its owner has just finished
+            if (machine == MACHINE and not _alive(int(process))) or time.time() - path.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                swept.append(path)
+    return swept
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # someone else's
+        return True
+    return True

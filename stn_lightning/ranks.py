@@ -1,0 +1,91 @@
+"""What the processes of one training decide together, so that none waits for another that has left.
+
+Every function here is called by all processes at the same point, as a collective is. With one process they cost nothing.
+"""
+
+import functools
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import distributed
+
+MINUTES = 5.0
+"""Until a collective that not all processes join is an error; PyTorch waits 30 minutes (10 with NCCL)."""
+
+
+class DDP(DDPStrategy):
+    """Lightning's `DDPStrategy` with a time-out that a scheduler's grace and a person's patience survive.
+
+    Args:
+        minutes: until a collective that not all processes join is an error.
+        options: of `DDPStrategy` and `DistributedDataParallel`.
+    """
+
+    def __init__(self, minutes: float = MINUTES, **options: Any) -> None:
+        super().__init__(timeout=timedelta(minutes=minutes), **options)
+
+
+def most(value: int) -> int:
+    """The largest `value` of all processes: a vote, where 0 means no."""
+    if not _several():
+        return value
+    ballot = torch.tensor(value)
+    distributed.all_reduce(ballot, distributed.ReduceOp.MAX, group=_processors(distributed.group.WORLD))
+    return int(ballot)
+
+
+def gathered(value: Any) -> list[Any]:
+    """Everyone's `value`, by rank, in the first process; an empty list in the others."""
+    if not _several():
+        return [value]
+    values = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
+    distributed.gather_object(value, values, group=_processors(distributed.group.WORLD))
+    return values or []
+
+
+def in_first(trainer: Trainer, action: Callable[[], None]) -> None:
+    """Do `action` in the first process; where it fails, it fails in all."""
+    problem = None
+    if trainer.is_global_zero:
+        try:
+            action()
+        except Exception as error:
+            problem = error
+    fail_together(trainer, problem)
+
+
+def fail_together(trainer: Trainer, problem: Exception | None) -> None:
+    """Raise the first process's `problem` in all processes, if it has one."""
+    problem = trainer.strategy.broadcast(problem)
+    if problem is not None:
+        leave_together(trainer)
+        raise problem
+
+
+def leave_together(trainer: Trainer) -> None:
+    """See to it that nobody is killed for leaving last, before everybody raises the same exception.
+
+    Lightning's launcher kills the first process by SIGKILL, while it is still writing its logs, when it sees another leave with an
+    exit code that is not 0.
+    """
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.procs.clear()
+    trainer.strategy.barrier()
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+@functools.lru_cache(maxsize=1)
+def _processors(world: Any) -> Any:
+    """A group for tensors of the CPU, so that a vote never waits for a GPU."""
+    if distributed.get_backend() == "gloo":
+        return world
+    return distributed.new_group(backend="gloo", timeout=timedelta(minutes=MINUTES))
