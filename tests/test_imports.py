@@ -33,7 +33,7 @@ TABLE: dict[str, set[str] | None] = {
     "backbones": {"torch", "torchvision", "lazy"},  # a backbone with transformers inside is given them
     "distortions": {"torch", "geometry"},
     "datasets": {"torch", "numpy", "sklearn", "batch"},
-    "datamodules": {"torch", "lightning", "datasets", "distortions", "batch"},
+    "datamodules": {"torch", "lightning", "datasets", "distortions", "batch", "signals"},
     "tasks": {"torch", "torchmetrics", "lightning", "transformers", "geometry", "batch"},
     "callbacks": {"torch", "torchmetrics", "numpy", "PIL", "lightning", "geometry", "transformers", "tasks", "batch", *PROCESSES},
     "cli": EVERYTHING,
