@@ -3,6 +3,8 @@
 import difflib
 import sys
 
+from stn_lightning import signals
+
 LIGHTNING = ("fit", "validate", "test", "predict")
 USAGE = """\
 usage: stn COMMAND [--config FILE ...] [OPTIONS]
@@ -37,7 +39,8 @@ def main() -> int:
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(LIGHTNING)}"
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
         return 2
-    from stn_lightning.cli import run  # seconds long
+    signals.listen()  # before seconds of imports, in which a signal would kill the process
+    from stn_lightning.cli import run
 
     return run(arguments)
 

@@ -9,18 +9,37 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from stn_lightning.callbacks import EpochLines, Panel, Results, Summary, ThetaHistograms, Throughput
+from stn_lightning.callbacks import (
+    AverageBatchNorm,
+    Checkpoints,
+    EpochLines,
+    ExactState,
+    FiniteGuard,
+    LabelGuard,
+    NonFiniteError,
+    Panel,
+    Preempted,
+    Preemption,
+    Results,
+    Summary,
+    ThetaHistograms,
+    Throughput,
+)
+from stn_lightning.callbacks.preemption import EXIT_CODE
+from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
 from stn_lightning.cli.errors import check_yaml, one_line
 from stn_lightning.cli.runs import RunFolder, default_name
+from stn_lightning.ranks import DDP
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 NOT_THE_EXPERIMENT = ("config", "name", "resume", "ckpt_path", "weights_only", "verbose", "return_predictions")
@@ -58,6 +77,8 @@ class CommandLine(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="of the run; by default the config files' names joined by -")
         resume = "go on with the run of this name if there is one (auto), or it is an error if there is none (must), or start over (never)"
         parser.add_argument("--resume", type=Literal["auto", "must", "never"], default="auto", help=resume)
+        monitor = "the validation metric whose smallest value makes the best checkpoint"
+        parser.add_argument("--monitor", type=str | None, default="val/error", help=monitor)
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _parse_ckpt_path(self) -> None:
@@ -83,18 +104,20 @@ class CommandLine(LightningCLI):
         if chosen["logger"] is None:
             kwargs["logger"] = TensorBoardLogger(folder.path.parent, folder.name, version="", default_hp_metric=False)
         kwargs["default_root_dir"] = str(folder.path)
-        kwargs["callbacks"] = [*self._callbacks(chosen), *(chosen["callbacks"] or [])]
+        kwargs["callbacks"] = [*self._callbacks(chosen), *_listed(chosen["callbacks"])]
         kwargs["enable_model_summary"] = False  # ours says less
+        kwargs["plugins"] = [AtomicCheckpointIO(), *_listed(chosen["plugins"])]
+        if chosen["strategy"] in ("auto", "ddp") and _several_processes(chosen):
+            kwargs["strategy"] = DDP()
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
         callbacks: list[Callback] = [Throughput(), Panel(), ThetaHistograms(), self.results]
+        callbacks += [ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))
         if chosen["enable_checkpointing"] is not False:
-            best = ModelCheckpoint(self.run_folder.checkpoints, "best", monitor="val/error", enable_version_counter=False)
-            last = ModelCheckpoint(self.run_folder.checkpoints, "last", enable_version_counter=False)
-            callbacks += [best, last]
+            callbacks += [Checkpoints(self.run_folder.checkpoints, self.options.monitor), Preemption()]
         if chosen["enable_model_summary"] is not False:
             callbacks.append(Summary())
         if chosen["enable_progress_bar"] is not False:
@@ -115,23 +138,27 @@ class CommandLine(LightningCLI):
 
     def _fit(self) -> None:
         folder = self.run_folder
-        last = folder.checkpoints / "last.ckpt"
-        if self.options.resume == "must" and not last.exists():
-            raise ValueError(f"--resume must: {last} does not exist; leave --resume out to start the run")
-        going_on = last.exists() and self.options.resume != "never"
-        if going_on:
+        start = None if self.options.resume == "never" else self._checkpoint_to_go_on_from()
+        if start is None and self.options.resume == "must":
+            raise ValueError(f"--resume must: {folder.checkpoints} holds no checkpoint; leave --resume out to start the run")
+        if start is not None:
             folder.refuse_changes(self.experiment)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it
             if self.options.resume == "never":
                 folder.set_aside()
             folder.save_config(self.experiment)
-        _say(f"{'going on with' if going_on else 'training'} {folder.path}")
-        self.trainer.fit(
-            self.model, datamodule=self.datamodule, ckpt_path=str(last) if going_on else self.options.ckpt_path, weights_only=True
-        )
+        _say(f"{'training' if start is None else 'going on with'} {folder.path}")
+        checkpoint = start or self.options.ckpt_path
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.trainer.checkpoint_callback is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(folder.best()), weights_only=True, verbose=False)
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=folder.best(), weights_only=True, verbose=False)
             self._say_result("test")
+
+    def _checkpoint_to_go_on_from(self) -> Path | None:
+        found = newest_loadable(self.run_folder.checkpoints)
+        for line in found.skipped:
+            _say(f"left out {line}", sys.stderr)
+        return found.path
 
     def _say_result(self, split: str) -> None:
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
@@ -152,15 +179,21 @@ def run(arguments: list[str]) -> int:
     """Parse `arguments` and run their command.
 
     Returns:
-        the process's exit code: 0 finished, 2 the user got something wrong, 1 a failure.
+        the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 1 a failure.
     """
     _quiet()
     command: CommandLine | None = None
     try:
         command = CommandLine(_with_config_of_the_run(arguments))
         command.execute()
+    except Preempted as stopped:
+        _say(str(stopped))
+        return EXIT_CODE
     except SystemExit as leaving:  # --help
         return int(leaving.code or 0)
+    except NonFiniteError as problem:
+        _say(f"stn {arguments[0]}: {problem}", sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as problem:
         if command is not None and command.training:
             traceback.print_exc()
@@ -201,6 +234,19 @@ def _quiet() -> None:
 @rank_zero_only
 def _say(text: str, stream: Any = None) -> None:
     print(text, file=stream or sys.stdout, flush=True)
+
+
+def _listed(given: Any) -> list[Any]:
+    """What a Trainer takes as nothing, as one or as several."""
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def _several_processes(chosen: Namespace) -> bool:
+    """Whether the trainer's settings mean more than one."""
+    devices = str(len(chosen.devices) if isinstance(chosen.devices, list) else chosen.devices)
+    if devices in ("auto", "-1"):
+        devices = "1" if chosen.accelerator == "cpu" else str(torch.cuda.device_count())
+    return chosen.num_nodes > 1 or int(devices) > 1
 
 
 def _flat_strings(config: dict[str, Any]) -> dict[str, Any]:

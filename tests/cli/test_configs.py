@@ -49,7 +49,7 @@ def test_a_hardware_file_sets_the_trainer_and_nothing_else(overlay: str) -> None
     assert list(yaml.safe_load((CONFIGS / "hardware" / overlay).read_text())) == ["trainer"]
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "bf16"])
+@pytest.mark.parametrize("overlay", ["cpu", "bf16"])  # the others need a GPU
 def test_a_hardware_file_goes_on_top_of_any_experiment(overlay: str, stn: Stn) -> None:
     files = ("--config", "configs/quickstart.yaml", "--config", f"configs/hardware/{overlay}.yaml")
     code, out, err = stn("fit", *files, *ONE_STEP)
