@@ -189,6 +189,16 @@ def test_an_epoch_that_was_left_halfway_without_a_restart_begins_anew(uninterrup
     assert epochs(source, 3) == uninterrupted
 
 
+def test_an_epoch_left_halfway_begins_anew_after_a_resumed_one_too(uninterrupted: list[list[Any]]) -> None:
+    source = loader()
+    source.load_state_dict({"epoch": 1, "done": 4})
+    assert epochs(source, 1, first=1) == [uninterrupted[1][4:]]
+    source.sampler.set_epoch(2)
+    for _ in zip(range(3), source, strict=False):
+        pass
+    assert epochs(source, 1, first=2) == [uninterrupted[2]]
+
+
 def test_without_being_told_the_epoch_each_pass_is_the_next_one(uninterrupted: list[list[Any]]) -> None:
     source = loader()
     assert [[batch.tolist() for batch in source] for _ in range(3)] == uninterrupted

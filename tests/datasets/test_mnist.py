@@ -81,7 +81,7 @@ def test_a_spoilt_file_is_refused_in_one_line_that_names_file_and_byte(miniature
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "not gzip", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "garbled", "not gzip", "missing"])
 def test_a_file_that_cannot_be_decompressed_is_refused_in_one_line_that_names_it(miniature: Path, damage: str) -> None:
     path = miniature / "train-images-idx3-ubyte.gz"
     raw = path.read_bytes()
@@ -90,7 +90,8 @@ def test_a_file_that_cannot_be_decompressed_is_refused_in_one_line_that_names_it
         path.unlink()
     else:
         flipped = raw[:middle] + bytes([raw[middle] ^ 255]) + raw[middle + 1 :]
-        path.write_bytes({"cut": raw[:middle], "flipped": flipped, "not gzip": b"digits"}[damage])
+        garbled = raw[:10] + b"\xff" * 20 + raw[30:]
+        path.write_bytes({"cut": raw[:middle], "flipped": flipped, "garbled": garbled, "not gzip": b"digits"}[damage])
     with pytest.raises(ValueError, match="cannot be read") as refused:
         MNIST(str(miniature)).load("val")
     assert str(refused.value).startswith(f"{path}: cannot be read (")

@@ -139,11 +139,11 @@ def test_p_moves_each_corner_by_5_pixels_along_each_axis() -> None:
     corners = torch.cat([frame, torch.ones_like(frame[:, :1])], 1) @ h.transpose(1, 2)  # (B, 4, 3)
     pixels = corners[..., :2] / corners[..., 2:] * 14
     # the scale cancels in sums across the centre, which leaves the sum of two independent displacements
-    top_and_bottom_left, left_and_right_top = pixels[:, 0, 1] + pixels[:, 3, 1], pixels[:, 0, 0] + pixels[:, 1, 0]
-    others = pixels[:, 1, 1] + pixels[:, 2, 1], pixels[:, 3, 0] + pixels[:, 2, 0]
-    for total in (top_and_bottom_left, left_and_right_top, *others):
+    totals = torch.stack([pixels[:, i, axis] + pixels[:, j, axis] for i, j, axis in ((0, 3, 1), (1, 2, 1), (0, 1, 0), (3, 2, 0))], 1)
+    for total in totals.unbind(1):
         assert stats.kstest(total, stats.norm(0, 5 * math.sqrt(2)).cdf).pvalue > LOOK
-    assert abs(stats.spearmanr(top_and_bottom_left, others[0]).statistic) < 0.06
+    assert totals.std().item() == pytest.approx(5 * math.sqrt(2), rel=0.02)
+    assert np.abs(np.corrcoef(totals.T) - np.eye(4)).max() < 0.06
 
 
 def test_e_scales_by_0_75_to_1() -> None:
