@@ -1,0 +1,182 @@
+"""A small training with everything that must survive a stop: order, dropout, momentum, schedule, weight averaging, accumulation.
+
+Runs within a test, or as `python -m tests.reliability.training '{"folder": ...}'` in a process that is killed or signalled.
+"""
+
+import functools
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from torch import nn
+
+from stn_lightning import signals
+from stn_lightning.batch import Split
+from stn_lightning.callbacks import Checkpoints, ExactState, FiniteGuard, LabelGuard, Preemption
+from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
+from stn_lightning.datamodules import DigitsDataModule, ResumableLoader
+from stn_lightning.datasets import EmbeddedDigits, Pictures
+from stn_lightning.ranks import DDP
+from stn_lightning.tasks import ClassificationTask, Cosine
+
+
+@functools.cache
+def _digits(split: Split) -> Pictures:
+    return EmbeddedDigits().load(split)
+
+
+SIZES: dict[Split, int] = {"train": 83, "val": 26, "test": 31}
+
+
+class FewDigits(EmbeddedDigits):
+    """The first of the embedded digits: 11 batches of 8 to train on, with a remainder; 26 to validate, 31 to test."""
+
+    def load(self, split: Split) -> Pictures:
+        pictures = _digits(split)
+        return Pictures(*(part[: SIZES[split]] for part in pictures))
+
+
+class Data(DigitsDataModule):
+    def __init__(self, workers: int = 0, **options: Any) -> None:
+        super().__init__(FewDigits(), **options)
+        self.workers = workers
+
+    def _loader(self, split: Split) -> ResumableLoader:
+        loader = super()._loader(split)
+        if not self.workers:
+            return loader
+        return ResumableLoader(loader.loader.dataset, loader.sampler, self.workers)
+
+
+class Plateau(ClassificationTask):
+    """Halves the learning rate after each epoch without progress."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+        after = self.trainer.check_val_every_n_epoch
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss", "frequency": after}}
+
+
+class Record(Callback):
+    """Writes a line for each training batch and each validation, which two trainings can be compared by."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def say(self, *values: Any) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        where = (trainer.current_epoch, batch_idx, trainer.global_step)
+        self.say("train", trainer.global_rank, *where, outputs["loss"].item(), rate, batch.indices.tolist())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith("val")}
+            self.say("val", trainer.global_rank, trainer.current_epoch, trainer.global_step, values)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.say("epoch", trainer.global_rank, trainer.current_epoch, weights_hash(pl_module))
+
+
+class Do(Callback):
+    """Does something at one batch of the training, or of the validation that follows it."""
+
+    def __init__(self, action: Callable[[], object], batch: int, val_batch: int | None = None) -> None:
+        self.action, self.batch, self.val_batch = action, batch, val_batch
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.val_batch is None and trainer.fit_loop.total_batch_idx == self.batch:
+            self.action()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if not trainer.sanity_checking and batch_idx == self.val_batch and trainer.fit_loop.total_batch_idx == self.batch:
+            self.action()
+
+
+def stop() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def weights_hash(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def backbone(dropout: float, norm: bool = False) -> nn.Module:
+    middle: list[nn.Module] = [nn.BatchNorm1d(12)] if norm else []
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(12, 10))
+
+
+def train(
+    folder: Path,
+    *extra: Callback,
+    resume: bool = True,
+    ranks: int = 1,
+    workers: int = 0,
+    batch_size: int = 8,
+    dropout: float = 0.2,
+    ema: bool = False,
+    patience: int | None = None,
+    seconds: float | None = None,
+    keep: int = 1,
+    epochs: int = 3,
+    plateau: bool = False,
+    **options: Any,
+) -> Trainer:
+    """Train in `folder`, going on where it was stopped."""
+    seed_everything(1, verbose=False)
+    optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
+    task = (Plateau if plateau else ClassificationTask)(backbone(dropout), optimizer, schedule=Cosine(0.1))
+    data = Data(workers, batch_size=batch_size, seed=1)
+    callbacks: list[Callback] = [*([EMAWeightAveraging(decay=0.9)] if ema else []), Record(folder / "record.jsonl"), *extra]
+    if patience is not None:
+        callbacks.append(EarlyStopping("val/loss", patience=patience))
+    checkpoints = Checkpoints(folder / "checkpoints", "val/error", keep=keep, seconds=seconds)
+    folder.mkdir(exist_ok=True)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=DDP() if ranks > 1 else "auto",
+        max_epochs=None if "max_steps" in options else epochs,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[*callbacks, FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    found = newest_loadable(folder / "checkpoints") if resume else None
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
+    finally:  # of what a process ends with, where this one goes on
+        signals.release()
+        trainer.fit_loop.teardown()
+    return trainer
+
+
+def record(folder: Path, *kinds: str) -> list[Any]:
+    lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+    return [line for line in lines if line[0] in kinds or not kinds]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    settings = json.loads(sys.argv[1])
+    train(Path(settings.pop("folder")), **settings)
