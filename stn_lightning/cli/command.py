@@ -121,7 +121,7 @@ class CommandLine(LightningCLI):
         if chosen["enable_model_summary"] is not False:
             callbacks.append(Summary())
         if chosen["enable_progress_bar"] is not False:
-            callbacks.append(RichProgressBar() if sys.stdout.isatty() else EpochLines())
+            callbacks.append(RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLines())
         return callbacks
 
     def execute(self) -> None:

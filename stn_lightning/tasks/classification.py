@@ -70,7 +70,7 @@ class ClassificationTask(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, loss = self._step(batch)
         error = (logits.detach().argmax(1) != batch.label).float().mean() * 100
-        self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label))
+        self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label), prog_bar=True)
         return loss * batch.share
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -88,7 +88,7 @@ class ClassificationTask(LightningModule):
         if batch.split != "train":
             metrics: Any = self.metrics[f"{batch.split}_metrics"]
             metrics.update(logits, batch.label)
-            self.log_dict(metrics, batch_size=len(batch.label))
+            self.log_dict(metrics, batch_size=len(batch.label), prog_bar=True)
         return logits, functional.cross_entropy(logits.float(), batch.label)
 
     def configure_optimizers(self) -> Any:
