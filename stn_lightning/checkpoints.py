@@ -106,6 +106,7 @@ def _local(path: str | os.PathLike[str]) -> Path:
 
 def _reason(problem: BaseException) -> str:
     """The line of an error that says something: PyTorch surrounds the offender with advice to switch the check off."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    telling = next((line for line in lines if line.startswith("WeightsUnpickler error: ")), lines[0] if lines else type(problem).__name__)
-    return re.split(r" was not an allowed global|\. This is an internal", telling)[0].removeprefix("WeightsUnpickler error: ")
+    lines = [line.strip().removeprefix("WeightsUnpickler error: ") for line in str(problem).splitlines()]
+    telling = [line for line in lines if line and not line.startswith("Weights only load failed")] or [type(problem).__name__]
+    telling.sort(key=lambda line: "unsupported" not in line.lower())
+    return re.split(r" was not an allowed global|\. This is an internal", telling[0])[0]
