@@ -120,11 +120,11 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.last_path)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
-        """Write a checkpoint, or raise the same `OSError` in all processes."""
+        """Write a checkpoint, or raise the same error in all processes."""
         problem = None
         try:
             trainer.save_checkpoint(path)
-        except OSError as error:  # in the process that writes; the others wait in Lightning's barrier
+        except Exception as error:  # in the process that writes; the others wait in Lightning's barrier
             problem = error
             trainer.strategy.barrier()
         fail_together(trainer, problem)

@@ -134,6 +134,9 @@ def train(
     patience: int | None = None,
     seconds: float | None = None,
     keep: int = 1,
+    monitor: str = "val/error",
+    mode: Any = "min",
+    sanity: int = 0,
     epochs: int = 3,
     plateau: bool = False,
     **options: Any,
@@ -146,7 +149,7 @@ def train(
     callbacks: list[Callback] = [*([EMAWeightAveraging(decay=0.9)] if ema else []), Record(folder / "record.jsonl"), *extra]
     if patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=patience))
-    checkpoints = Checkpoints(folder / "checkpoints", "val/error", keep=keep, seconds=seconds)
+    checkpoints = Checkpoints(folder / "checkpoints", monitor, mode, keep, seconds)
     folder.mkdir(exist_ok=True)
     trainer = Trainer(
         accelerator="cpu",
@@ -159,7 +162,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=sanity,
         **options,
     )
     found = newest_loadable(folder / "checkpoints") if resume else None
