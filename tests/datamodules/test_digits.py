@@ -85,6 +85,16 @@ def test_every_picture_comes_once_an_epoch_on_any_number_of_processes(ranks: int
         assert sorted(seen) == list(range(SIZES["train"]))
 
 
+def test_training_has_an_order_of_its_own_for_each_seed_and_epoch() -> None:
+    orders = {tuple(range(SIZES["train"]))}
+    for seed in (0, 1):
+        loader = module_of(seed=seed).train_dataloader()
+        for epoch in (0, 1, 2):
+            loader.sampler.set_epoch(epoch)
+            orders.add(tuple(int(i) for batch in loader for i in batch.indices))
+    assert len(orders) == 1 + 2 * 3
+
+
 def test_the_global_batch_is_distorted_alike_on_any_number_of_processes() -> None:
     alone = by_index(module_of(RotatedScaledTranslated(), seed=4), "train", epoch=2)
     found = torch.zeros_like(alone)
