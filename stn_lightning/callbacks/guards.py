@@ -34,9 +34,11 @@ class FiniteGuard(Callback):
     def __init__(self, every: int = 50, overflows: int = 20) -> None:
         self.every = every
         self.overflows = overflows
+        self.interval = 1
         self.findings: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.interval = 1 if pl_module.device.type == "cpu" else self.every
         start = {"first": NEVER, "in_a_row": 0, "finite_step": -1, "finite_loss": torch.nan}
         self.findings = {name: torch.tensor(value, device=pl_module.device) for name, value in start.items()}
 
@@ -46,26 +48,28 @@ class FiniteGuard(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         bad = ~_all_finite(parameter.grad for parameter in parameters if parameter.grad is not None)
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            self._note(trainer, GRADIENT, bad)
-        else:
+        if _scaled(trainer):
             self.findings["in_a_row"] = (self.findings["in_a_row"] + 1) * bad
             self._note(trainer, OVERFLOW, self.findings["in_a_row"] >= self.overflows)
-        if pl_module.device.type == "cpu" or trainer.global_step % self.every == 0:
+        else:
+            self._note(trainer, GRADIENT, bad)
+        if trainer.global_step % self.interval == 0:
             self._look(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
             loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches  # which Lightning has divided by it
-            finite = loss.isfinite()
+            finite = loss.isfinite() & (self.findings["first"] == NEVER)
             self.findings["finite_loss"] = torch.where(finite, loss, self.findings["finite_loss"])
             self.findings["finite_step"] = torch.where(finite, trainer.global_step - 1, self.findings["finite_step"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at everything that is saved: a half-accumulated gradient has not been looked at before."""
         self._look(trainer)
-        if most(int(~_all_finite(pl_module.parameters()))):
+        gradients = [] if _scaled(trainer) else [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if most(int(~_all_finite([*pl_module.parameters(), *gradients]))):
             leave_together(trainer)
-            raise NonFiniteError(f"a parameter is not finite after {trainer.global_step} steps; {self._before(trainer)}")
+            raise NonFiniteError(f"a parameter or its gradient is not finite after {trainer.global_step} steps; {self._before()}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
@@ -83,9 +87,9 @@ class FiniteGuard(Callback):
         place, what = divmod(first, 3)
         step, rank = divmod(place, trainer.world_size)
         found = ("the loss is", "a gradient is", f"gradients of {self.overflows} steps in a row are")[what]
-        raise NonFiniteError(f"{found} not finite in step {step} (the first is 0) of process {rank}; {self._before(trainer)}")
+        raise NonFiniteError(f"{found} not finite in step {step} (the first is 0) of process {rank}; {self._before()}")
 
-    def _before(self, trainer: Trainer) -> str:
+    def _before(self) -> str:
         step, loss = int(self.findings["finite_step"]), float(self.findings["finite_loss"])
         before = f"the last finite loss was {loss:.6g} in step {step}" if step >= 0 else "no loss has been finite"
         return f"{before}; checkpoints are from before. Try a smaller learning rate, or look at the pictures of that batch"
@@ -128,6 +132,10 @@ class LabelGuard(Callback):
                 f"picture {culprit - 1} of split {split!r} has a label that is none of the {classes} classes (0 to {classes - 1})"
             )
         self.checked[split] += 1
+
+
+def _scaled(trainer: Trainer) -> bool:
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> Tensor:

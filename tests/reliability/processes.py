@@ -8,17 +8,19 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.reliability.training"])
 
 
-def _train(rank: int, ranks: int, port: int, folder: Path, settings: dict[str, Any]) -> None:
+def _train(rank: int, ranks: int, port: int, folder: Path, callbacks: Sequence[Callback], settings: dict[str, Any]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0")
     if ranks == 1:
         del os.environ["LOCAL_RANK"]
@@ -30,7 +32,7 @@ def _train(rank: int, ranks: int, port: int, folder: Path, settings: dict[str, A
     from tests.reliability.training import train
 
     torch.set_num_threads(1)
-    train(folder, ranks=ranks, **settings)
+    train(folder, *callbacks, ranks=ranks, **settings)
 
 
 def save_without_end(folder: Path) -> None:
@@ -65,11 +67,11 @@ def started(function: Callable[..., None], *arguments: Any, environment: dict[st
 
 
 @contextmanager
-def running(folder: Path, ranks: int = 1, **settings: Any) -> Iterator[list[ForkServerProcess]]:
+def running(folder: Path, *callbacks: Callback, ranks: int = 1, **settings: Any) -> Iterator[list[ForkServerProcess]]:
     """The processes of a training in `folder`; what is left of them is killed in the end."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     port = _free_port()
-    processes = [SERVER.Process(target=_train, args=(rank, ranks, port, folder, settings)) for rank in range(ranks)]
+    processes = [SERVER.Process(target=_train, args=(rank, ranks, port, folder, callbacks, settings)) for rank in range(ranks)]
     for process in processes:
         process.start()
     try:
@@ -88,17 +90,22 @@ def finish(processes: list[ForkServerProcess], seconds: float = 60) -> list[int 
     return [process.exitcode for process in processes]
 
 
-def run(folder: Path, ranks: int = 1, **settings: Any) -> list[int | None]:
-    with running(folder, ranks, **settings) as processes:
+def run(folder: Path, *callbacks: Callback, ranks: int = 1, **settings: Any) -> list[int | None]:
+    with running(folder, *callbacks, ranks=ranks, **settings) as processes:
         return finish(processes)
 
 
-def wait_for(text: str, file: Path, seconds: float = 60) -> None:
-    """Until `file` holds `text`."""
-    end = time.monotonic() + seconds
-    while not (file.exists() and text in file.read_text()):
-        assert time.monotonic() < end, f"{text!r} did not appear in {file}"
+def wait_for(lines: int, folder: Path, seconds: float = 60) -> None:
+    """Until the record of a training has so many lines."""
+    end, file = time.monotonic() + seconds, folder / "record.jsonl"
+    while not (file.exists() and file.read_text().count("\n") >= lines):
+        assert time.monotonic() < end, f"{file} did not get {lines} lines; {log(folder)}"
         time.sleep(0.005)
+
+
+def log(folder: Path) -> str:
+    """What the processes said."""
+    return "\n".join(f"{file.name}: {file.read_text()}" for file in sorted(folder.glob("log.*")))
 
 
 def _free_port() -> int:

@@ -1,21 +1,22 @@
 """A small training with everything that must survive a stop: order, dropout, momentum, schedule, weight averaging, accumulation.
 
-Runs within a test, or as `python -m tests.reliability.training '{"folder": ...}'` in a process that is killed or signalled.
+It runs within a test, or in processes that are signalled and killed (`tests.reliability.processes`).
 """
 
 import functools
 import hashlib
 import json
+import os
 import signal
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
-from torch import nn
+from torch import Tensor, nn
 
 from stn_lightning import signals
 from stn_lightning.batch import Split
@@ -90,24 +91,57 @@ class Record(Callback):
 
 
 class Do(Callback):
-    """Does something at one batch of the training, or of the validation that follows it."""
+    """Does something at one batch of the training, or of the validation that follows it, in one process or all."""
 
-    def __init__(self, action: Callable[[], object], batch: int, val_batch: int | None = None) -> None:
-        self.action, self.batch, self.val_batch = action, batch, val_batch
+    def __init__(self, action: Callable[[], object], batch: int, val_batch: int | None = None, rank: int | None = None) -> None:
+        self.action, self.batch, self.val_batch, self.rank = action, batch, val_batch, rank
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.val_batch is None and trainer.fit_loop.total_batch_idx == self.batch:
+        if self.val_batch is None and self._is_now(trainer):
             self.action()
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        if not trainer.sanity_checking and batch_idx == self.val_batch and trainer.fit_loop.total_batch_idx == self.batch:
+        if not trainer.sanity_checking and batch_idx == self.val_batch and self._is_now(trainer):
             self.action()
+
+    def _is_now(self, trainer: Trainer) -> bool:
+        return trainer.fit_loop.total_batch_idx == self.batch and self.rank in (None, trainer.global_rank)
+
+
+class Poison(Callback):
+    """Puts a value into the loss, or into a gradient, of one step."""
+
+    def __init__(self, step: int, value: float, *, gradient: bool = False, rank: int = 0) -> None:
+        self.step, self.value, self.gradient, self.rank = step, value, gradient, rank
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank) and not self.gradient:
+            loss.data.fill_(self.value)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank) and self.gradient:
+            next(pl_module.parameters()).grad.view(-1)[3] = self.value  # type: ignore[union-attr]
+
+
+class Slowly(Callback):
+    """Time to be signalled in."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        time.sleep(0.02)
 
 
 def stop() -> None:
     signal.raise_signal(signal.SIGTERM)
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -137,6 +171,9 @@ def train(
     monitor: str = "val/error",
     mode: Any = "min",
     sanity: int = 0,
+    guard: FiniteGuard | None = None,
+    network: nn.Module | None = None,
+    plugins: Sequence[Any] = (),
     epochs: int = 3,
     plateau: bool = False,
     **options: Any,
@@ -144,7 +181,7 @@ def train(
     """Train in `folder`, going on where it was stopped."""
     seed_everything(1, verbose=False)
     optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
-    task = (Plateau if plateau else ClassificationTask)(backbone(dropout), optimizer, schedule=Cosine(0.1))
+    task = (Plateau if plateau else ClassificationTask)(network or backbone(dropout), optimizer, schedule=Cosine(0.1))
     data = Data(workers, batch_size=batch_size, seed=1)
     callbacks: list[Callback] = [*([EMAWeightAveraging(decay=0.9)] if ema else []), Record(folder / "record.jsonl"), *extra]
     if patience is not None:
@@ -156,8 +193,8 @@ def train(
         devices=ranks,
         strategy=DDP() if ranks > 1 else "auto",
         max_epochs=None if "max_steps" in options else epochs,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[*callbacks, FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()],
+        plugins=[AtomicCheckpointIO(), *plugins],
+        callbacks=[*callbacks, guard or FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -177,9 +214,3 @@ def train(
 def record(folder: Path, *kinds: str) -> list[Any]:
     lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
     return [line for line in lines if line[0] in kinds or not kinds]
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    settings = json.loads(sys.argv[1])
-    train(Path(settings.pop("folder")), **settings)
