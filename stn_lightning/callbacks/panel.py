@@ -22,7 +22,7 @@ _GAP = 4
 class Panel(Callback):
     """The same validation pictures after each epoch, in pairs: input with the outline of where each transformer looks | warped output.
 
-    Goes to TensorBoard, and as `panel.png` into the run folder. A task without a transformer has none.
+    Goes to TensorBoard, and as `panel.png` into the trainer's default_root_dir. A task without a transformer has none.
 
     Args:
         pictures: how many.
@@ -44,8 +44,8 @@ class Panel(Callback):
             return
         with torch.no_grad():
             panel = draw(self.image, transformer.warp(self.image))
-        if trainer.log_dir is not None:
-            Image.fromarray(panel).save(Path(trainer.log_dir) / "panel.png")
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            Image.fromarray(panel).save(Path(trainer.default_root_dir) / "panel.png")  # trainer.log_dir waits for the other processes
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_image("where it looks", panel, trainer.global_step, dataformats="HWC")
 

@@ -17,7 +17,7 @@ PACKAGES = ("stn-lightning", "torch", "torchvision", "lightning", "torchmetrics"
 
 
 class Results(Callback):
-    """Writes `results.json` into the run folder after a test, and the hyper-parameters with the final metric to TensorBoard.
+    """After a test, writes `results.json` into the trainer's default_root_dir, and hyper-parameters with the final metric to TensorBoard.
 
     Args:
         name: of the run.
@@ -44,8 +44,9 @@ class Results(Callback):
         }
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.log_dir is None:
+        if not trainer.is_global_zero:
             return
+        folder = Path(trainer.default_root_dir)  # trainer.log_dir waits for the other processes
         metrics = {key: round(float(value), 4) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
         results = {
             "name": self.name,
@@ -57,11 +58,11 @@ class Results(Callback):
             "devices": trainer.world_size,
             "precision": str(trainer.precision),
             "parameters": sum(p.numel() for p in pl_module.parameters()),
-            **self._training_so_far(Path(trainer.log_dir)),
+            **self._training_so_far(folder),
             "samples_tested": int(metrics.pop("test/samples", 0)),
             "metrics": metrics,
         }
-        (Path(trainer.log_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.log_hyperparams(self.hyper_parameters, {f"final/{key}": value for key, value in metrics.items()})
 

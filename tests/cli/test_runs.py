@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stn_lightning.__main__ import main
 from stn_lightning.callbacks import Panel
 from stn_lightning.datasets import EmbeddedDigits
-from tests.cli.conftest import Stn
+from tests.cli.conftest import CONFIGS, Stn
 from tests.mnist_miniature import write_mnist
 
 QUICK = (
@@ -113,6 +113,16 @@ def test_a_run_that_crashed_goes_on_and_ends_in_the_weights_of_one_that_did_not(
     whole, parts = (torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True) for name in ("whole", "parts"))
     assert parts["global_step"] == whole["global_step"]
     assert all(torch.equal(whole["state_dict"][key], parts["state_dict"][key]) for key in whole["state_dict"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_test_each_picture_once(tmp_path: Path) -> None:
+    options = ["--trainer.max_epochs=2", "--trainer.devices=2", "--name=two"]
+    command = [sys.executable, "-m", "stn_lightning", "fit", "--config", str(CONFIGS / "quickstart.yaml"), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("test error") == 1
+    assert json.loads((tmp_path / "runs/two/results.json").read_text())["samples_tested"] == 500
 
 
 def test_resuming_with_another_configuration_is_refused_and_names_both_values(stn: Stn) -> None:
