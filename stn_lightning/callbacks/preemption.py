@@ -63,7 +63,8 @@ class Preemption(Checkpoint):
             self._save_and_leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if most(_asked()):
+        """Not after a validation, which would have to be repeated: the next batch is near."""
+        if most(_asked()) and what_follows(trainer) == "end of epoch":
             self._save_and_leave(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:

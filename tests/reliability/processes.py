@@ -24,6 +24,7 @@ def _train(rank: int, ranks: int, port: int, folder: Path, callbacks: Sequence[C
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0")
     if ranks == 1:
         del os.environ["LOCAL_RANK"]
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a program of its own
     log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
