@@ -52,7 +52,7 @@ class Throughput(Callback):
         self._stop()
         if self._epoch_seconds:
             rate = self._epoch_samples / self._epoch_seconds
-            pl_module.log_dict({"speed/images_per_second": rate, "speed/epoch_seconds": self._epoch_seconds}, rank_zero_only=True)
+            pl_module.log_dict({"speed/images_per_second": rate, "speed/epoch_seconds": self._epoch_seconds}, sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         if self._since is not None:  # saved in mid-epoch
