@@ -3,6 +3,7 @@
 They are forked from a server that has imported everything, which takes milliseconds instead of seconds.
 """
 
+import logging
 import multiprocessing
 import os
 import socket
@@ -20,7 +21,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.reliability.training"])
 
 
-def _train(rank: int, ranks: int, port: int, folder: Path, callbacks: Sequence[Callback], settings: dict[str, Any]) -> None:
+def _run(rank: int, ranks: int, port: int, folder: Path, function: str, arguments: Sequence[Any], settings: dict[str, Any]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0")
     if ranks == 1:
         del os.environ["LOCAL_RANK"]
@@ -28,12 +29,13 @@ def _train(rank: int, ranks: int, port: int, folder: Path, callbacks: Sequence[C
     log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     import torch
 
-    from tests.reliability.training import train
+    from tests.reliability import training
 
     torch.set_num_threads(1)
-    train(folder, *callbacks, ranks=ranks, **settings)
+    getattr(training, function)(folder, *arguments, ranks=ranks, **settings)
 
 
 def save_without_end(folder: Path) -> None:
@@ -68,11 +70,13 @@ def started(function: Callable[..., None], *arguments: Any, environment: dict[st
 
 
 @contextmanager
-def running(folder: Path, *callbacks: Callback, ranks: int = 1, **settings: Any) -> Iterator[list[ForkServerProcess]]:
+def running(
+    folder: Path, *callbacks: Callback, ranks: int = 1, function: str = "train", **settings: Any
+) -> Iterator[list[ForkServerProcess]]:
     """The processes of a training in `folder`; what is left of them is killed in the end."""
     folder.mkdir(exist_ok=True, parents=True)
     port = _free_port()
-    processes = [SERVER.Process(target=_train, args=(rank, ranks, port, folder, callbacks, settings)) for rank in range(ranks)]
+    processes = [SERVER.Process(target=_run, args=(rank, ranks, port, folder, function, callbacks, settings)) for rank in range(ranks)]
     for process in processes:
         process.start()
     try:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stn_lightning import signals
 from stn_lightning.batch import Split
-from stn_lightning.callbacks import Checkpoints, ExactState, FiniteGuard, LabelGuard, Preemption
+from stn_lightning.callbacks import AverageBatchNorm, Checkpoints, ExactState, FiniteGuard, LabelGuard, Preemption
 from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
 from stn_lightning.datamodules import DigitsDataModule, ResumableLoader
 from stn_lightning.datasets import EmbeddedDigits, Pictures
@@ -125,11 +125,31 @@ class Poison(Callback):
             next(pl_module.parameters()).grad.view(-1)[3] = self.value  # type: ignore[union-attr]
 
 
+class Statistics(AverageBatchNorm):
+    """Writes down the running means of before and in validation."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.own: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
+        self.own = pl_module.backbone[2].running_mean.tolist()  # type: ignore[index, union-attr]
+        super().on_train_batch_end(trainer, pl_module, *rest)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        together = pl_module.backbone[2].running_mean.tolist()  # type: ignore[index, union-attr]
+        with self.file.open("a") as file:
+            file.write(json.dumps([trainer.global_rank, self.own, together]) + "\n")
+
+
 class Slowly(Callback):
     """Time to be signalled in."""
 
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.seconds = seconds
+
     def on_train_batch_end(self, *_: Any) -> None:
-        time.sleep(0.02)
+        time.sleep(self.seconds)
 
 
 def stop() -> None:
@@ -147,7 +167,7 @@ def die() -> None:
 def weights_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -164,6 +184,7 @@ def train(
     workers: int = 0,
     batch_size: int = 8,
     dropout: float = 0.2,
+    norm: bool = False,
     ema: bool = False,
     patience: int | None = None,
     seconds: float | None = None,
@@ -181,27 +202,16 @@ def train(
     """Train in `folder`, going on where it was stopped."""
     seed_everything(1, verbose=False)
     optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
-    task = (Plateau if plateau else ClassificationTask)(network or backbone(dropout), optimizer, schedule=Cosine(0.1))
+    task = (Plateau if plateau else ClassificationTask)(network or backbone(dropout, norm), optimizer, schedule=Cosine(0.1))
     data = Data(workers, batch_size=batch_size, seed=1)
     callbacks: list[Callback] = [*([EMAWeightAveraging(decay=0.9)] if ema else []), Record(folder / "record.jsonl"), *extra]
     if patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=patience))
     checkpoints = Checkpoints(folder / "checkpoints", monitor, mode, keep, seconds)
     folder.mkdir(exist_ok=True)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy=DDP() if ranks > 1 else "auto",
-        max_epochs=None if "max_steps" in options else epochs,
-        plugins=[AtomicCheckpointIO(), *plugins],
-        callbacks=[*callbacks, guard or FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=sanity,
-        **options,
-    )
+    options.setdefault("max_epochs", None if "max_steps" in options else epochs)
+    options.update(plugins=[AtomicCheckpointIO(), *plugins], num_sanity_val_steps=sanity)
+    trainer = _trainer(ranks, [*callbacks, guard or FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()], **options)
     found = newest_loadable(folder / "checkpoints") if resume else None
     try:
         trainer.fit(task, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
@@ -209,6 +219,29 @@ def train(
         signals.release()
         trainer.fit_loop.teardown()
     return trainer
+
+
+def _trainer(ranks: int, callbacks: list[Callback], **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=DDP() if ranks > 1 else "auto",
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(callbacks),
+        **options,
+    )
+
+
+def evaluate(folder: Path, ranks: int = 1) -> None:
+    """Test an untrained network, on 31 pictures, and write down what came of it."""
+    seed_everything(1, verbose=False)
+    task = ClassificationTask(backbone(0.0), functools.partial(torch.optim.SGD, lr=0.0))
+    trainer = _trainer(ranks, [])
+    (results,) = trainer.test(task, datamodule=Data(batch_size=8), verbose=False)
+    (folder / f"results.{trainer.global_rank}").write_text(json.dumps(results))
 
 
 def record(folder: Path, *kinds: str) -> list[Any]:
