@@ -3,6 +3,8 @@
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from stn_lightning.callbacks.throughput import Throughput
+
 
 class EpochLines(ProgressBar):
     """One line an epoch."""
@@ -20,10 +22,11 @@ class EpochLines(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not (self._enabled and trainer.is_global_zero):
             return
-        shown = {"train/loss": "loss {:.4f}", "val/error": "validation error {:.2f} %", "speed/images_per_second": "{:.0f} images/s"}
+        shown = {"train/loss": "loss {:.4f}", "val/error": "validation error {:.2f} %"}
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         parts = [form.format(values[key]) for key, form in shown.items() if key in values]
-        print(f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}", *parts, sep="  ", flush=True)
+        rates = [f"{each.epoch_rate:.0f} images/s" for each in trainer.callbacks if isinstance(each, Throughput)]  # type: ignore[attr-defined]
+        print(f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}", *parts, *rates, sep="  ", flush=True)
 
 
 class Summary(Callback):

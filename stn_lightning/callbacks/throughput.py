@@ -17,6 +17,7 @@ class Throughput(Callback):
     def __init__(self) -> None:
         self.samples = 0
         self.seconds = 0.0
+        self.epoch_rate = 0.0
         self._epoch_samples = 0
         self._epoch_seconds = 0.0
         self._since: float | None = None
@@ -51,8 +52,10 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         if self._epoch_seconds:
-            rate = self._epoch_samples / self._epoch_seconds
-            pl_module.log_dict({"speed/images_per_second": rate, "speed/epoch_seconds": self._epoch_seconds}, sync_dist=True)
+            self.epoch_rate = self._epoch_samples / self._epoch_seconds
+            rates = {"speed/images_per_second": self.epoch_rate, "speed/epoch_seconds": self._epoch_seconds}
+            for logger in trainer.loggers:  # not self.log, which would wait for the other processes
+                logger.log_metrics(rates, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         if self._since is not None:  # saved in mid-epoch
