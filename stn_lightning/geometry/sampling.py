@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from stn_lightning.geometry.deterministic import read
 from stn_lightning.geometry.lattice import exact
 
 Padding = Literal["zeros", "border", "reflection"] | Sequence[float]
@@ -80,11 +81,26 @@ def _sample(
     coordinates = [
         _on_canvas(x, n, side, offset, beyond, padding) for x, n, side in zip(values.unbind(-1), size[::-1], sides[::-1], strict=True)
     ]
-    sampled = functional.grid_sample(canvas, torch.stack(coordinates, -1).to(dtype), kernel, "zeros", align_corners=False)
+    return formatted(read(canvas, torch.stack(coordinates, -1).to(dtype), kernel), image)
+
+
+def formatted(sampled: Float[Tensor, "batch channels *out_size"], image: Float[Tensor, "batch channels *in_size"]) -> Tensor:
+    """What was sampled, in the image's precision and memory format; `grid_sample` itself forgets the format."""
     sampled = sampled.to(image.dtype)
     if image.dim() == 4 and image.shape[1] > 1 and image.is_contiguous(memory_format=torch.channels_last):
-        return sampled.contiguous(memory_format=torch.channels_last)  # grid_sample itself forgets the format
+        return sampled.contiguous(memory_format=torch.channels_last)
     return sampled
+
+
+def colour_of(image: Float[Tensor, "batch channels *in_size"], colour: Sequence[float]) -> Float[Tensor, "colours *ones"]:
+    """A padding colour as a tensor that can be added to the image.
+
+    Raises:
+        ValueError: where it has neither one number nor one a channel.
+    """
+    if len(colour) not in (1, image.shape[1]):
+        raise ValueError(f"a padding colour of {len(colour)} numbers for an image of {image.shape[1]} channels; give one number a channel")
+    return image.new_tensor(list(colour)).reshape(-1, *[1] * (image.dim() - 2))
 
 
 def _on_colour(
@@ -94,12 +110,9 @@ def _on_colour(
     colour: Sequence[float],
 ) -> Float[Tensor, "batch channels *out_size"]:
     """Zeros outside, plus the colour in the measure in which a pixel lies outside."""
-    if len(colour) not in (1, image.shape[1]):
-        raise ValueError(f"a padding colour of {len(colour)} numbers for an image of {image.shape[1]} channels; give one number a channel")
-    shape = (-1, *[1] * (image.dim() - 2))
     values = exact(image)
     inside = _sample(torch.ones_like(values[:, :1]), grid, kernel, "zeros")
-    mixed = _sample(values, grid, kernel, "zeros") + (1 - inside) * values.new_tensor(list(colour)).reshape(shape)
+    mixed = _sample(values, grid, kernel, "zeros") + (1 - inside) * colour_of(values, colour)
     return mixed.to(image.dtype)
 
 

@@ -1,0 +1,120 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stn_lightning.geometry import affine, deterministic, sampling
+from stn_lightning.geometry.deterministic import Kernel
+
+CASES: list[tuple[Kernel, int]] = [("bilinear", 2), ("nearest", 2), ("bicubic", 2), ("bilinear", 3), ("nearest", 3)]
+
+all_kernels = pytest.mark.parametrize(("kernel", "dimensions"), CASES)
+both_lattices = pytest.mark.parametrize("corners", [False, True])
+
+
+def canvas_and_grid(dimensions: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Points inside, outside and across the border, on none of the kinks."""
+    size, out = (4, 5, 3)[:dimensions], (2, 3, 2)[:dimensions]
+    canvas, grid = torch.rand(2, 2, *size, dtype=dtype), 2.8 * torch.rand(2, *out, dimensions, dtype=dtype) - 1.4
+    return canvas.requires_grad_(), grid.requires_grad_()
+
+
+def gradients(sampled: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad((sampled * torch.rand(sampled.shape, generator=torch.Generator().manual_seed(1))).sum(), of)
+
+
+@pytest.fixture
+def asked() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it lives on a GPU, where there is none."""
+
+    is_cuda = True
+
+
+@both_lattices
+@all_kernels
+def test_values_and_gradients_are_grid_samples(kernel: Kernel, dimensions: int, corners: bool) -> None:
+    canvas, grid = canvas_and_grid(dimensions)
+    sampled = deterministic.gathered(canvas, grid, kernel, corners)
+    expected = functional.grid_sample(canvas, grid, kernel, align_corners=corners)
+    assert torch.equal(sampled, expected)
+    for actual, wanted in zip(gradients(sampled, canvas, grid), gradients(expected, canvas, grid), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-12)
+
+
+@all_kernels
+def test_gradients_in_float32_agree_to_a_millionth(kernel: Kernel, dimensions: int) -> None:
+    canvas, grid = canvas_and_grid(dimensions, torch.float32)
+    actual = gradients(deterministic.gathered(canvas, grid, kernel), canvas, grid)
+    expected = gradients(functional.grid_sample(canvas, grid, kernel, align_corners=False), canvas, grid)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=3e-6)
+
+
+@all_kernels
+def test_it_can_be_differentiated_twice(kernel: Kernel, dimensions: int) -> None:
+    inputs = canvas_and_grid(dimensions)
+    assert torch.autograd.gradcheck(lambda canvas, grid: deterministic.gathered(canvas, grid, kernel), inputs)
+    assert torch.autograd.gradgradcheck(lambda canvas, grid: deterministic.gathered(canvas, grid, kernel), inputs)
+
+
+def test_the_canvass_gradient_is_not_computed_when_no_one_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    canvas, grid = canvas_and_grid(2)
+    monkeypatch.setattr(torch.Tensor, "scatter_add", None)
+    deterministic.gathered(canvas.detach(), grid).sum().backward()
+    assert grid.grad is not None
+    with pytest.raises(TypeError):  # where it is needed, that is how it would be computed
+        deterministic.gathered(canvas, grid.detach()).sum().backward()
+
+
+@all_kernels
+def test_vmap_and_jacrev_see_what_a_loop_sees(kernel: Kernel, dimensions: int) -> None:
+    canvas, grid = (torch.stack([one.detach(), one.detach().flip(0)]) for one in canvas_and_grid(dimensions))
+
+    def slope(canvas: Tensor, grid: Tensor) -> Tensor:
+        result: Tensor = torch.func.jacrev(lambda g: deterministic.gathered(canvas, g, kernel).square().sum())(grid)
+        return result
+
+    together = torch.func.vmap(slope)(canvas, grid)
+    for i in range(2):
+        leaf = grid[i].clone().requires_grad_()
+        functional.grid_sample(canvas[i], leaf, kernel, align_corners=False).square().sum().backward()
+        torch.testing.assert_close(together[i], leaf.grad, rtol=0, atol=1e-12)
+
+
+def test_a_gpu_gathers_when_deterministic_algorithms_are_asked_for(asked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = torch.rand(2, 2, 1, 1)
+    monkeypatch.setattr(deterministic, "gathered", lambda *_: answer)
+    canvas, grid = canvas_and_grid(2)
+    assert deterministic.read(canvas.detach().as_subclass(OnGpu), grid[:, :1, :1]) is answer
+
+
+def test_a_cpu_and_a_gpu_that_may_be_random_use_the_faster_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deterministic, "gathered", None)
+    canvas, grid = canvas_and_grid(2)
+    deterministic.read(canvas.detach().as_subclass(OnGpu), grid.detach())
+    torch.use_deterministic_algorithms(True)
+    deterministic.read(canvas, grid)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection", [0.3, 0.6, 0.9]], ids=str)
+@pytest.mark.parametrize("kernel", [sampling.bilinear, sampling.bicubic])
+def test_every_sampler_reads_through_it(kernel: Any, padding: sampling.Padding, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(1, 3, 9, 11)
+
+    def slope() -> Tensor:
+        theta = torch.tensor([[0.7, -0.4, 0.13, 0.35, 0.9, -0.21]]).requires_grad_()
+        return gradients(kernel(image, affine.grid(theta, (6, 7)), padding), theta)[0]
+
+    expected = slope()
+    monkeypatch.setattr(sampling, "read", deterministic.gathered)
+    torch.testing.assert_close(slope(), expected, rtol=1e-5, atol=1e-5)
