@@ -4,6 +4,7 @@ Standard library only, so that any room may use it.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
@@ -32,6 +33,28 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes that make `path` out until this one has: they wait.
+
+    The lock goes with its owner, however that ends. It holds among the processes of a machine, and among machines on a file system that
+    passes locks on (NFS does, unless it is mounted with `nolock`). Where it does not hold, processes do the same work at the same time,
+    each in a temporary file of its own, and nothing else happens.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        with lock.open("wb") as file:
+            with contextlib.suppress(OSError):  # this file system has no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                continue  # whoever had it has removed it, and perhaps another is waiting for a new one
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
 
 
 def temporary(path: Path) -> Path:
@@ -68,8 +91,9 @@ def sweep(folder: Path) -> list[Path]:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
+        stat = Path(f"/proc/{process}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] not in "ZX"  # killed, but not yet taken note of
     except ProcessLookupError:
         return False
     except PermissionError:  # someone else's
         return True
-    return True

@@ -2,11 +2,12 @@
 
 import hashlib
 import http.client
-import tempfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from stn_lightning.files import alone, sweep, whole
 
 
 class File(NamedTuple):
@@ -14,44 +15,55 @@ class File(NamedTuple):
 
     name: str
     sha256: str
+    size: int | None = None
+    """in bytes, where it is known: a server that sends more is not listened to for longer"""
 
 
 def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
     """Make sure that `folder` holds `file`: check it if it is there, else download it from the first mirror that has it.
 
     The download goes into a temporary file, which takes its place once its content is right, so a stopped download leaves nothing.
+    Several processes may ask for the same file: one downloads it and the others wait.
 
     Raises:
         ValueError: where the file in place is another one (it is left alone).
         OSError: where no mirror delivers, or the folder cannot be written.
     """
     path = folder / file.name
-    if path.exists():
-        if (found := sha256(path)) != file.sha256:
-            raise ValueError(f"{path}: its SHA-256 is {found}, expected {file.sha256}; delete it to have it downloaded again")
-        return
+    if path.exists():  # asked first, and without a lock: the folder may be read-only
+        return _check(file, path)
     folder.mkdir(parents=True, exist_ok=True)
     problems = []
-    for mirror in mirrors:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{file.name}.", delete=False) as stream:
-            partial = Path(stream.name)
+    with alone(path):
+        if path.exists():
+            return _check(file, path)
+        sweep(folder)
+        for mirror in mirrors:
             try:
-                with urllib.request.urlopen(mirror + file.name, timeout=60) as response:
-                    while block := response.read(1 << 20):
-                        stream.write(block)
-                stream.flush()
-                if (found := sha256(partial)) != file.sha256:
-                    raise ValueError(f"its SHA-256 is {found}, expected {file.sha256}")
-                partial.chmod(0o644)  # a temporary file is its owner's alone, data sets are shared
-                partial.replace(path)
-                return
+                return _download(file, mirror + file.name, path)
             except (OSError, http.client.HTTPException, ValueError) as problem:
                 problems.append(f"{mirror}: {problem}")
-            finally:
-                partial.unlink(missing_ok=True)
     raise FileNotFoundError(
         f"{path} is missing and could not be downloaded ({'; '.join(problems)}); put it there by hand, or point STN_DATA at the data folder"
     )
+
+
+def _check(file: File, path: Path) -> None:
+    if (found := sha256(path)) != file.sha256:
+        raise ValueError(f"{path}: its SHA-256 is {found}, expected {file.sha256}; delete it to have it downloaded again")
+
+
+def _download(file: File, url: str, path: Path) -> None:
+    digest, size = hashlib.sha256(), 0
+    with urllib.request.urlopen(url, timeout=60) as response, whole(path) as stream:
+        while block := response.read(1 << 20):
+            stream.write(block)
+            digest.update(block)
+            size += len(block)
+            if file.size is not None and size > file.size:
+                raise ValueError(f"it is larger than {file.size} bytes")
+        if (found := digest.hexdigest()) != file.sha256:
+            raise ValueError(f"its SHA-256 is {found}, expected {file.sha256}")
 
 
 def sha256(path: Path) -> str:
