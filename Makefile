@@ -1,11 +1,12 @@
 # Everything a newcomer needs. Set-up happens by itself, once, into .venv, from a lock with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format lock board clean
+.PHONY: help setup prepare train test test-slow lint format lock board clean
 SHELL := /bin/bash
 
 PYTHON ?= python3
 CONFIG ?= configs/quickstart.yaml
 ARGS ?=
+DATA ?= mnist
 STN := .venv/bin/stn
 SOURCES := stn_lightning tests
 
@@ -28,6 +29,9 @@ setup: .venv/.installed  ## install into .venv (the other verbs do it by themsel
 
 train: .venv/.installed  ## train and test: the quickstart, or CONFIG="a.yaml b.yaml" ARGS="--trainer.max_epochs 3"
 	@$(STN) fit $(addprefix --config ,$(CONFIG)) $(ARGS)
+
+prepare: .venv/.installed  ## download and check data sets: DATA="mnist"
+	@$(STN) prepare $(DATA)
 
 test: .venv/.installed-dev  ## the tests, in a few minutes
 	.venv/bin/python -m pytest -n 2 -m "not slow and not cluster" $(ARGS)

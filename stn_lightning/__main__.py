@@ -5,7 +5,7 @@ import sys
 
 from stn_lightning import signals
 
-LIGHTNING = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "prepare")
 USAGE = """\
 usage: stn COMMAND [--config FILE ...] [OPTIONS]
 
@@ -13,6 +13,7 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   validate   error of a run on the validation pictures
   test       error of a run on the test pictures; writes results.json
   predict    class probabilities of a run for the test pictures
+  prepare    download what is missing of a data set (mnist) and check what is there
 
   stn fit --config configs/quickstart.yaml
   stn fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
@@ -34,11 +35,15 @@ def main() -> int:
     if arguments[0] in ("-V", "--version"):
         print(versions())
         return 0
-    if arguments[0] not in LIGHTNING:
-        close = difflib.get_close_matches(arguments[0], LIGHTNING, 1)
-        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(LIGHTNING)}"
+    if arguments[0] not in COMMANDS:
+        close = difflib.get_close_matches(arguments[0], COMMANDS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
         return 2
+    if arguments[0] == "prepare":
+        from stn_lightning.cli import prepare
+
+        return prepare(arguments[1:])
     signals.listen()  # before seconds of imports, in which a signal would kill the process
     from stn_lightning.cli import run
 

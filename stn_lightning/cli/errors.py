@@ -20,9 +20,10 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
+            name = yaml.serialize(key)
+            if name in seen:
                 raise yaml.constructor.ConstructorError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 
@@ -40,9 +41,9 @@ def check_yaml(path: Path) -> None:
         raise ValueError(f"{path}: byte {problem.start}: this is no text") from problem
     except yaml.MarkedYAMLError as problem:
         line = problem.problem_mark.line + 1 if problem.problem_mark else 1
-        raise ValueError(f"{path}:{line}: {problem.problem}") from problem
-    except yaml.YAMLError as problem:
-        raise ValueError(f"{path}: {problem}") from problem
+        raise ValueError(f"{path}:{line}: {' '.join(str(problem.problem).split())}") from problem
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:  # a date that is none is a ValueError
+        raise ValueError(f"{path}: {' '.join(str(problem).split())}") from problem
 
 
 def one_line(message: str, parser: LightningArgumentParser | None = None) -> str:
@@ -73,12 +74,12 @@ def one_line(message: str, parser: LightningArgumentParser | None = None) -> str
 def _hint(said: str, class_path: str | None, parser: LightningArgumentParser | None) -> str:
     """A near miss of an option, a class or a key."""
     if match := re.search(r"Option '([\w.]+)' is not accepted", said):
-        return _closest(match[1].split(".")[-1], _parameters(class_path))
+        return closest(match[1].split(".")[-1], _parameters(class_path))
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", said):
-        return _closest(match[2], dir(importlib.import_module(match[1])))
+        return closest(match[2], dir(importlib.import_module(match[1])))
     if parser and (match := re.search(r"(?:unrecognized arguments: --|does not accept option '|Key ')([\w.]+)", said)):
         options = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
-        return _closest(match[1], [*options, *{option.split(".")[0] for option in options}])
+        return closest(match[1], [*options, *{option.split(".")[0] for option in options}])
     return ""
 
 
@@ -89,6 +90,7 @@ def _parameters(class_path: str | None) -> list[str]:
     return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
-def _closest(word: str, known: Iterable[str]) -> str:
+def closest(word: str, known: Iterable[str]) -> str:
+    """A "did you mean", where something known is near `word`; else nothing."""
     close = difflib.get_close_matches(word, list(known), 1)
     return f" - did you mean {close[0]}?" if close else ""

@@ -1,0 +1,31 @@
+"""Bring data sets here, and check what is here, before a training needs them."""
+
+import sys
+
+from stn_lightning.cli.errors import closest
+from stn_lightning.datasets import MNIST, PictureSource
+
+SETS: dict[str, type[PictureSource]] = {"mnist": MNIST}
+
+
+def prepare(arguments: list[str]) -> int:
+    """Download what is missing, check what is there, read every split; report all that is wrong at once.
+
+    Returns:
+        the process's exit code: 0 all is well, 2 something is missing or wrong.
+    """
+    wrong = 0
+    for name in arguments or list(SETS):
+        if name not in SETS:
+            print(f"stn prepare: there is no data set '{name}'{closest(name, SETS)}; there is {', '.join(SETS)}", file=sys.stderr)
+            wrong += 1
+            continue
+        try:
+            source = SETS[name]()
+            source.prepare()
+            counts = ", ".join(f"{split} {len(source.load(split).label):,}" for split in ("train", "val", "test"))
+            print(f"{name}: checked, {counts}")
+        except (ValueError, OSError) as problem:
+            print(f"stn prepare: {problem}", file=sys.stderr)
+            wrong += 1
+    return 2 if wrong else 0

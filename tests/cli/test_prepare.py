@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from stn_lightning.cli import prepare
+from tests.mnist_miniature import write_mnist
+
+
+def test_a_set_that_is_there_is_checked_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("STN_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    assert prepare(["mnist"]) == 0
+    assert capsys.readouterr().out == "mnist: checked, train 160, val 40, test 200\n"
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("STN_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    (tmp_path / "data/mnist/t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
+    assert prepare(["mnsit", "mnist"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "stn prepare: there is no data set 'mnsit' - did you mean mnist?; there is mnist"
+    assert "t10k-labels-idx1-ubyte.gz: its SHA-256 is" in lines[1]
+    assert len(lines) == 2
