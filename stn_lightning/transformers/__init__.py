@@ -17,13 +17,14 @@ from stn_lightning.transformers.families import (
 )
 from stn_lightning.transformers.localisation import ConvolutionalLocalisation, FullyConnectedLocalisation
 from stn_lightning.transformers.parallel import ParallelTransformer
-from stn_lightning.transformers.samplers import Bicubic, Bilinear, Nearest, Sampler, Trilinear
+from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
 from stn_lightning.transformers.starts import Disturbed, Identity, Start, Tiling
 from stn_lightning.transformers.transformer import SpatialTransformer, Transformer, Warp
 
 __all__ = [
     "Affine",
     "Affine3D",
+    "Antialiased",
     "Attention",
     "Bicubic",
     "Bilinear",
@@ -47,4 +48,5 @@ __all__ = [
     "Translation",
     "Trilinear",
     "Warp",
+    "WideGradient",
 ]

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stn_lightning.geometry import sampling
+from stn_lightning.geometry import antialiasing, sampling, wide
 from stn_lightning.geometry.sampling import Padding
 
 
@@ -34,6 +34,12 @@ class Sampler(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels *in_size"], grid: Float[Tensor, "batch *out_size dimensions"]
     ) -> Float[Tensor, "batch channels *out_size"]: ...
+
+    def each(
+        self, image: Float[Tensor, "batch channels *in_size"], grids: Float[Tensor, "batch n *out_size dimensions"]
+    ) -> Float[Tensor, "batch n channels *out_size"]:
+        """Reads each image at `n` grids in one call: they stand below each other in one tall grid, so that no image is copied."""
+        return _apart(self(image, grids.flatten(1, 2)), grids.shape[1])
 
 
 class Bilinear(Sampler):
@@ -70,3 +76,46 @@ class Trilinear(Sampler):
         self, image: Float[Tensor, "batch channels d_in h_in w_in"], grid: Float[Tensor, "batch depth height width 3"]
     ) -> Float[Tensor, "batch channels depth height width"]:
         return sampling.trilinear(image, grid, self.padding)
+
+
+class Antialiased(Sampler):
+    """Each output pixel is the mean of what it covers of the image: for grids that shrink. Bilinear where they don't, bit for bit."""
+
+    def forward(
+        self, image: Float[Tensor, "batch channels h_in w_in"], grid: Float[Tensor, "batch height width 2"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return antialiasing.antialiased(image, grid, self.padding)
+
+    def each(
+        self, image: Float[Tensor, "batch channels h_in w_in"], grids: Float[Tensor, "batch n height width 2"]
+    ) -> Float[Tensor, "batch n channels height width"]:
+        return _apart(antialiasing.antialiased(image, grids.flatten(1, 2), self.padding, looks=grids.shape[1]), grids.shape[1])
+
+
+class WideGradient(Sampler):
+    """Reads what another sampler reads, and pulls theta towards what lies around, near or far: for transformers that would not find it.
+
+    Args:
+        sampler: reads; bilinear with zeros outside when left out.
+    """
+
+    def __init__(self, sampler: Sampler | None = None) -> None:
+        reader = sampler or Bilinear()
+        super().__init__(reader.padding)
+        self.sampler = reader
+
+    def forward(
+        self, image: Float[Tensor, "batch channels h_in w_in"], grid: Float[Tensor, "batch height width 2"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return wide.widened(self.sampler(image, grid), image, grid, self.padding)
+
+    def each(
+        self, image: Float[Tensor, "batch channels h_in w_in"], grids: Float[Tensor, "batch n height width 2"]
+    ) -> Float[Tensor, "batch n channels height width"]:
+        tall = self.sampler.each(image, grids).transpose(1, 2).flatten(2, 3)
+        return _apart(wide.widened(tall, image, grids.flatten(1, 2), self.padding), grids.shape[1])
+
+
+def _apart(tall: Float[Tensor, "batch channels rows *rest"], n: int) -> Float[Tensor, "batch n channels *size"]:
+    """`n` images that stand below each other, apart."""
+    return tall.unflatten(2, (n, -1)).transpose(1, 2)
