@@ -34,12 +34,13 @@ class ExactState(Callback):
         self.extra_steps = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        mend_progress(trainer, checkpoint["loops"]["fit_loop"])
+        epoch_ended = mend_progress(trainer, checkpoint["loops"]["fit_loop"])
         accumulating = trainer.fit_loop.epoch_loop._should_accumulate()
         gradients = {name: p.grad.cpu() for name, p in pl_module.named_parameters() if accumulating and p.grad is not None}
         checkpoint[KEY] = {
             "random": gathered(random_state()),
             "gradients": gathered(gradients),
+            "epoch_ended": epoch_ended,
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
         }
 
@@ -65,6 +66,10 @@ class ExactState(Callback):
         if self.saved is None:
             return
         trainer._logger_connector._callback_metrics.update(self.saved["metrics"])
+        if self.saved["epoch_ended"]:  # but for the step of a ReduceLROnPlateau, which comes after the hooks
+            loop.epoch_progress.current.completed -= 1
+            loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+            loop.epoch_progress.current.completed += 1
         rank, gradients, generators = trainer.global_rank, self.saved["gradients"], self.saved["random"]
         own = gradients[rank] if len(gradients) == trainer.world_size else _mean(gradients)
         for name, parameter in pl_module.named_parameters():
@@ -83,11 +88,14 @@ def what_follows(trainer: Trainer) -> Literal["batch", "validation", "end of epo
     return "end of epoch" if loop._num_ready_batches_reached() else "batch"
 
 
-def mend_progress(trainer: Trainer, progress: dict[str, Any]) -> None:
+def mend_progress(trainer: Trainer, progress: dict[str, Any]) -> bool:
     """Change the state of Lightning's fit loop so that a resumed training does what the interrupted one would have done.
 
     Lightning saves in the middle of its hooks and guesses at resuming which one it was. Of what was saved at the end of a training batch,
     it skips the validation that follows, and at the end of an epoch it loses count.
+
+    Returns:
+        whether the epoch has ended.
     """
     batches, epochs = progress["epoch_loop.batch_progress"], progress["epoch_progress"]
     if _last_step_open(batches):  # saved in on_train_batch_end
@@ -99,8 +107,10 @@ def mend_progress(trainer: Trainer, progress: dict[str, Any]) -> None:
         elif follows == "end of epoch":
             for count in (epochs["total"], epochs["current"]):
                 count["processed"] += 1
-    if _last_step_open(epochs):  # saved in on_train_epoch_end
-        _close_last_step(epochs)
+    if not _last_step_open(epochs):
+        return False
+    _close_last_step(epochs)  # saved in on_train_epoch_end
+    return True
 
 
 def _validation_has_begun(progress: dict[str, Any]) -> bool:

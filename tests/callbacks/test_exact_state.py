@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from stn_lightning.callbacks import Preempted
 from stn_lightning.callbacks.exact_state import random_state, set_random_state
 from stn_lightning.checkpoints import AtomicCheckpointIO, load
-from tests.reliability.training import SIZES, Do, record, stop, train
+from tests.reliability.training import END, SIZES, Do, record, stop, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),  # the data are in memory
     pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides"),  # it is not sharded
+    pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available"),  # in the first epoch
 ]
 slow = pytest.mark.slow
 
@@ -27,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "accumulation": {"accumulate_grad_batches": 3},
     "everything": {"ema": True, "accumulate_grad_batches": 3, "val_check_interval": 4, "patience": 2, "seconds": 0.0, "keep": 2},
     "plateau": {"plateau": True},
-    "sparse validation": {"check_val_every_n_epoch": 2, "plateau": True, "patience": 3, "epochs": 4},
+    "sparse validation": {"check_val_every_n_epoch": 2, "plateau": True, "patience": 3, "epochs": 5},
     "validation by steps": {"max_steps": 30, "check_val_every_n_epoch": None, "val_check_interval": 7},
     "early stopping": {"patience": 1, "epochs": 6},
     "part of an epoch": {"limit_train_batches": 5},
@@ -44,7 +46,7 @@ MOMENTS: list[tuple[str, list[Moment], list[Moment]]] = [  # setting, always, in
     ("accumulation", [(4, None)], [(3, None), (5, None), (10, None), (10, 1), (12, None)]),
     ("everything", [(7, 1), (10, None)], [(0, None), (3, None), (3, 0), (4, None), (7, None), (14, None), (14, 3), (32, None)]),
     ("plateau", [(10, 1)], [(4, None), (10, None), (21, 1)]),
-    ("sparse validation", [(26, None)], [(10, None), (14, None), (21, None), (21, 2), (32, None), (43, 1)]),
+    ("sparse validation", [(26, None)], [(10, None), (14, None), (21, None), (21, 2), (32, None), (43, 1), (48, None)]),
     ("validation by steps", [(13, 1)], [(4, None), (6, None), (6, 0), (10, None), (11, None), (27, 2), (28, None)]),
     ("early stopping", [(10, 1)], [(10, None), (21, 0), (14, None)]),
     ("part of an epoch", [(4, None)], [(2, None), (4, 1), (7, None)]),
@@ -104,6 +106,43 @@ def test_after_its_end_a_training_goes_on_exactly_when_it_is_given_more_epochs(
     repeated = [line for line in record(tmp_path) if line != ["val", 0, 0, 11, line[-1]] and line[:3] != ["epoch", 0, 0]]
     once = [line for line in uninterrupted("plateau") if line != ["val", 0, 0, 11, line[-1]] and line[:3] != ["epoch", 0, 0]]
     assert repeated == once
+
+
+def test_a_training_by_steps_that_ended_within_an_epoch_goes_on_there_when_it_is_given_more(tmp_path: Path) -> None:
+    straight, longer = tmp_path / "straight", tmp_path / "longer"
+    train(straight, plateau=True, max_steps=40)
+    for steps in (16, 40):
+        train(longer, plateau=True, max_steps=steps)
+    lines = record(longer)
+    lines.remove(next(line for line in lines if line[0] == "epoch" and line[2] == 1))  # which the first 16 steps ended too early
+    assert lines == record(straight)
+
+
+def test_a_crash_at_the_end_of_an_epoch_repeats_that_end(tmp_path: Path) -> None:
+    straight, crashed = tmp_path / "straight", tmp_path / "crashed"
+    settings: dict[str, Any] = {"limit_val_batches": 0, "seconds": 0.0}
+    train(straight, **settings)
+
+    def crash() -> None:
+        raise KeyError("crash")
+
+    with pytest.raises(KeyError):
+        train(crashed, Do(crash, 10, END), **settings)
+    lines = record(crashed)
+    train(crashed, **settings)
+    assert lines[-2:] == record(crashed)[12:14] == record(straight)[10:12], "the last batch, and the end of the epoch"
+    assert record(crashed)[12:] == record(straight)[10:]
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # it is gone on from
+def test_a_checkpoint_of_lightnings_own_callback_resumes_exactly_too(tmp_path: Path) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    own = ModelCheckpoint(tmp_path / "own", "{step}", every_n_train_steps=11, save_top_k=-1)
+    train(straight, own, limit_val_batches=0)
+    for step in (11, 22):
+        own = ModelCheckpoint(tmp_path / "own", "{step}", every_n_train_steps=11, save_top_k=-1)
+        train(resumed / str(step), own, limit_val_batches=0, resume=tmp_path / "own" / f"step={step}.ckpt")
+        assert record(resumed / str(step)) == record(straight)[step + step // 11 :]
 
 
 def test_random_numbers_go_on_where_they_were_saved(tmp_path: Path) -> None:

@@ -57,13 +57,12 @@ class Data(DigitsDataModule):
 
 
 class Plateau(ClassificationTask):
-    """Halves the learning rate after each epoch without progress."""
+    """Changes its learning rate at the end of every epoch but the first, depending on the validation before."""
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
-        after = self.trainer.check_val_every_n_epoch
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss", "frequency": after}}
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", factor=0.9, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss", "strict": False}}
 
 
 class Record(Callback):
@@ -90,14 +89,21 @@ class Record(Callback):
         self.say("epoch", trainer.global_rank, trainer.current_epoch, weights_hash(pl_module))
 
 
+END = -1
+
+
 class Do(Callback):
-    """Does something at one batch of the training, or of the validation that follows it, in one process or all."""
+    """Does something at one batch of the training, of the validation or END of epoch that follows it, in one process or all."""
 
     def __init__(self, action: Callable[[], object], batch: int, val_batch: int | None = None, rank: int | None = None) -> None:
         self.action, self.batch, self.val_batch, self.rank = action, batch, val_batch, rank
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.val_batch is None and self._is_now(trainer):
+            self.action()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.val_batch == END and self._is_now(trainer):
             self.action()
 
     def on_validation_batch_end(
@@ -179,7 +185,7 @@ def backbone(dropout: float, norm: bool = False) -> nn.Module:
 def train(
     folder: Path,
     *extra: Callback,
-    resume: bool = True,
+    resume: bool | Path = True,
     ranks: int = 1,
     workers: int = 0,
     batch_size: int = 8,
@@ -208,13 +214,13 @@ def train(
     if patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=patience))
     checkpoints = Checkpoints(folder / "checkpoints", monitor, mode, keep, seconds)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     options.setdefault("max_epochs", None if "max_steps" in options else epochs)
     options.update(plugins=[AtomicCheckpointIO(), *plugins], num_sanity_val_steps=sanity)
     trainer = _trainer(ranks, [*callbacks, guard or FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()], **options)
-    found = newest_loadable(folder / "checkpoints") if resume else None
+    found = newest_loadable(folder / "checkpoints").path if resume is True else resume or None
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=found, weights_only=True)
     finally:  # of what a process ends with, where this one goes on
         signals.release()
         trainer.fit_loop.teardown()
