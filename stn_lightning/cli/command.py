@@ -38,6 +38,7 @@ from stn_lightning.callbacks import (
 from stn_lightning.callbacks.preemption import EXIT_CODE
 from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
 from stn_lightning.cli.errors import check_yaml, one_line
+from stn_lightning.cli.memory import keep_freed_memory
 from stn_lightning.cli.runs import RunFolder, default_name
 from stn_lightning.ranks import DDP
 
@@ -182,6 +183,7 @@ def run(arguments: list[str]) -> int:
         the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 1 a failure.
     """
     _quiet()
+    keep_freed_memory()
     command: CommandLine | None = None
     try:
         command = CommandLine(_with_config_of_the_run(arguments))
