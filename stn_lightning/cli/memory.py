@@ -10,8 +10,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors for the next ones, instead of returning it to the kernel after each operation.
 
-    A training step frees and asks for the same few megabytes hundreds of times. Returned memory comes back page by page, each with a fault and
-    zeroed: more time than the arithmetic on it. Seen on two cores, ST-CNN on RTS in bf16: 1,300 images/s without, 3,600 with.
+    A training step frees and asks for the same few megabytes hundreds of times. Returned memory comes back page by page, each with a
+    fault and zeroed, which takes longer than the arithmetic on it.
 
     Returns:
         whether it was done; False where the C library is another one.
