@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stn_lightning.geometry import affine, deterministic, sampling
+from stn_lightning.geometry import affine, antialiasing, deterministic, sampling, wide
 from stn_lightning.geometry.deterministic import Kernel
 
 CASES: list[tuple[Kernel, int]] = [("bilinear", 2), ("nearest", 2), ("bicubic", 2), ("bilinear", 3), ("nearest", 3)]
@@ -106,15 +106,37 @@ def test_a_cpu_and_a_gpu_that_may_be_random_use_the_faster_backward(monkeypatch:
     torch.use_deterministic_algorithms(False)
 
 
+def with_a_wide_gradient(image: Tensor, grid: Tensor, padding: sampling.Padding) -> Tensor:
+    return wide.widened(sampling.bilinear(image, grid, padding), image, grid, padding)
+
+
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection", [0.3, 0.6, 0.9]], ids=str)
-@pytest.mark.parametrize("kernel", [sampling.bilinear, sampling.bicubic])
-def test_every_sampler_reads_through_it(kernel: Any, padding: sampling.Padding, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = torch.rand(1, 3, 9, 11)
+@pytest.mark.parametrize("reader", [sampling.bilinear, sampling.bicubic, antialiasing.antialiased, with_a_wide_gradient])
+def test_every_way_to_read_an_image_goes_through_it(reader: Any, padding: sampling.Padding, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(2, 3, 19, 21).requires_grad_()
+    theta = torch.tensor([[0.7, -0.4, 0.13, 0.35, 0.9, -0.21], [0.7, -0.1, 0.13, 0.05, 0.2, -0.21]]).requires_grad_()
 
-    def slope() -> Tensor:
-        theta = torch.tensor([[0.7, -0.4, 0.13, 0.35, 0.9, -0.21]]).requires_grad_()
-        return gradients(kernel(image, affine.grid(theta, (6, 7)), padding), theta)[0]
+    def slopes() -> tuple[Tensor, ...]:
+        return gradients(reader(image, affine.grid(theta, (6, 7)), padding), image, theta)
 
-    expected = slope()
-    monkeypatch.setattr(sampling, "read", deterministic.gathered)
-    torch.testing.assert_close(slope(), expected, rtol=1e-5, atol=1e-5)
+    expected = slopes()
+    calls = [0]
+
+    def counted(*arguments: Any, **named: Any) -> Tensor:
+        calls[0] += 1
+        return deterministic.gathered(*arguments, **named)
+
+    for room in (sampling, antialiasing, wide):
+        monkeypatch.setattr(room, "read", counted)
+    for actual, wanted in zip(slopes(), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
+    assert calls[0]
+
+
+def test_deterministic_algorithms_can_be_asked_for_on_a_cpu_and_repeat_to_the_bit(asked: None) -> None:
+    image = torch.rand(2, 3, 19, 21).requires_grad_()
+    theta = torch.tensor([[0.7, -0.4, 0.13, 0.35, 0.9, -0.21], [0.7, -0.1, 0.13, 0.05, 0.2, -0.21]]).requires_grad_()
+    for reader in (sampling.bilinear, antialiasing.antialiased, with_a_wide_gradient):
+        for padding in ("zeros", "border"):
+            once, again = (gradients(reader(image, affine.grid(theta, (6, 7)), padding), image, theta) for _ in range(2))
+            assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
