@@ -1,6 +1,6 @@
 """Our samplers beside plain PyTorch, kornia and MONAI: error against the exact area integral, and time.
 
-    python benchmarks/samplers.py            # all cases, a few minutes
+    python benchmarks/samplers.py            # all cases, a minute
     python benchmarks/samplers.py --repeats 5
 
 One thread. Time is forward + backward from theta (theta's gradient alone, the image wants none), processor time, the median of repeats

@@ -22,6 +22,7 @@ Reference:
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -98,12 +99,12 @@ def antialiased(
     if len(kept) > 1:
         others = _full(shares[:, kept[1:]], size, looks)
         weights = [1 - others.sum(1, keepdim=True), *others.split(1, dim=1)]  # (B, 1, H, W); all 1 and 0 where those of the cells are
-    reads = [(where, weights)]
+    reads = [([where], weights)]
     if slanted:
         share, step = _taps(footprint, image.shape[2:])
         share, step = _full(share, size, looks), _full(step, size, looks, "nearest").movedim(1, -1)  # + and - do not mix
         outer: list[Tensor | float] = [weight * share for weight in weights]
-        reads = [(where, [weight * (1 - 2 * share) for weight in weights]), (where + step, outer), (where - step, outer)]
+        reads = [([where], [weight * (1 - 2 * share) for weight in weights]), ([where + step, where - step], outer)]
     return sampling.formatted(_blend(canvas, reads, padding, kept), image)
 
 
@@ -182,24 +183,26 @@ def _anywhere(what: Bool[Tensor, "n *shape"]) -> list[bool]:
 
 def _blend(
     image: Float[Tensor, "batch channels h_in w_in"],
-    reads: list[tuple[Tensor, list[Tensor | float]]],
+    reads: list[tuple[list[Tensor], list[Tensor | float]]],
     padding: Padding,
     kept: list[int],
 ) -> Float[Tensor, "batch channels height width"]:
-    """The sum of all reads: each a grid, with a weight for each of the kept levels."""
+    """The sum of all reads: grids, with a weight for each of the kept levels; the first grid is the one in the middle."""
     sides = [n + -n % (1 << max(0, kept[-1] - 1)) for n in image.shape[2:]]  # whole cells of every level
     levels = _levels(_field(image, sides, padding), padding, kept)
     limit = 2 if padding == "zeros" else 1  # beyond the outermost samples, or not; infinity is no number to count with
     total = torch.zeros((), dtype=image.dtype, device=image.device)
-    for number, (grid, weights) in enumerate(reads):
-        place = _placed(grid, image.shape[2:], sides, padding).to(image.dtype)
+    for grids, weights in reads:
+        places = [_placed(grid, image.shape[2:], sides, padding).to(image.dtype) for grid in grids]
         for level, weight in zip(kept, weights, strict=True):
-            if level == 0 and number == 0:
-                values = sampling.bilinear(image, grid, padding)
+            if level == 0 and grids is reads[0][0]:
+                values = sampling.bilinear(image, grids[0], padding)
             else:
                 spans = [side + (2.0**level if level else 2 * _RIM - 1) for side in sides]  # between the outermost samples, in pixels
-                within = functional.hardtanh(_scaled(place, [side / span for side, span in zip(sides, spans, strict=True)]), -limit, limit)
-                values, weight = read(levels[level], within, corners=True), weight * 4.0 ** -(level + 3 if level else 0)
+                ratios = [side / span for side, span in zip(sides, spans, strict=True)]
+                within = [functional.hardtanh(_scaled(place, ratios), -limit, limit) for place in places]
+                values = reduce(torch.add, [read(levels[level], place, corners=True) for place in within])
+                weight = weight * 4.0 ** -(level + 3 if level else 0)
             total = total + values * weight if isinstance(weight, float) else total.addcmul(values, weight)
     return total
 
@@ -216,7 +219,7 @@ def _placed(
 
 
 def _scaled(grid: Float[Tensor, "batch height width 2"], ratios: list[float]) -> Float[Tensor, "batch height width 2"]:
-    """y and x times a number each; five times as fast where it is the same number."""
+    """y and x times a number each; twice as fast where it is the same number."""
     return grid * (ratios[0] if ratios[0] == ratios[1] else grid.new_tensor(ratios[::-1]))
 
 
