@@ -57,6 +57,4 @@ class ParallelTransformer(Transformer):
         looks = zip(self.localisations, self.regressions, strict=True)
         theta = torch.cat([regression(localisation(image)) for localisation, regression in looks], dim=1)  # (B, n, P)
         grid = self.family(theta.flatten(0, 1), self.size or tuple(image.shape[2:])).unflatten(0, (-1, self.n))
-        # The n grids stand below each other in one tall grid, so the image is read in one call and never copied n times.
-        images = self.sampler(image, grid.flatten(1, 2))  # (B, C, n*H, W)
-        return Warp(images.unflatten(2, (self.n, -1)).transpose(1, 2), theta, grid)
+        return Warp(self.sampler.each(image, grid), theta, grid)
