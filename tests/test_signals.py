@@ -69,7 +69,8 @@ c.pthread_mutex_lock(mutex)  # never returns, and Python runs no handler meanwhi
 @pytest.mark.parametrize(("saved", "code"), [("", 128 + signal.SIGTERM), ("signals.leave_with(75)", 75)])
 def test_a_second_signal_ends_a_process_that_is_stuck_in_c(tmp_path: Path, saved: str, code: int) -> None:
     program = PROGRAM.format(saved=saved)
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         assert process.stdout is not None
         assert process.stdout.readline() == "listening\n"
         process.terminate()
@@ -79,5 +80,8 @@ def test_a_second_signal_ends_a_process_that_is_stuck_in_c(tmp_path: Path, saved
         assert process.poll() is None
         process.terminate()
         _, said = process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == code
     assert "SIGTERM again: leaving at once" in said

@@ -97,8 +97,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if what_follows(trainer) == "end of epoch":
             return  # on_train_epoch_end is about to be called, and Lightning cannot go on from here
-        due = self.seconds is not None and trainer.is_global_zero and time.monotonic() - self.saved_when > self.seconds
-        if most(int(due)) or last_chance(trainer):
+        if self._due(trainer) or last_chance(trainer):
             self.save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,6 +117,12 @@ class Checkpoints(Checkpoint):
         """Write `last.ckpt`, unless it is of this batch already."""
         if not _trial(trainer) and self.saved_at != trainer.fit_loop.total_batch_idx:
             self._save(trainer, self.last_path)
+
+    def _due(self, trainer: Trainer) -> bool:
+        """By the clock of the first process."""
+        if self.seconds is None:
+            return False
+        return bool(most(int(trainer.is_global_zero and time.monotonic() - self.saved_when > self.seconds)))
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         """Write a checkpoint, or raise the same error in all processes."""

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from stn_lightning.callbacks import Checkpoints
 from stn_lightning.checkpoints import BadCheckpointError, load, newest_loadable
+from stn_lightning.files import MACHINE
 from tests.reliability.training import Do, record, train
 from tests.test_checkpoints import files_no_larger_than, names
 
@@ -86,6 +88,24 @@ def test_a_resumed_training_keeps_the_best_of_before(tmp_path: Path) -> None:
     train(resumed, keep=2, epochs=5)
     assert names(resumed / "checkpoints") == names(straight / "checkpoints")
     assert load(resumed / "checkpoints" / "best.ckpt")["global_step"] == load(straight / "checkpoints" / "best.ckpt")["global_step"]
+
+
+def test_the_best_is_a_second_name_of_the_last_and_stays_when_the_last_is_replaced(tmp_path: Path) -> None:
+    best, last = tmp_path / "checkpoints" / "best.ckpt", tmp_path / "checkpoints" / "last.ckpt"
+    train(tmp_path, epochs=1)
+    assert best.samefile(last)
+    train(tmp_path, Do(lambda: (tmp_path / "copy").write_bytes(best.read_bytes()), 20), seconds=0.0, epochs=2)
+    assert load(tmp_path / "copy")["global_step"] == 11
+
+
+def test_what_killed_processes_left_in_the_folder_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / "checkpoints" / f".last.ckpt.{MACHINE}.{ended.pid}.tmp"
+    left.parent.mkdir()
+    left.touch()
+    train(tmp_path, epochs=1)
+    assert names(left.parent) == ["best.ckpt", "last.ckpt"]
 
 
 def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
