@@ -46,7 +46,8 @@ class Preemption(Checkpoint):
         self.listening = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        trainer._signal_connector.register_signal_handlers = _leave_signals_alone  # type: ignore[method-assign]
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         self.listening = signals.listen() or self.listening
         if stage == "fit":
             _checkpoints(trainer)
@@ -99,8 +100,8 @@ def _asked() -> int:
     return signals.caught() or 0
 
 
-def _leave_signals_alone() -> None:
-    """Instead of Lightning's handlers."""
+def _nothing() -> None:
+    """Instead of Lightning's handlers, and of its asking each batch what they have caught, for which it waits for the GPU."""
 
 
 def _checkpoints(trainer: Trainer) -> Checkpoints:

@@ -16,6 +16,7 @@ from tests.reliability.training import END, SIZES, Do, record, stop, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),  # the data are in memory
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes"),  # on a machine with one processor
     pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides"),  # it is not sharded
     pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available"),  # in the first epoch
 ]

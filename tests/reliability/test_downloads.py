@@ -31,7 +31,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
         while True:
             for part in range(0, len(CONTENT), len(CONTENT) // 10):
                 self.wfile.write(CONTENT[part : part + len(CONTENT) // 10])
-                time.sleep(0.05)
+                time.sleep(0 if "endless" in self.path else 0.05)
             if "endless" not in self.path:
                 return
 
