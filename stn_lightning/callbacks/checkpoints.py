@@ -109,7 +109,7 @@ class Checkpoints(Checkpoint):
         if self.monitor not in trainer.callback_metrics:
             raise _unknown(self.monitor, trainer.callback_metrics)
         self.save_last(trainer)  # a validation by the clock comes without warning
-        score = float(trainer.callback_metrics[self.monitor])
+        score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))  # which a user may log unsynchronised
         if score == score:  # a NaN is no best
             self._rank(trainer, score)
 
@@ -204,7 +204,8 @@ def _refuse_misspelt_monitors(trainer: Trainer, logged: Iterable[str]) -> None:
     names = list(logged)
     schedules = [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
     for monitor in [*(getattr(callback, "monitor", None) for callback in trainer.callbacks), *schedules]:  # type: ignore[attr-defined]
-        if monitor is not None and monitor not in names and difflib.get_close_matches(monitor, names, 1):
+        # of training's metrics nothing is known yet, and train_loss resembles val_loss by 0.67
+        if monitor is not None and monitor not in names and difflib.get_close_matches(monitor, names, 1, cutoff=0.8):
             raise _unknown(monitor, names)
 
 

@@ -181,6 +181,12 @@ def test_a_misspelt_monitor_is_refused_before_the_first_step(tmp_path: Path, san
     assert nothing_was_trained(tmp_path)
 
 
+@pytest.mark.parametrize("sanity", [0, 1])
+def test_a_monitor_of_training_is_not_taken_for_a_misspelt_one_of_validation(tmp_path: Path, sanity: int) -> None:
+    train(tmp_path, EarlyStopping("train/loss", check_on_train_epoch_end=True), sanity=sanity, epochs=1)
+    assert len(record(tmp_path, "train")) == 11
+
+
 def test_a_monitor_unlike_any_metric_is_refused_by_the_sanity_check_or_the_first_validation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"monitor 'accuracy' is not logged; logged are .*val/error"):
         train(tmp_path / "a", monitor="accuracy", sanity=1)

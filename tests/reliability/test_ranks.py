@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stn_lightning.checkpoints import load
 from tests.reliability.processes import finish, log, run, running, wait_for
-from tests.reliability.training import SIZES, Do, FewDigits, Poison, Slowly, Statistics, backbone, die, record, stop, train
+from tests.reliability.training import SIZES, Do, FewDigits, Poison, Slowly, Statistics, backbone, die, fill_disk, record, stop, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),  # the data are in memory
@@ -139,6 +139,15 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_in_all_processes(tmp_pa
     assert time.monotonic() - begin < 20
     for rank in (0, 1):
         assert "checkpoints: cannot hold checkpoints" in (tmp_path / f"log.{rank}").read_text()
+
+
+def test_a_disk_that_is_full_for_the_process_that_writes_stops_all(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    assert run(tmp_path, Do(fill_disk, 5, rank=0), ranks=2, seconds=0.0) == [1, 1], log(tmp_path)
+    assert time.monotonic() - begin < 20
+    for rank in (0, 1):
+        assert "OSError: [Errno 27] File too large" in (tmp_path / f"log.{rank}").read_text()
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 5
 
 
 def test_running_statistics_are_the_same_in_all_processes_when_they_validate_and_in_what_they_save(tmp_path: Path) -> None:
