@@ -1,9 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import pytest
 import torch
 from hypothesis import register_random, settings
+
+from stn_lightning import signals
 
 torch.set_num_threads(1)
 
@@ -24,3 +26,10 @@ settings.load_profile("project")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_given_back() -> Iterator[None]:
+    """Whatever a test did: the next one of this process must not find signals that were caught before it."""
+    yield
+    signals.release()

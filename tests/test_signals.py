@@ -4,18 +4,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stn_lightning import signals
-
-
-@pytest.fixture(autouse=True)
-def _released() -> Iterator[None]:
-    yield
-    signals.release()
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)

@@ -59,6 +59,11 @@ class Preemption(Checkpoint):
             signals.release()
             self.listening = False
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A program that goes on after an error gets its signals back (Lightning calls no `teardown` then); one that was stopped is leaving."""
+        if not isinstance(exception, Preempted):
+            self.teardown(trainer, pl_module, "")
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if most(_asked()) and what_follows(trainer) != "end of epoch":
             self._save_and_leave(trainer)

@@ -2,7 +2,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,6 @@ pytestmark = [
 ]
 LINES = 3 * (11 + 1 + 1)
 """of the record of an uninterrupted training, for each process"""
-
-
-@pytest.fixture(autouse=True)
-def _released() -> Iterator[None]:
-    yield
-    signals.release()
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +64,17 @@ def test_a_training_that_is_not_signalled_gives_the_signals_back(tmp_path: Path)
     train(tmp_path, Do(lambda: during.extend(signal.getsignal(number) for number in signals.SIGNALS), 3), epochs=1)
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
     assert all("signals" in handler.__func__.__module__ for handler in during), "not Lightning's"
+
+
+def test_a_training_that_fails_gives_the_signals_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+
+    def fail() -> None:
+        raise RuntimeError("an error of the user's own")
+
+    with pytest.raises(RuntimeError, match="the user's own"):
+        train(tmp_path, Do(fail, 3))
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
