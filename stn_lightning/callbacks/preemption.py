@@ -60,7 +60,7 @@ class Preemption(Checkpoint):
             self.listening = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """A program that goes on after an error gets its signals back (Lightning calls no `teardown` then); one that was stopped is leaving."""
+        """Lightning calls no `teardown` after an error, and the program may go on; one that was stopped is leaving."""
         if not isinstance(exception, Preempted):
             self.teardown(trainer, pl_module, "")
 
