@@ -1,11 +1,12 @@
 """Bring data sets here, and check what is here, before a training needs them."""
 
 import sys
+from collections.abc import Callable
 
 from stn_lightning.cli.errors import closest
-from stn_lightning.datasets import MNIST, PictureSource
+from stn_lightning.datasets import MNIST, Source
 
-SETS: dict[str, type[PictureSource]] = {"mnist": MNIST}
+SETS: dict[str, Callable[[], Source]] = {"mnist": MNIST}
 
 
 def prepare(arguments: list[str]) -> int:
@@ -23,9 +24,9 @@ def prepare(arguments: list[str]) -> int:
         try:
             source = SETS[name]()
             source.prepare()
-            counts = ", ".join(f"{split} {len(source.load(split).label):,}" for split in ("train", "val", "test"))
-            print(f"{name}: checked, {counts}")
+            print(f"{name}: checked, {source.check()}")
         except (ValueError, OSError) as problem:
-            print(f"stn prepare: {problem}", file=sys.stderr)
+            for line in str(problem).splitlines():
+                print(f"stn prepare: {line}", file=sys.stderr)
             wrong += 1
     return 2 if wrong else 0

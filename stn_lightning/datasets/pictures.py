@@ -1,7 +1,7 @@
 """Pictures in memory, and where they come from."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -16,8 +16,8 @@ class Pictures(NamedTuple):
     label: Int64[Tensor, " pictures"]
 
 
-class PictureSource(ABC):
-    """A data set that fits into memory."""
+class Source(ABC):
+    """A data set: what `stn prepare` brings here and checks, and a data module reads."""
 
     classes: tuple[str, ...]
     """Names of the classes, in the order of their labels."""
@@ -26,5 +26,21 @@ class PictureSource(ABC):
         """Bring the files here, where they are missing. Runs in one process of each machine."""
 
     @abstractmethod
-    def load(self, split: Split) -> Pictures:
-        """One split. The three are disjoint and always the same."""
+    def load(self, split: Split) -> Any:
+        """One split, with a `label` for each picture. The three are disjoint and always the same."""
+
+    def check(self) -> str:
+        """Read everything there is, and say in a line what it comes to.
+
+        Raises:
+            ValueError: a line for each thing that is wrong.
+        """
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        return ", ".join(f"{split} {len(self.load(split).label):,}" for split in splits)
+
+
+class PictureSource(Source):
+    """A data set that fits into memory."""
+
+    @abstractmethod
+    def load(self, split: Split) -> Pictures: ...
