@@ -1,12 +1,15 @@
 # Everything a newcomer needs. Set-up happens by itself, once, into .venv, from a lock with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare train test test-slow lint format lock board clean
+.PHONY: help setup prepare train table test test-slow lint format lock board clean
 SHELL := /bin/bash
 
 PYTHON ?= python3
 CONFIG ?= configs/quickstart.yaml
 ARGS ?=
 DATA ?= mnist
+TABLE ?= mnist
+SEEDS ?= 0
+JOBS ?= 1
 STN := .venv/bin/stn
 SOURCES := stn_lightning tests
 
@@ -32,6 +35,9 @@ train: .venv/.installed  ## train and test: the quickstart, or CONFIG="a.yaml b.
 
 prepare: .venv/.installed  ## download and check data sets: DATA="mnist"
 	@$(STN) prepare $(DATA)
+
+table: .venv/.installed  ## a table of the paper, ours beside it: TABLE=mnist SEEDS="0 1 2" JOBS=2 CONFIG=recipe.yaml
+	@$(STN) table configs/tables/$(TABLE).yaml $(if $(filter command line,$(origin CONFIG)),$(addprefix --config ,$(CONFIG))) --seeds $(SEEDS) --jobs $(JOBS) $(if $(ARGS),-- $(ARGS))
 
 test: .venv/.installed-dev  ## the tests, in a few minutes
 	.venv/bin/python -m pytest -n 2 -m "not slow and not cluster" $(ARGS)

@@ -5,7 +5,7 @@ import sys
 
 from stn_lightning import signals
 
-COMMANDS = ("fit", "validate", "test", "predict", "prepare")
+COMMANDS = ("fit", "validate", "test", "predict", "prepare", "table")
 USAGE = """\
 usage: stn COMMAND [--config FILE ...] [OPTIONS]
 
@@ -14,6 +14,7 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   test       error of a run on the test pictures; writes results.json
   predict    class probabilities of a run for the test pictures
   prepare    download what is missing of a data set (mnist) and check what is there
+  table      run what is missing of a table of the paper, and print it beside the paper's numbers
 
   stn fit --config configs/quickstart.yaml
   stn fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
@@ -41,11 +42,15 @@ def main() -> int:
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
         return 2
     if arguments[0] == "prepare":
-        from stn_lightning.cli import prepare
+        from stn_lightning.cli.prepare import prepare
 
         return prepare(arguments[1:])
+    if arguments[0] == "table":
+        from stn_lightning.cli.table import table
+
+        return table(arguments[1:])
     signals.listen()  # before seconds of imports, in which a signal would kill the process
-    from stn_lightning.cli import run
+    from stn_lightning.cli.command import run
 
     return run(arguments)
 

@@ -1,6 +1,1 @@
-"""The command line: configuration files in, a run folder out."""
-
-from stn_lightning.cli.command import run
-from stn_lightning.cli.prepare import prepare
-
-__all__ = ["prepare", "run"]
+"""The command line: configuration files in, a run folder out. One file a command; none is imported before it is asked for."""

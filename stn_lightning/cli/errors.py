@@ -6,10 +6,12 @@ import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser  # seconds, which commands without it need not wait
 
 _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Expected a path but")
 
@@ -46,7 +48,7 @@ def check_yaml(path: Path) -> None:
         raise ValueError(f"{path}: {' '.join(str(problem).split())}") from problem
 
 
-def one_line(message: str, parser: LightningArgumentParser | None = None) -> str:
+def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> str:
     """The path to the wrong value and what is wrong with it, with a "did you mean" where something is close.
 
     jsonargparse reports nested mistakes as an indented tree, with a branch for each type that a value might have had.
@@ -71,7 +73,7 @@ def one_line(message: str, parser: LightningArgumentParser | None = None) -> str
     return (f"{'.'.join(keys)}: " if keys else "") + said + _hint(said, class_path, parser)
 
 
-def _hint(said: str, class_path: str | None, parser: LightningArgumentParser | None) -> str:
+def _hint(said: str, class_path: str | None, parser: "LightningArgumentParser | None") -> str:
     """A near miss of an option, a class or a key."""
     if match := re.search(r"Option '([\w.]+)' is not accepted", said):
         return closest(match[1].split(".")[-1], _parameters(class_path))

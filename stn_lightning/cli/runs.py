@@ -85,6 +85,44 @@ class RunFolder:
             self.path.rename(_free(RUNS / f"{self.name}.{{}}"))
 
 
+def says(settings: Any, configs: list[Path], options: list[str]) -> bool:
+    """Whether a run with these settings, as its config.yaml has them, is what the files and options (`--key value`) ask for now."""
+    given: Any = {}
+    for content in [*(yaml.safe_load(path.read_text()) for path in configs), *_nested(options)]:
+        given = _merged(given, content)
+    return _within(given, settings)
+
+
+def _nested(options: list[str]) -> Iterator[dict[str, Any]]:
+    """Options of the command line as the mappings that they stand for in a file."""
+    words = [word for option in options for word in (option.split("=", 1) if option.startswith("--") else [option])]
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        content = yaml.safe_load(value)
+        for part in reversed(key.removeprefix("--").split(".")):
+            content = {part: content}
+        yield content
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Two files' contents as the command line merges them; another class does not keep the arguments of the one before."""
+    if (
+        not isinstance(below, dict)
+        or not isinstance(above, dict)
+        or below.get("class_path") != above.get("class_path", below.get("class_path"))
+    ):
+        return above
+    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
+
+
+def _within(given: Any, settings: Any) -> bool:
+    """Whether all that is given stands in the settings; a class may be given by its path alone."""
+    if isinstance(given, dict):
+        return isinstance(settings, dict) and all(_within(value, settings.get(key)) for key, value in given.items())
+    if isinstance(settings, dict):
+        return given == settings.get("class_path")
+    return bool(given == settings)
+
+
 def _free(pattern: Path) -> Path:
     """The first path of a numbered pattern that does not exist."""
     n = 1

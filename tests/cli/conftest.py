@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stn_lightning.cli import run
+from stn_lightning.cli.command import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 Stn = Callable[..., tuple[int, str, str]]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stn_lightning.cli import prepare
+from stn_lightning.cli.prepare import prepare
 from tests.mnist_miniature import write_mnist
 
 

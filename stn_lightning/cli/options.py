@@ -1,0 +1,16 @@
+"""Options of the commands that need no Lightning."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class Options(argparse.ArgumentParser):
+    """A parser whose complaint is one line, with exit code 2."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(f"stn {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; {self.prog} --help lists the options", file=sys.stderr)
+        raise SystemExit(2)
