@@ -59,7 +59,7 @@ def test_projective_digits_are_those_of_opencv_and_scipy() -> None:
     frame = np.array([[-14, -14], [14, -14], [14, 14], [-14, 14]], np.float32)
     compared = 0
     for i, picture in enumerate(pictures):
-        corners = frame * scale[i] + moves[i].reshape(4, 2)
+        corners = frame * scale[i] + np.sign(frame) * moves[i][:, None] / math.sqrt(2)
         back = cv2.getPerspectiveTransform(corners.astype(np.float32), frame)
         h = np.asarray(back, np.float64) / back[2, 2]
         w = h[2, 0] * x + h[2, 1] * y + 1
@@ -131,19 +131,21 @@ def test_p_scales_by_0_75_to_1() -> None:
     assert theta[:, [1, 2, 3, 5, 6, 7]].abs().max() < 1e-6
 
 
-def test_p_moves_each_corner_by_5_pixels_along_each_axis() -> None:
+def test_p_stretches_each_corner_by_5_pixels_along_its_diagonal() -> None:
     theta = Perspective().theta(randomness(3000)).double()
     forth = projective.inverse(theta)
     frame = theta.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     h = torch.cat([forth, torch.ones_like(forth[:, :1])], 1).unflatten(1, (3, 3))
     corners = torch.cat([frame, torch.ones_like(frame[:, :1])], 1) @ h.transpose(1, 2)  # (B, 4, 3)
     pixels = corners[..., :2] / corners[..., 2:] * 14
-    # the scale cancels in sums across the centre, which leaves the sum of two independent displacements
-    totals = torch.stack([pixels[:, i, axis] + pixels[:, j, axis] for i, j, axis in ((0, 3, 1), (1, 2, 1), (0, 1, 0), (3, 2, 0))], 1)
-    for total in totals.unbind(1):
-        assert stats.kstest(total, stats.norm(0, 5 * math.sqrt(2)).cdf).pvalue > LOOK
-    assert totals.std().item() == pytest.approx(5 * math.sqrt(2), rel=0.02)
-    assert np.abs(np.corrcoef(totals.T) - np.eye(4)).max() < 0.06
+    assert (pixels * frame).diff(dim=2).abs().max() < 1e-3, "as far along x as along y"
+    outwards = (pixels * frame).sum(2) / math.sqrt(2)
+    # the scale cancels in differences, which leaves that of two independent displacements
+    for i, j in ((0, 1), (1, 2), (2, 3), (3, 0)):
+        assert stats.kstest(outwards[:, i] - outwards[:, j], stats.norm(0, 5 * math.sqrt(2)).cdf).pvalue > LOOK
+    pairs = torch.stack([outwards[:, 0] - outwards[:, 1], outwards[:, 2] - outwards[:, 3]], 1)
+    assert pairs.std().item() == pytest.approx(5 * math.sqrt(2), rel=0.02)
+    assert abs(np.corrcoef(pairs.T)[0, 1]) < 0.06
 
 
 def test_e_scales_by_0_75_to_1() -> None:
@@ -227,7 +229,7 @@ def test_p_shows_nothing_from_beyond_the_horizon() -> None:
     frame = np.array([[-14, -14], [14, -14], [14, 14], [-14, 14]], np.float32)
     crossed = 0
     for i in range(n):
-        corners = frame * numbers.draws[0][i].numpy() + numbers.draws[1][i].numpy().reshape(4, 2)
+        corners = frame * numbers.draws[0][i].numpy() + np.sign(frame) * numbers.draws[1][i].numpy()[:, None] / math.sqrt(2)
         h = cv2.getPerspectiveTransform(corners.astype(np.float32), frame)
         w = np.asarray((h[2, 0] * x + h[2, 1] * y + h[2, 2]) / h[2, 2])
         behind = w < -0.05
