@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable
 
 from stn_lightning.cli.errors import closest
-from stn_lightning.datasets import MNIST, Source
+from stn_lightning.datasets import CUB, MNIST, Source
 
-SETS: dict[str, Callable[[], Source]] = {"mnist": MNIST}
+SETS: dict[str, Callable[[], Source]] = {"mnist": MNIST, "cub": CUB}
 
 
 def prepare(arguments: list[str]) -> int:

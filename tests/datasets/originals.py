@@ -15,3 +15,14 @@ def mnist_folder() -> Path:
         if len(list(folder.glob("*-ubyte.gz"))) == 4:
             return folder
     pytest.skip(f"MNIST's four files are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets")
+
+
+def cub_folder() -> Path:
+    """Where the folder `CUB_200_2011` lies, else the test is skipped."""
+    named = os.environ.get("STN_DATA")
+    beside = Path(__file__).parents[3] / "shared" / "data"
+    folders = [place / "cub" for place in ([Path(named)] if named else []) + [beside]]
+    for folder in folders:
+        if (folder / "CUB_200_2011/images.txt").is_file():
+            return folder
+    pytest.skip(f"CUB_200_2011 is neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets")
