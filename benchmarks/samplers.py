@@ -1,7 +1,7 @@
 """Our samplers beside plain PyTorch, kornia and MONAI: error against the exact area integral, and time.
 
     python benchmarks/samplers.py            # all cases, a minute
-    python benchmarks/samplers.py --repeats 5
+    python benchmarks/samplers.py --markdown  # as in docs/results.md
 
 One thread. Time is forward + backward from theta (theta's gradient alone, the image wants none), processor time, the median of repeats
 that take turns in one process, so that a disturbance hits all alike. Error is the RMS difference from the mean of 16 x 16 bilinear samples
@@ -81,7 +81,9 @@ CASES = {
     "one way by 2": ((2.0, 1.0), 0.0),
     "one way by 4": ((4.0, 1.0), 0.0),
     "one way by 8": ((8.0, 1.0), 0.0),
+    "one way by 2, turned 30": ((2.0, 1.0), 30.0),
     "one way by 4, turned 30": ((4.0, 1.0), 30.0),
+    "one way by 8, turned 30": ((8.0, 1.0), 30.0),
 }
 
 
@@ -111,16 +113,29 @@ def times(warps: dict[str, Warp], by: tuple[float, float], degrees: float, size:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--markdown", action="store_true", help="one row a case: error, and time in multiples of Bilinear's")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warps = competitors() | {"Bilinear": ours(Bilinear()), "Antialiased": ours(Antialiased()), "WideGradient": ours(WideGradient())}
+    if options.markdown:
+        print("| shrinking | " + " | ".join(warps) + " |")
+        print("|---" * (1 + len(warps)) + "|")
     for title, (by, degrees) in CASES.items():
         errors = {name: error(warp, by, degrees) for name, warp in warps.items()}
-        taken = {name: times(warps, by, degrees, size, repeats) for name, size in SIZES.items()}
-        print(f"\n{title}\n{'':28}{'error':>8}{'of ours':>9}" + "".join(f"{name:>26}{'of ours':>9}" for name in SIZES))
-        for name in warps:
-            line = f"{name:28}{errors[name]:8.3f}{errors[name] / max(errors['Bilinear'], 1e-9):9.2f}"
-            print(line + "".join(f"{t[name]:23.1f} ms{t[name] / t['Bilinear']:9.2f}" for t in taken.values()), flush=True)
+        taken = [times(warps, by, degrees, size, options.repeats) for size in SIZES.values()]
+        (row if options.markdown else block)(title, errors, taken)
+
+
+def row(title: str, errors: dict[str, float], taken: list[dict[str, float]]) -> None:
+    cells = [" / ".join([f"{errors[name]:.3f}", *(f"{t[name] / t['Bilinear']:.2f}" for t in taken)]) for name in errors]
+    print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
+
+
+def block(title: str, errors: dict[str, float], taken: list[dict[str, float]]) -> None:
+    print(f"\n{title}\n{'':28}{'error':>8}{'of ours':>9}" + "".join(f"{name:>26}{'of ours':>9}" for name in SIZES))
+    for name in errors:
+        line = f"{name:28}{errors[name]:8.3f}{errors[name] / max(errors['Bilinear'], 1e-9):9.2f}"
+        print(line + "".join(f"{t[name]:23.1f} ms{t[name] / t['Bilinear']:9.2f}" for t in taken), flush=True)
 
 
 if __name__ == "__main__":

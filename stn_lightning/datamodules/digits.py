@@ -39,16 +39,27 @@ class DigitsDataModule(LightningDataModule):
         distortion: what happens to them; nothing when left out.
         batch_size: of the global batch, shared out among all processes; the paper's is 256.
         seed: of order and distortion in training; the command line sets it from `seed_everything`.
+        train_pictures: how many of the training pictures to use, the first ones; all of them when left out. Validation and test stay whole.
     """
 
-    def __init__(self, source: PictureSource, distortion: Distortion | None = None, batch_size: int = 256, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: PictureSource,
+        distortion: Distortion | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        train_pictures: int | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}; give 1 or more (the paper's is 256)")
+        if train_pictures is not None and train_pictures < 1:
+            raise ValueError(f"train_pictures {train_pictures}; give 1 or more, or leave it out to train on all")
         self.source = source
         self.distortion = distortion
         self.batch_size = batch_size
         self.seed = seed
+        self.train_pictures = train_pictures
         self.splits: dict[Split, Pictures] = {}
         self.pools: dict[Split, Tensor] = {}
 
@@ -70,7 +81,9 @@ class DigitsDataModule(LightningDataModule):
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in wanted.get(stage, ("test",)):
             if split not in self.splits:
-                self.splits[split] = self.source.load(split)
+                pictures = self.source.load(split)
+                kept = self.train_pictures if split == "train" else None
+                self.splits[split] = Pictures(pictures.image[:kept], pictures.label[:kept])
 
     def train_dataloader(self) -> ResumableLoader:
         return self._loader("train")

@@ -20,9 +20,17 @@ from stn_lightning.geometry.lattice import axis, exact
 
 def grid(theta: Float[Tensor, "batch 6"], size: tuple[int, int]) -> Float[Tensor, "batch height width 2"]:
     """Where in the input each of `size`'s output pixels looks."""
-    a, b, t_x, c, d, t_y = exact(theta)[:, :, None, None].unbind(1)  # each (B, 1, 1)
-    x = axis(size[1], a)[None, None, :]
-    y = axis(size[0], a)[None, :, None]
+    theta = exact(theta)
+    return _mapped(theta, axis(size[1], theta)[None, None, :], axis(size[0], theta)[None, :, None])
+
+
+def at(theta: Float[Tensor, "batch 6"], points: Float[Tensor, "one_or_batch height width 2"]) -> Float[Tensor, "batch height width 2"]:
+    """Where in the input each of these points looks, which need not be the centres of pixels."""
+    return _mapped(exact(theta), *exact(points).unbind(-1))
+
+
+def _mapped(theta: Float[Tensor, "batch 6"], x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Float[Tensor, "batch height width 2"]:
+    a, b, t_x, c, d, t_y = theta[:, :, None, None].unbind(1)  # each (B, 1, 1)
     return torch.stack([a * x + (b * y + t_x), c * x + (d * y + t_y)], dim=-1)  # (B, H, W, 2)
 
 

@@ -45,7 +45,7 @@ def inverse(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
 
 def from_affine(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 8"]:
     """An affine map as a projective one."""
-    return torch.cat([exact(theta), exact(theta).new_zeros(len(theta), 2)], dim=1)
+    return torch.cat([exact(theta), exact(theta).new_zeros(theta.shape[0], 2)], dim=1)
 
 
 def from_corners(corners: Float[Tensor, "batch 4 2"]) -> Float[Tensor, "batch 8"]:
@@ -67,7 +67,7 @@ def from_corners(corners: Float[Tensor, "batch 4 2"]) -> Float[Tensor, "batch 8"
 
 def _matrix(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 3 3"]:
     theta = exact(theta)
-    return torch.cat([theta, theta.new_ones(len(theta), 1)], dim=1).unflatten(1, (3, 3))
+    return torch.cat([theta, theta.new_ones(theta.shape[0], 1)], dim=1).unflatten(1, (3, 3))
 
 
 def _theta(matrix: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch 8"]:

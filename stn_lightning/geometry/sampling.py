@@ -88,7 +88,7 @@ def formatted(sampled: Float[Tensor, "batch channels *out_size"], image: Float[T
     """What was sampled, in the image's precision and memory format; `grid_sample` itself forgets the format."""
     sampled = sampled.to(image.dtype)
     if image.dim() == 4 and image.shape[1] > 1 and (image.stride(1), image.stride(3)) == (1, image.shape[1]):  # as torch.func.vmap can tell
-        return sampled.contiguous(memory_format=torch.channels_last)
+        return sampled.movedim(1, -1).contiguous().movedim(-1, 1)  # channels_last, in words that vmap knows
     return sampled
 
 

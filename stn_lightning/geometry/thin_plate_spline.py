@@ -33,8 +33,8 @@ def control_points(k: int = 4) -> Float64[Tensor, "points 2"]:
     return torch.stack(torch.meshgrid(ticks, ticks, indexing="ij")[::-1], dim=-1).flatten(0, 1)
 
 
-def basis(points: Float[Tensor, "points 2"], size: tuple[int, int]) -> Float64[Tensor, "pixels points"]:
-    """How far each pixel of `size` moves when each of `points` moves by one; every row sums to 1.
+def solve(points: Float[Tensor, "points 2"]) -> Float64[Tensor, "terms points"]:
+    """How much of each of the spline's terms (a bending at each point, a constant, x, y) there is when each of `points` moves by one.
 
     Raises:
         ValueError: where the points coincide or lie on one line, so that no unique spline goes through them.
@@ -50,9 +50,20 @@ def basis(points: Float[Tensor, "points 2"], size: tuple[int, int]) -> Float64[T
             f"no unique thin plate spline goes through these {n} control points: some coincide or all lie on one line; "
             "give at least 3 distinct points that are not in line"
         )
-    weights = torch.linalg.solve(system, torch.eye(n + 3, n, dtype=points.dtype, device=points.device))
+    return torch.linalg.solve(system, torch.eye(n + 3, n, dtype=points.dtype, device=points.device))
+
+
+def basis(
+    points: Float[Tensor, "points 2"], size: tuple[int, int], solution: Float64[Tensor, "terms points"] | None = None
+) -> Float64[Tensor, "pixels points"]:
+    """How far each pixel of `size` moves when each of `points` moves by one; every row sums to 1.
+
+    Args:
+        solution: `solve(points)`, where it is at hand; what remains can be traced into a graph.
+    """
+    points, solution = points.double(), solve(points) if solution is None else solution
     pixels = lattice.points(size, points).flatten(0, 1)  # (H*W, 2)
-    return torch.cat([_bending(pixels, points), torch.ones_like(pixels[:, :1]), pixels], dim=1) @ weights
+    return torch.cat([_bending(pixels, points), torch.ones_like(pixels[:, :1]), pixels], dim=1) @ solution
 
 
 def grid(
@@ -63,11 +74,18 @@ def grid(
     Args:
         basis: `basis(points, size)` for as many points as theta holds displacements.
     """
+    moved = displacement(theta, basis, size)
+    return lattice.points(size, moved) + moved
+
+
+def displacement(
+    theta: Float[Tensor, "batch numbers"], basis: Float64[Tensor, "pixels points"], size: tuple[int, int]
+) -> Float[Tensor, "batch height width 2"]:
+    """How far from itself each of `size`'s output pixels looks, by the same spline."""
     theta = lattice.exact(theta)
-    displacement = theta.double().unflatten(1, (-1, 2))  # (B, N, 2)
     # float64: the one matrix product of the geometry, which neither autocast nor TF32 touches in this precision
-    moved = (basis @ displacement).to(theta.dtype)  # (B, H*W, 2)
-    return lattice.points(size, theta) + moved.unflatten(1, size)
+    moved = basis @ theta.double().unflatten(1, (-1, 2))  # (B, H*W, 2)
+    return moved.to(theta.dtype).unflatten(1, size)
 
 
 def _bending(at: Float64[Tensor, "places 2"], points: Float64[Tensor, "points 2"]) -> Float64[Tensor, "places points"]:

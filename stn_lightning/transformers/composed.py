@@ -50,7 +50,7 @@ class ComposedTransformer(Transformer):
     def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> Warp:
         size = self.size or tuple(image.shape[2:])
         identity: Tensor = self.regression.start.new_tensor(self.family.identity)
-        theta = identity.expand(len(image), -1)
+        theta = identity.expand(image.shape[0], -1)
         for _ in range(self.steps):
             seen = self.sampler(image, self.family(theta, size))
             correction = self.regression(self.localisation(seen)).squeeze(1)

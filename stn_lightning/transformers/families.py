@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stn_lightning.geometry import affine, projective, thin_plate_spline, volume
+from stn_lightning.geometry import affine, diffeomorphic, projective, thin_plate_spline, volume
+from stn_lightning.geometry.lattice import exact
 
 Size = tuple[int, ...]
 """(height, width), or (depth, height, width)."""
@@ -144,28 +145,91 @@ class ThinPlateSpline(Family):
         lattice: K; the paper's 16 points are 4 x 4.
     """
 
+    points: Tensor
+    solution: Tensor
     basis: Tensor | None
 
     def __init__(self, lattice: int = 4) -> None:
         super().__init__()
-        self.points = thin_plate_spline.control_points(lattice)
-        self.identity = (0.0,) * (2 * len(self.points))
+        points = thin_plate_spline.control_points(lattice)
+        self.identity = (0.0,) * (2 * len(points))
         self.size: Size | None = None
+        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("solution", thin_plate_spline.solve(points), persistent=False)
         self.register_buffer("basis", None, persistent=False)
 
     def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
-        if size != self.size or self.basis is None:
-            with torch.inference_mode(False):  # a basis first needed in validation shall serve in training
-                self.size, self.basis = size, thin_plate_spline.basis(self.points, _plane(size)).to(theta.device)
-        return thin_plate_spline.grid(theta, self.basis, _plane(size))
+        return thin_plate_spline.grid(theta, self._basis(_plane(size)), _plane(size))
+
+    def displacement(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        """How far from itself each output pixel looks."""
+        return thin_plate_spline.displacement(theta, self._basis(_plane(size)), _plane(size))
+
+    def _basis(self, size: tuple[int, int]) -> Float[Tensor, "pixels points"]:
+        """Kept for the last size; a graph that is being traced can keep nothing, and computes it anew unless it was kept before."""
+        if size == self.size and self.basis is not None:
+            return self.basis
+        if torch.compiler.is_compiling():
+            return thin_plate_spline.basis(self.points, size, self.solution)
+        with torch.inference_mode(False):  # a basis first needed in validation shall serve in training
+            self.size, self.basis = size, thin_plate_spline.basis(self.points, size, self.solution)
+        return self.basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ThinPlateSpline":
         """Follow the module to another device, but stay in float64 where it goes to half precision."""
-        exact = self.basis
+        before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if exact is not None and self.basis is not None:
-            self.basis = exact.to(self.basis.device)
+        for name, buffer in before.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
         return self
+
+
+class Diffeomorphic(Family):
+    """(u_1, v_1, ...): velocities at a K x K lattice of control points; the map is where their flow leads, and does not fold.
+
+    Between the control points a thin plate spline takes the velocity from one to the next. `docs/operations/diffeomorphic.md` says how
+    large velocities may become.
+
+    Args:
+        lattice: K.
+        resolution: side of the lattice on which the flow is integrated; errors fall with its square, time grows with it.
+    """
+
+    def __init__(self, lattice: int = 4, resolution: int = 32) -> None:
+        super().__init__()
+        if resolution < 2:
+            raise ValueError(f"a flow on {resolution} x {resolution} points moves everything alike; take a resolution of 8 or more")
+        self.spline = ThinPlateSpline(lattice)
+        self.identity = self.spline.identity
+        self.resolution = resolution
+
+    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        return diffeomorphic.grid(self.spline.displacement(theta, (self.resolution, self.resolution)), _plane(size))
+
+    def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        """The theta of the map back, up to what the flow's interpolation has lost."""
+        return -theta
+
+
+class LearntTarget(Family):
+    """T = M_theta B: M_theta is the affine map that each image gets, B the target lattice, learnt, and the same for all images.
+
+    The paper's section 3.2 proposes it: "it is possible to not only learn how to predict theta for a sample, but also to learn B for the
+    task at hand". B starts as the regular lattice; what is learnt are displacements of K x K control points of a spline, 2 K^2 weights.
+
+    Args:
+        lattice: K.
+    """
+
+    identity = Affine.identity
+
+    def __init__(self, lattice: int = 4) -> None:
+        super().__init__()
+        self.spline = ThinPlateSpline(lattice)
+        self.target = nn.Parameter(torch.zeros(1, len(self.spline.identity)))
+
+    def grid(self, theta: Float[Tensor, "batch 6"], size: Size) -> Float[Tensor, "batch height width 2"]:
+        return affine.at(theta, self.spline(self.target.to(exact(theta).dtype), size))
 
 
 class Affine3D(ComposableFamily):

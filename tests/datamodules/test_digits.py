@@ -176,6 +176,20 @@ def test_each_stage_loads_what_it_needs_and_loads_it_once() -> None:
         assert list(module.splits) == wanted
 
 
+def test_training_can_be_kept_to_the_first_pictures_and_nothing_else_is() -> None:
+    module = DigitsDataModule(Few(), Cluttered(), 10, train_pictures=12)
+    module.setup("fit")
+    module.setup("test")
+    assert {split: len(pictures.label) for split, pictures in module.splits.items()} == {**SIZES, "train": 12}
+    assert torch.equal(module.splits["train"].image, all_digits("train").image[:12])
+
+
+@pytest.mark.parametrize("train_pictures", [0, -3])
+def test_training_on_no_pictures_is_refused(train_pictures: int) -> None:
+    with pytest.raises(ValueError, match="leave it out to train on all"):
+        DigitsDataModule(Few(), train_pictures=train_pictures)
+
+
 def test_files_are_brought_by_the_source() -> None:
     source = Few()
     DigitsDataModule(source).prepare_data()

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stn_lightning.geometry import lattice, sampling
 from stn_lightning.transformers import (
@@ -20,7 +21,9 @@ from stn_lightning.transformers import (
     Affine3D,
     Attention,
     ComposableFamily,
+    Diffeomorphic,
     Family,
+    LearntTarget,
     Projective,
     Similarity,
     ThinPlateSpline,
@@ -31,6 +34,7 @@ from stn_lightning.transformers.families import Size
 Kernel = Callable[..., Tensor]
 
 PLANE: list[Family] = [Translation(), Attention(), Similarity(), Affine(), Projective(), *map(ThinPlateSpline, (2, 3, 4, 7))]
+PLANE += [Diffeomorphic(3, 9), LearntTarget()]
 GROUPS: list[ComposableFamily] = [Attention(), Similarity(), Affine(), Projective(), Affine3D()]
 KERNELS: list[Kernel] = [sampling.bilinear, sampling.nearest, sampling.bicubic]
 PADDINGS: list[sampling.Padding] = ["zeros", "border", "reflection", [0.3, 0.6, 0.9]]
@@ -97,7 +101,7 @@ def test_identity_is_exact_in_every_precision(family: Family, dtype: torch.dtype
 
 @all_families
 def test_identity_has_as_many_numbers_as_theta(family: Family) -> None:
-    numbers = {Translation: 2, Attention: 3, Similarity: 4, Affine: 6, Projective: 8, Affine3D: 12}
+    numbers = {Translation: 2, Attention: 3, Similarity: 4, Affine: 6, Projective: 8, Affine3D: 12, Diffeomorphic: 18, LearntTarget: 6}
     if isinstance(family, ThinPlateSpline):
         assert len(family.identity) == 2 * len(family.points)
     else:
@@ -273,12 +277,13 @@ def test_low_precision_moves_no_point_by_a_thousandth_of_a_pixel(
     family: Family, low_precision: Callable[[], AbstractContextManager[None]]
 ) -> None:
     crop = generic(family, batch=4, dtype=torch.float32)
-    if not isinstance(family, ThinPlateSpline | Translation):
+    if not isinstance(family, ThinPlateSpline | Translation | Diffeomorphic):
         crop = crop * 0.5  # half of 448 pixels for 224
     size = size_for(family, 224, 224)
     fresh = copy.deepcopy(family)  # has to build what it keeps, such as a basis, in low precision too
-    if isinstance(fresh, ThinPlateSpline):
-        fresh.basis = None
+    for part in fresh.modules():
+        if isinstance(part, ThinPlateSpline):
+            part.basis = None
     with low_precision():
         grid = fresh(crop, size)
     exact = family(crop.double(), size)
@@ -348,6 +353,58 @@ def test_a_spline_leaves_its_basis_out_of_checkpoints_but_not_out_of_copies() ->
     assert family.state_dict() == {}
     for other in (copy.deepcopy(family), pickle.loads(pickle.dumps(family))):
         assert torch.equal(other(theta, (5, 6)), grid)
+
+
+# A learnt target
+
+
+def bent(seed: int = 0) -> LearntTarget:
+    family = LearntTarget().double()
+    with torch.no_grad():
+        family.target.copy_(0.1 * torch.randn(1, 32, generator=torch.Generator().manual_seed(seed)))
+    return family
+
+
+def test_a_learnt_target_is_moved_by_each_images_affine_map() -> None:
+    family = bent()
+    target = ThinPlateSpline()(family.target, (5, 6))[0]  # (5, 6, 2)
+    theta = generic(family, batch=2)
+    for one, grid in zip(theta, family(theta, (5, 6)), strict=True):
+        a, b, t_x, c, d, t_y = one.tolist()
+        x, y = target.unbind(-1)
+        torch.testing.assert_close(grid, torch.stack([a * x + b * y + t_x, c * x + d * y + t_y], -1), rtol=0, atol=1e-12)
+
+
+def test_gradients_of_a_learnt_target_and_their_gradients_pass_gradcheck() -> None:
+    family = bent()
+    theta = generic(family, batch=2).requires_grad_()
+
+    def grid(theta: Tensor, target: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(family, {"target": target}, (theta, (2, 3)))
+        return result
+
+    inputs = (theta, family.target.detach().clone().requires_grad_())
+    assert torch.autograd.gradcheck(grid, inputs)
+    assert torch.autograd.gradgradcheck(grid, inputs)
+
+
+def test_a_learnt_target_learns_what_all_images_share_and_is_saved() -> None:
+    """Every picture is bent alike: no affine map straightens it, the target does."""
+    torch.manual_seed(0)
+    picture = functional.interpolate(torch.rand(8, 1, 6, 6), (24, 24), mode="bicubic")
+    bend = ThinPlateSpline()(0.08 * torch.randn(1, 32), (24, 24))
+    seen = sampling.bilinear(picture, bend.expand(8, -1, -1, -1), "border")
+    family = LearntTarget()
+    optimiser = torch.optim.Adam(family.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        loss = (sampling.bilinear(seen, family(identity(family, 8), (24, 24)), "border") - picture).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 5
+    assert list(family.state_dict()) == ["target"]
 
 
 # Degenerate parameters
