@@ -30,7 +30,7 @@ TABLE: dict[str, set[str] | None] = {
     "checkpoints": {"torch", "lightning"},
     "ranks": {"torch", "lightning"},
     "transformers": {"torch", "geometry", "lazy"},
-    "backbones": {"torch", "torchvision", "lazy"},  # a backbone with transformers inside is given them
+    "backbones": {"torch", "torchvision", "timm", "safetensors", "lazy"},  # a backbone with transformers inside is given them
     "distortions": {"torch", "geometry"},
     "datasets": {"torch", "numpy", "PIL", "sklearn", "batch"},
     "datamodules": {"torch", "lightning", "datasets", "distortions", "batch", "signals"},

@@ -1,5 +1,7 @@
 """Backbones: image(s) to logits."""
 
+from stn_lightning.backbones.birds import SmallTrunk, Streams
 from stn_lightning.backbones.digits import CNN, FCN
+from stn_lightning.backbones.trunks import TimmTrunk, TorchvisionTrunk, Trunk
 
-__all__ = ["CNN", "FCN"]
+__all__ = ["CNN", "FCN", "SmallTrunk", "Streams", "TimmTrunk", "TorchvisionTrunk", "Trunk"]

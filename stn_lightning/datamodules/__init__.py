@@ -2,5 +2,7 @@
 
 from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
 from stn_lightning.datamodules.digits import DigitsDataModule
+from stn_lightning.datamodules.folder import FolderDataModule
+from stn_lightning.datamodules.photographs import PhotographsDataModule
 
-__all__ = ["DigitsDataModule", "EpochBatches", "ResumableLoader"]
+__all__ = ["DigitsDataModule", "EpochBatches", "FolderDataModule", "PhotographsDataModule", "ResumableLoader"]

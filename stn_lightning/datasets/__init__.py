@@ -2,8 +2,9 @@
 
 from stn_lightning.datasets.cub import CUB
 from stn_lightning.datasets.embedded import EmbeddedDigits
+from stn_lightning.datasets.folder import Folder
 from stn_lightning.datasets.mnist import MNIST
 from stn_lightning.datasets.photographs import Photographs, PhotographSource, Places
 from stn_lightning.datasets.pictures import Pictures, PictureSource, Source
 
-__all__ = ["CUB", "MNIST", "EmbeddedDigits", "PhotographSource", "Photographs", "PictureSource", "Pictures", "Places", "Source"]
+__all__ = ["CUB", "MNIST", "EmbeddedDigits", "Folder", "PhotographSource", "Photographs", "PictureSource", "Pictures", "Places", "Source"]

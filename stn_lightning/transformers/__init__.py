@@ -17,7 +17,7 @@ from stn_lightning.transformers.families import (
     ThinPlateSpline,
     Translation,
 )
-from stn_lightning.transformers.localisation import ConvolutionalLocalisation, FullyConnectedLocalisation
+from stn_lightning.transformers.localisation import ConvolutionalLocalisation, FullyConnectedLocalisation, TrunkLocalisation
 from stn_lightning.transformers.parallel import ParallelTransformer
 from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
 from stn_lightning.transformers.starts import Disturbed, Identity, Start, Tiling
@@ -51,6 +51,7 @@ __all__ = [
     "Transformer",
     "Translation",
     "Trilinear",
+    "TrunkLocalisation",
     "Warp",
     "WideGradient",
 ]

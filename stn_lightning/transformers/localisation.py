@@ -55,3 +55,27 @@ class ConvolutionalLocalisation(nn.Module):
         features = functional.max_pool2d(functional.relu(self.conv1(features)), 2)
         features = functional.relu(self.conv2(features))
         return functional.relu(self.fc(features.flatten(1)))
+
+
+class TrunkLocalisation(nn.Module):
+    """A trunk, a convolution 1 x 1 and a fully connected layer (the paper's birds: 128 filters, 128 units).
+
+    Args:
+        trunk: image -> feature map, for example a pre-trained network without its classifier.
+        shrink: the trunk sees the image averaged over squares of this many pixels; the paper halves 448 to 224, so that looking twice as
+            closely costs no more.
+        filters: of the convolution.
+        units: of the fully connected layer.
+    """
+
+    def __init__(self, trunk: nn.Module, shrink: int = 1, filters: int = 128, units: int = 128) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.shrink = shrink
+        self.conv = lazy.conv2d(filters, 1)
+        self.fc = lazy.linear(units)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        features = self.trunk(functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image)
+        features = functional.relu(self.conv(features))
+        return functional.relu(self.fc(features.flatten(1)))

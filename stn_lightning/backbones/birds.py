@@ -1,0 +1,81 @@
+"""The paper's classifier for birds: a stream for each crop, then one classifier over all of them.
+
+Reference:
+    Jaderberg et al. 2015, section 4.3.
+"""
+
+import copy
+import itertools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stn_lightning import lazy
+
+
+class Streams(nn.Module):
+    """Each crop goes through a trunk and is averaged to one vector; vectors are concatenated, thinned out and classified.
+
+    One image counts as one crop, so the same backbone without transformers is the baseline.
+
+    Args:
+        trunk: image -> feature map.
+        crops: how many each image has; the paper has 2 and 4.
+        shared: whether one trunk serves all crops, in one call; else each has its own (the paper's), which begins as a copy of `trunk`.
+        dropout: before the classifier; the paper's is 0.7.
+        classes: how many.
+
+    Raises:
+        ValueError: where there are no crops; in `forward`, where there are not as many as promised.
+    """
+
+    def __init__(self, trunk: nn.Module, crops: int = 1, shared: bool = False, dropout: float = 0.7, classes: int = 200) -> None:
+        super().__init__()
+        if crops < 1:
+            raise ValueError(f"{crops} crops; give 1 or more")
+        self.crops = crops
+        self.trunks = nn.ModuleList([trunk] + [copy.deepcopy(trunk) for _ in range(0 if shared else crops - 1)])
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = lazy.linear(classes)
+
+    def forward(self, image: Float[Tensor, "batch *crops_channels height width"]) -> Float[Tensor, "batch classes"]:
+        crops = image if image.dim() == 5 else image[:, None]  # (B, N, 3, H, W)
+        if crops.shape[1] != self.crops:
+            raise ValueError(
+                f"{crops.shape[1]} crops an image, the backbone expects {self.crops}; make `crops` and the transformers' `n` agree"
+            )
+        if len(self.trunks) == 1:
+            vectors = self._vectors(self.trunks[0], crops.flatten(0, 1)).unflatten(0, (-1, self.crops)).flatten(1)
+        else:
+            vectors = self._own(crops)
+        logits: Tensor = self.classifier(self.dropout(vectors))
+        return logits
+
+    def _own(self, crops: Float[Tensor, "batch n channels height width"]) -> Float[Tensor, "batch features"]:
+        found = [self._vectors(trunk, crops[:, i]) for i, trunk in enumerate(self.trunks)]
+        return torch.cat(found, dim=1)
+
+    @staticmethod
+    def _vectors(trunk: nn.Module, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        vectors: Tensor = trunk(image).mean((2, 3))
+        return vectors
+
+
+class SmallTrunk(nn.Module):
+    """A small residual-free trunk to train from scratch: convolutions 3 x 3 with stride 2, each with batch normalisation.
+
+    Args:
+        filters: of each convolution.
+    """
+
+    def __init__(self, filters: tuple[int, ...] = (32, 64, 128, 128)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise((3, *filters)):
+            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features rows columns"]:
+        found: Tensor = self.layers(image * 2 - 1)
+        return found

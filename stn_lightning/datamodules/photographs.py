@@ -1,0 +1,168 @@
+"""Photographs: a random crop to learn from, the middle to be judged by."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stn_lightning.batch import Batch, Split
+from stn_lightning.datamodules.batches import Draw, EpochBatches, ResumableLoader
+from stn_lightning.datamodules.digits import STREAMS
+from stn_lightning.datasets import Photographs, PhotographSource, Places
+from stn_lightning.datasets.folder import pictures_below
+from stn_lightning.datasets.photographs import Decoded
+from stn_lightning.distortions import Randomness
+
+
+class _Crops(Dataset[Batch]):
+    """Batches of crops of one size, uint8, not yet mirrored."""
+
+    def __init__(self, pictures: Photographs, split: Split, size: int, seed: int) -> None:
+        self.pictures, self.split, self.size, self.seed = pictures, split, size, seed
+
+    def __len__(self) -> int:
+        return len(self.pictures.label)
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        label = self.pictures.label[draw.indices]
+        image = torch.empty(len(label), self.size, self.size, 3, dtype=torch.uint8)
+        batch = Batch(image.permute(0, 3, 1, 2), label, draw.indices, draw.epoch, draw.share, self.split)
+        place, _ = places_of_crops(batch, self.seed)
+        crops = image.numpy()
+        for crop, index, (down, right) in zip(crops, draw.indices.tolist(), place.tolist(), strict=True):
+            picture = self.pictures.image[index]
+            top, left = int(down * (picture.shape[0] - self.size + 1)), int(right * (picture.shape[1] - self.size + 1))
+            crop[...] = picture[top : top + self.size, left : left + self.size]
+        return batch
+
+
+def places_of_crops(batch: Batch, seed: int) -> tuple[Float64[Tensor, "batch 2"], Bool[Tensor, " batch"]]:
+    """How far down and to the right each crop lies, 0 to 1, and whether it is mirrored: by (seed, epoch, index) in training, else never."""
+    if batch.split != "train":
+        middle = torch.full((len(batch.indices), 2), 0.5, dtype=torch.float64, device=batch.indices.device)
+        return middle, torch.zeros_like(batch.indices, dtype=torch.bool)
+    drawn = Randomness(seed, STREAMS["train"], batch.epoch, batch.indices).uniform(3, 0.0, 1.0)
+    return drawn[:, :2], drawn[:, 2] < 0.5
+
+
+class PhotographsDataModule(LightningDataModule):
+    """Square crops of photographs as floats from 0 to 1: anywhere and mirrored half of the time in training, else from the middle.
+
+    Nothing is subtracted here: a trunk with pre-trained weights brings the normalisation that belongs to them, and a sampler's padding is a
+    colour as people mean it.
+
+    Args:
+        source: where the photographs come from; their smallest side there is at least `size`.
+        size: side of the crops, in pixels; the paper's are 224 and 448.
+        batch_size: of the global batch, shared out among all processes.
+        workers: processes that read ahead; 0 reads in the training process, which is enough for cached pictures.
+        predict: folder with the pictures that `stn predict` is about; the test pictures when left out.
+        seed: of order and crops in training; the command line sets it from `seed_everything`.
+    """
+
+    def __init__(
+        self, source: PhotographSource, size: int = 224, batch_size: int = 32, workers: int = 0, predict: str | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or workers < 0 or not 1 <= size <= source.side:
+            raise ValueError(
+                f"batch_size {batch_size}, workers {workers}, size {size}; give 1 or more, 0 or more, 1 to {source.side} (the source's)"
+            )
+        self.source, self.size, self.batch_size, self.workers, self.seed = source, size, batch_size, workers, seed
+        self.predict = Path(predict) if predict is not None else None
+        self.splits: dict[Split, Photographs] = {}
+        self.marks: dict[Split, Places] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.source.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what a task gets."""
+        return 3, self.size, self.size
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of what `parts` finds; empty where nothing is marked."""
+        return self.source.part_names
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for split in wanted.get(stage, ("test",)):
+            if split not in self.splits:
+                self.splits[split] = self.source.load(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self._loader("train", self.splits["train"])
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._loader("val", self.splits["val"])
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._loader("test", self.splits["test"])
+
+    def predict_dataloader(self) -> ResumableLoader:
+        return self._loader("test", self.to_predict())
+
+    def to_predict(self) -> Photographs:
+        """What `stn predict` is about; labels of pictures in a folder of their own are -1."""
+        if self.predict is None:
+            return self.splits["test"]
+        files = pictures_below(self.predict)
+        labels = torch.full((len(files),), -1)
+        return Photographs(Decoded(files, self.source.side), labels, [str(path.relative_to(self.predict)) for path in files])
+
+    def _loader(self, split: Split, pictures: Photographs) -> ResumableLoader:
+        data = _Crops(pictures, split, self.size, self.seed)
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = EpochBatches(data, self.batch_size, shuffle=split == "train", seed=self.seed, rank=rank, ranks=ranks)
+        return ResumableLoader(data, batches, self.workers, pin_memory=torch.cuda.is_available())
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.mirrored(batch)
+
+    def mirrored(self, batch: Batch) -> Batch:
+        """The batch with its pictures as floats, mirrored or not, on the device on which they are."""
+        _, mirror = places_of_crops(batch, self.seed)
+        image = torch.where(mirror[:, None, None, None], batch.image.flip(3), batch.image) if batch.split == "train" else batch.image
+        return batch._replace(image=image.float() / 255)
+
+    def parts(self, batch: Batch) -> Float32[Tensor, "batch parts 3"]:
+        """(x, y, visible) of each marked part, -1 to 1 across the picture that the task gets; not visible where it is cut off.
+
+        For scoring: batches do not hold it. A mirrored bird's left eye is still called so.
+        """
+        marks = self._marks(batch.split)
+        chosen = marks.parts[batch.indices.cpu()].to(batch.indices.device)
+        moved = self._in_crop(chosen[..., :2], batch)
+        visible = chosen[..., 2] * (moved.abs() <= 1).all(-1)
+        return torch.cat([moved, visible[..., None]], dim=-1)
+
+    def boxes(self, batch: Batch) -> Float32[Tensor, "batch 4"]:
+        """Left, top, right, bottom of each marked thing, -1 to 1 across the picture that the task gets; for scoring."""
+        marked = self._marks(batch.split).boxes[batch.indices.cpu()].to(batch.indices.device)
+        corners = self._in_crop(marked.unflatten(1, (2, 2)), batch)
+        return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+
+    def _marks(self, split: Split) -> Places:
+        if split not in self.marks:
+            self.marks[split] = self.source.places(split)
+        return self.marks[split]
+
+    def _in_crop(self, points: Float[Tensor, "batch n 2"], batch: Batch) -> Float[Tensor, "batch n 2"]:
+        """From the whole photograph's coordinates to the crop's."""
+        place, mirror = places_of_crops(batch, self.seed)
+        size = self._marks(batch.split).size[batch.indices.cpu()].to(points.device)  # (B, 2), height and width
+        first = (place * (size - self.size + 1)).floor()  # top and left, in pixels
+        pixels = (points + 1) / 2 * size.flip(1)[:, None] - first.flip(1)[:, None].to(points.dtype)
+        moved = pixels * 2 / self.size - 1
+        return torch.where(mirror[:, None, None], moved * moved.new_tensor([-1.0, 1.0]), moved)
