@@ -1,6 +1,6 @@
 # Everything a newcomer needs. Set-up happens by itself, once, into .venv, from a lock with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare train table test test-slow lint format lock board clean
+.PHONY: help setup prepare train table test test-slow lint format lock board figures clean
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -61,6 +61,9 @@ lock: .venv/.installed-dev  ## renew the locks (asks the package index)
 
 board: .venv/.installed  ## TensorBoard over all runs
 	.venv/bin/tensorboard --logdir runs
+
+figures: .venv/.installed  ## draw the figures of docs/operations
+	.venv/bin/python docs/figures.py
 
 clean:  ## remove .venv and caches; runs and data stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
