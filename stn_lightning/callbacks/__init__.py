@@ -4,11 +4,11 @@ from stn_lightning.callbacks.batch_norm import AverageBatchNorm
 from stn_lightning.callbacks.checkpoints import Checkpoints
 from stn_lightning.callbacks.exact_state import ExactState
 from stn_lightning.callbacks.guards import FiniteGuard, LabelGuard, NonFiniteError
+from stn_lightning.callbacks.instruments import Instruments
 from stn_lightning.callbacks.panel import Panel
 from stn_lightning.callbacks.preemption import Preempted, Preemption
 from stn_lightning.callbacks.progress import EpochLines, Summary
 from stn_lightning.callbacks.results import Results
-from stn_lightning.callbacks.theta import ThetaHistograms
 from stn_lightning.callbacks.throughput import Throughput
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "EpochLines",
     "ExactState",
     "FiniteGuard",
+    "Instruments",
     "LabelGuard",
     "NonFiniteError",
     "Panel",
@@ -24,6 +25,5 @@ __all__ = [
     "Preemption",
     "Results",
     "Summary",
-    "ThetaHistograms",
     "Throughput",
 ]

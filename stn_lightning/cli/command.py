@@ -25,6 +25,7 @@ from stn_lightning.callbacks import (
     EpochLines,
     ExactState,
     FiniteGuard,
+    Instruments,
     LabelGuard,
     NonFiniteError,
     Panel,
@@ -32,7 +33,6 @@ from stn_lightning.callbacks import (
     Preemption,
     Results,
     Summary,
-    ThetaHistograms,
     Throughput,
 )
 from stn_lightning.callbacks.preemption import EXIT_CODE
@@ -113,7 +113,7 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Panel(), ThetaHistograms(), self.results]
+        callbacks: list[Callback] = [Throughput(), Panel(), Instruments(), self.results]
         callbacks += [ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))

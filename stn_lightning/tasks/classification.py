@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from stn_lightning.batch import Batch
+from stn_lightning.geometry.measures import excess
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import Constant, Schedule
-from stn_lightning.transformers import Transformer
+from stn_lightning.transformers import Transformer, watching
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 
@@ -30,6 +31,8 @@ class ClassificationTask(LightningModule):
         schedule: factor of the learning rate over the training.
         localisation_rate: learning rate of all transformers' parameters over that of the rest; SVHN's is a tenth in the paper.
         channels_last: whether weights lie in the memory format that convolutions are fastest in.
+        outside_penalty: weight in the loss of how far all transformers look beyond the border of what they are given (`excess`). 1 brings
+            one back that has left the image, where the sampler gives it no gradient.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class ClassificationTask(LightningModule):
         schedule: Schedule | None = None,
         localisation_rate: float = 1.0,
         channels_last: bool = True,
+        outside_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -48,6 +52,7 @@ class ClassificationTask(LightningModule):
         self.schedule = schedule or Constant()
         self.localisation_rate = localisation_rate
         self.channels_last = channels_last
+        self.outside_penalty = outside_penalty
         metrics = MetricCollection({"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()})
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")})
 
@@ -68,9 +73,13 @@ class ClassificationTask(LightningModule):
             self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, loss = self._step(batch)
+        with watching(self) as looks:
+            logits, loss = self._step(batch)
         error = (logits.detach().argmax(1) != batch.label).float().mean() * 100
         self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label), prog_bar=True)
+        if self.outside_penalty and looks:
+            beyond = torch.stack([excess(look.grids.flatten(0, 1)).mean() for look in looks])
+            loss = loss + self.outside_penalty * beyond.sum()
         return loss * batch.share
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -3,6 +3,7 @@
 Plain `torch.nn.Module`s, to be used in any network; nothing here knows of Lightning.
 """
 
+from stn_lightning.transformers.bounded import Bounded
 from stn_lightning.transformers.composed import ComposedTransformer
 from stn_lightning.transformers.families import (
     Affine,
@@ -21,7 +22,7 @@ from stn_lightning.transformers.localisation import ConvolutionalLocalisation, F
 from stn_lightning.transformers.parallel import ParallelTransformer
 from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
 from stn_lightning.transformers.starts import Disturbed, Identity, Start, Tiling
-from stn_lightning.transformers.transformer import SpatialTransformer, Transformer, Warp
+from stn_lightning.transformers.transformer import Look, SpatialTransformer, Transformer, Warp, watching
 
 __all__ = [
     "Affine",
@@ -30,6 +31,7 @@ __all__ = [
     "Attention",
     "Bicubic",
     "Bilinear",
+    "Bounded",
     "ComposableFamily",
     "ComposedTransformer",
     "ConvolutionalLocalisation",
@@ -39,6 +41,7 @@ __all__ = [
     "FullyConnectedLocalisation",
     "Identity",
     "LearntTarget",
+    "Look",
     "Nearest",
     "ParallelTransformer",
     "Projective",
@@ -54,4 +57,5 @@ __all__ = [
     "TrunkLocalisation",
     "Warp",
     "WideGradient",
+    "watching",
 ]

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stn_lightning.transformers.bounded import Bounded
 from stn_lightning.transformers.families import Attention, Family, Translation
 
 
@@ -52,6 +53,8 @@ class Tiling(Start):
     """
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
+        if isinstance(family, Bounded):
+            return family.free(self.theta(family.family, n))
         rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
         ys, xs = _centres(rows), _centres(n // rows)
         at = torch.tensor([(x, y) for y in ys for x in xs])  # (n, 2)

@@ -1,6 +1,8 @@
 """The spatial transformer: localisation -> grid -> sampler (Figure 2 of the paper)."""
 
+import contextlib
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,15 +26,60 @@ class Warp(NamedTuple):
     """(batch, *size, dimensions)"""
 
 
+class Look(NamedTuple):
+    """That a transformer was called, and what it did."""
+
+    transformer: "Transformer"
+    image_size: Size
+    """Of what it was given."""
+    warp: Warp
+
+    @property
+    def thetas(self) -> Float[Tensor, "batch n numbers"]:
+        """Of one transformer or of `n` in parallel."""
+        return self.warp.theta if self.warp.theta.dim() == 3 else self.warp.theta.unsqueeze(1)
+
+    @property
+    def grids(self) -> Float[Tensor, "batch n *size dimensions"]:
+        """Of one transformer or of `n` in parallel."""
+        grid = self.warp.grid
+        return grid if grid.dim() == grid.shape[-1] + 3 else grid.unsqueeze(1)
+
+
 class Transformer(nn.Module):
     """Image to image(s): what a task puts in front of a backbone, or a backbone between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watchers: tuple[list[Look], ...] = ()
 
     @abstractmethod
     def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> Warp:
         """The warped image(s) with theta and the grid that made them."""
 
     def forward(self, image: Float[Tensor, "batch channels *in_size"]) -> Float[Tensor, "batch ..."]:
-        return self.warp(image).image
+        warp = self.warp(image)
+        if not torch.compiler.is_compiling():
+            for looks in self.watchers:
+                looks.append(Look(self, tuple(image.shape[2:]), warp))
+        return warp.image
+
+
+@contextlib.contextmanager
+def watching(network: nn.Module) -> Iterator[list[Look]]:
+    """Collects what all transformers in `network` do meanwhile, in the order in which they do it.
+
+    Tensors are kept with their gradients, so a loss can be made of them. Compiled transformers are not seen.
+    """
+    looks: list[Look] = []
+    transformers = [module for module in network.modules() if isinstance(module, Transformer)]
+    for transformer in transformers:
+        transformer.watchers = (*transformer.watchers, looks)
+    try:
+        yield looks
+    finally:
+        for transformer in transformers:
+            transformer.watchers = tuple(each for each in transformer.watchers if each is not looks)
 
 
 class Regression(nn.Module):

@@ -69,7 +69,8 @@ def test_tensorboard_gets_scalars_pictures_histograms_and_hyper_parameters(stn: 
     assert {"train/loss", "train/error", "val/error", "speed/images_per_second", "speed/epoch_seconds"} <= scalars
     assert {"lr-AdamW/backbone", "lr-AdamW/localisation", "test/error", "final/test/error"} <= scalars
     assert len(events.Images("where it looks")) == 2
-    assert "theta/00" in events.Tags()["histograms"]
+    assert {"transformer/outside", "transformer/largest_scale", "transformer/gradient"} <= scalars
+    assert "transformer/theta.00" in events.Tags()["histograms"]
     assert any(metadata.plugin_data.plugin_name == "hparams" for metadata in events.summary_metadata.values())
 
 
