@@ -138,6 +138,15 @@ def test_compiled_into_machine_code_it_computes_the_same(family: type[Family], s
     compiled_agrees(family, sampler, padding, "inductor")
 
 
+@pytest.mark.usefixtures("_unchecked")
+def test_a_compiled_spline_keeps_nothing_of_what_a_graph_computed() -> None:
+    """The memory of a graph's results belongs to the graph: with CUDA graphs, the next run overwrites it."""
+    warp = Warp(ThinPlateSpline, Bilinear, "zeros")
+    torch.compile(warp, fullgraph=True, backend="eager")(*warp.inputs(3))
+    assert isinstance(warp.family, ThinPlateSpline)
+    assert warp.family.basis is None
+
+
 # torch.export and ONNX
 
 
