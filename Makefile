@@ -1,6 +1,6 @@
 # Everything a newcomer needs. Set-up happens by itself, once, into .venv, from a lock with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare train table test test-slow lint format lock board figures clean
+.PHONY: help setup prepare train table slurm status test test-slow lint format lock board figures clean
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -10,6 +10,9 @@ DATA ?= mnist
 TABLE ?= mnist
 SEEDS ?= 0
 JOBS ?= 1
+NODES ?= 1
+GPUS ?= 1
+TIME ?= 24:00:00
 STN := .venv/bin/stn
 SOURCES := stn_lightning tests
 
@@ -38,6 +41,12 @@ prepare: .venv/.installed  ## download and check data sets: DATA="mnist"
 
 table: .venv/.installed  ## a table of the paper, ours beside it: TABLE=mnist SEEDS="0 1 2" JOBS=2 CONFIG=recipe.yaml
 	@$(STN) table configs/tables/$(TABLE).yaml $(if $(filter command line,$(origin CONFIG)),$(addprefix --config ,$(CONFIG))) --seeds $(SEEDS) --jobs $(JOBS) $(if $(ARGS),-- $(ARGS))
+
+slurm: .venv/.installed  ## train as a SLURM job: CONFIG="a.yaml b.yaml" NODES=2 GPUS=8 TIME=4:00:00 ARGS=...
+	@$(STN) submit $(addprefix --config ,$(CONFIG)) --nodes $(NODES) --gpus $(GPUS) --time $(TIME) $(if $(ARGS),-- $(ARGS))
+
+status: .venv/.installed  ## how far the runs are
+	@$(STN) status
 
 test: .venv/.installed-dev  ## the tests, in a few minutes
 	.venv/bin/python -m pytest -n 2 -m "not slow and not cluster" $(ARGS)

@@ -1,11 +1,15 @@
 """The command `stn`. This module imports nothing heavy, so help, version and mistakes answer at once."""
 
 import difflib
+import importlib
 import sys
+from collections.abc import Callable
 
 from stn_lightning import signals
 
-COMMANDS = ("fit", "validate", "test", "predict", "prepare", "table")
+ALONE = ("prepare", "table", "submit", "status")
+"""Commands without Lightning: each a function in a file of its name in `cli`."""
+COMMANDS = ("fit", "validate", "test", "predict", *ALONE)
 USAGE = """\
 usage: stn COMMAND [--config FILE ...] [OPTIONS]
 
@@ -15,6 +19,8 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   predict    class probabilities of a run for the test pictures
   prepare    download what is missing of a data set (mnist) and check what is there
   table      run what is missing of a table of the paper, and print it beside the paper's numbers
+  submit     train as a job of a SLURM cluster
+  status     how far the runs are
 
   stn fit --config configs/quickstart.yaml
   stn fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
@@ -41,14 +47,9 @@ def main() -> int:
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
         return 2
-    if arguments[0] == "prepare":
-        from stn_lightning.cli.prepare import prepare
-
-        return prepare(arguments[1:])
-    if arguments[0] == "table":
-        from stn_lightning.cli.table import table
-
-        return table(arguments[1:])
+    if arguments[0] in ALONE:
+        command: Callable[[list[str]], int] = getattr(importlib.import_module(f"stn_lightning.cli.{arguments[0]}"), arguments[0])
+        return command(arguments[1:])
     signals.listen()  # before seconds of imports, in which a signal would kill the process
     from stn_lightning.cli.command import run
 

@@ -82,13 +82,14 @@ def sweep(folder: Path) -> list[Path]:
         if not process.isdigit():
             continue  # not one of ours
         with contextlib.suppress(FileNotFoundError):  # its owner has just finished
-            if (machine == MACHINE and not _alive(int(process))) or time.time() - path.stat().st_mtime > FORGOTTEN:
+            if (machine == MACHINE and not alive(int(process))) or time.time() - path.stat().st_mtime > FORGOTTEN:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 swept.append(path)
     return swept
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether a process of this machine runs; one that was killed and not yet taken note of does not."""
     try:
         os.kill(process, 0)
         stat = Path(f"/proc/{process}/stat")

@@ -9,6 +9,7 @@ from stn_lightning.callbacks.panel import Panel
 from stn_lightning.callbacks.preemption import Preempted, Preemption
 from stn_lightning.callbacks.progress import EpochLines, Summary
 from stn_lightning.callbacks.results import Results
+from stn_lightning.callbacks.state import RunState
 from stn_lightning.callbacks.throughput import Throughput
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Preempted",
     "Preemption",
     "Results",
+    "RunState",
     "Summary",
     "Throughput",
 ]

@@ -32,6 +32,7 @@ from stn_lightning.callbacks import (
     Preempted,
     Preemption,
     Results,
+    RunState,
     Summary,
     Throughput,
 )
@@ -113,7 +114,7 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Panel(), Instruments(), self.results]
+        callbacks: list[Callback] = [Throughput(), Panel(), Instruments(), RunState(), self.results]
         callbacks += [ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))

@@ -88,12 +88,12 @@ class RunFolder:
 def says(settings: Any, configs: list[Path], options: list[str]) -> bool:
     """Whether a run with these settings, as its config.yaml has them, is what the files and options (`--key value`) ask for now."""
     given: Any = {}
-    for content in [*(yaml.safe_load(path.read_text()) for path in configs), *_nested(options)]:
+    for content in [*(yaml.safe_load(path.read_text()) for path in configs), *nested(options)]:
         given = _merged(given, content)
     return _within(given, settings)
 
 
-def _nested(options: list[str]) -> Iterator[dict[str, Any]]:
+def nested(options: list[str]) -> Iterator[dict[str, Any]]:
     """Options of the command line as the mappings that they stand for in a file."""
     words = [word for option in options for word in (option.split("=", 1) if option.startswith("--") else [option])]
     for key, value in zip(words[::2], words[1::2], strict=True):

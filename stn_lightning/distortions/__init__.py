@@ -7,6 +7,7 @@ Reference:
 from stn_lightning.distortions.clutter import Cluttered
 from stn_lightning.distortions.distortion import Distortion, WarpingDistortion
 from stn_lightning.distortions.randomness import Randomness
+from stn_lightning.distortions.volumes import PosedInSpace
 from stn_lightning.distortions.warps import Elastic, Perspective, Rotated, RotatedScaledTranslated
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Distortion",
     "Elastic",
     "Perspective",
+    "PosedInSpace",
     "Randomness",
     "Rotated",
     "RotatedScaledTranslated",

@@ -1,0 +1,65 @@
+"""What a run writes down about itself, and what is said of it."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stn_lightning.cli.status import line, status
+from stn_lightning.files import MACHINE
+from tests.cli.conftest import Stn
+
+
+def state(**known: Any) -> dict[str, Any]:
+    whole = {"doing": "training", "epoch": 3, "epochs": 13, "epoch_seconds": 60.0, "metrics": {"val/error": 1.5}, "why": None}
+    return {**whole, "machine": MACHINE, "process": os.getpid(), "job": None, "time": time.time(), **known}
+
+
+def test_a_run_tells_its_state_from_the_first_epoch_to_the_test(stn: Stn, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2", "--trainer.log_every_n_steps", "1")
+    assert stn("fit", "--config", "configs/quickstart.yaml", *options)[0] == 0
+    written = json.loads(Path("runs/quickstart/state.json").read_text())
+    assert (written["doing"], written["epoch"], written["epochs"]) == ("tested", 2, 2)
+    assert set(written["metrics"]) == {"val/error", "val/loss", "test/error"}
+    assert status([]) == 0
+    error = written["metrics"]["test/error"]
+    assert f"quickstart  tested  2/2    {error:.2f} % test" in capsys.readouterr().out
+
+
+def test_a_training_that_fails_says_why(stn: Stn) -> None:
+    code, _, _ = stn(
+        "fit", "--config", "configs/quickstart.yaml", "--model.init_args.optimizer.init_args.lr", "1e30", "--trainer.max_epochs", "2"
+    )
+    assert code == 1
+    written = json.loads(Path("runs/quickstart/state.json").read_text())
+    assert written["doing"] == "failed"
+    assert "not finite" in written["why"]
+    assert line("quickstart", written).state.startswith("failed: ")
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, ("training", "3/13", "1.50 % val", "10 min")),
+        ({"process": 2**22 - 1}, ("lost", "3/13", "1.50 % val", "")),
+        ({"machine": "elsewhere"}, ("training", "3/13", "1.50 % val", "10 min")),
+        ({"machine": "elsewhere", "time": time.time() - 3600}, ("lost", "3/13", "1.50 % val", "")),
+        ({"doing": "stopped", "epochs": None}, ("stopped", "3/?", "1.50 % val", "")),
+        ({"doing": "tested", "metrics": {"val/error": 1.5, "test/error": 1.0}}, ("tested", "3/13", "1.00 % test", "")),
+        ({"epoch_seconds": None, "metrics": {}}, ("training", "3/13", "", "")),
+    ],
+)
+def test_a_state_is_said_in_words(known: dict[str, Any], expected: tuple[str, ...]) -> None:
+    said = line("run", state(**known))
+    assert (said.state, said.epoch, said.error, said.left) == expected
+
+
+def test_a_run_that_there_is_not_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as leaving:
+        status(["none"])
+    assert leaving.value.code == 2
+    assert "runs/none has no state.json" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""The job script says what the training needs, and what cannot work is refused before anything is submitted."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stn_lightning.cli import submit as module
+from stn_lightning.cli.submit import submit
+from tests.cli.conftest import CONFIGS
+
+Submit = Callable[..., tuple[int, str, str]]
+QUICKSTART = ("--config", "configs/quickstart.yaml")
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Submit:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STN_DATA", raising=False)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = submit(list(arguments))
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_the_script_asks_for_what_the_training_is_told_it_has(call: Submit, tmp_path: Path) -> None:
+    size = ("--nodes", "2", "--gpus", "8", "--shared", "--time", "4:00:00")
+    code, text, _ = call(*QUICKSTART, *size, "--dry-run", "--", "--trainer.max_epochs", "3")
+    assert code == 0
+    for line in (
+        "--nodes=2",
+        "--ntasks-per-node=8",
+        "--gres=gpu:8",
+        "--time=4:00:00",
+        "--requeue",
+        "--open-mode=append",
+        "--signal=USR1@180",
+    ):
+        assert f"#SBATCH {line}\n" in text
+    assert f"#SBATCH --output={tmp_path}/runs/quickstart/slurm-%j.out\n" in text
+    command = next(line for line in text.splitlines() if line.startswith("srun"))
+    assert command.startswith("srun --kill-on-bad-exit=1 ")
+    assert "--trainer.num_nodes 2 --trainer.devices 8 --trainer.accelerator gpu --trainer.max_epochs 3" in command
+    assert not (tmp_path / "runs").exists(), "a dry run writes nothing"
+
+
+def test_the_script_is_one_that_bash_can_read(call: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STN_DATA", "a folder")
+    _, text, _ = call(*QUICKSTART, "--gpus", "0", "--processes", "2", "--dry-run", "--name", "it's")
+    (tmp_path / "job.sh").write_text(text)
+    subprocess.run(["bash", "-n", "job.sh"], check=True)
+    assert f"export 'STN_DATA={tmp_path}/a folder'\n" in text
+    assert "--trainer.devices 2 --trainer.accelerator cpu" in text
+    assert "gres" not in text
+
+
+def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
+    site = "sbatch: {partition: gpu, account: project7}\nsrun: [--container-image=torch.sqsh]\nbefore: [module load cuda]\n"
+    Path("slurm.yaml").write_text(site)
+    _, text, _ = call(*QUICKSTART, "--dry-run")
+    assert "#SBATCH --partition=gpu\n#SBATCH --account=project7\n" in text
+    assert "module load cuda\nsrun --kill-on-bad-exit=1 --container-image=torch.sqsh " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--nodes", "0"], "--nodes 0; give 1 or more"),
+        (["--gpus", "2", "--processes", "2"], "leave --processes out, or give --gpus 0"),
+        (["--gpus", "2", "--", "--trainer.devices", "4"], "--trainer.devices 4 disagrees with the job, which has 2"),
+        (["--", "--trainer.num_nodes=2"], "--trainer.num_nodes 2 disagrees with the job, which has 1"),
+        (["--config", "none.yaml"], "none.yaml: there is no such file"),
+        (["--site", "none.yaml"], "none.yaml: there is no such file"),
+        (["--site", "wrong.yaml"], "wrong.yaml: modules: give sbatch as a mapping"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], complaint: str, call: Submit) -> None:
+    Path("wrong.yaml").write_text("modules: [cuda]\n")
+    code, _, err = call(*QUICKSTART, *arguments)
+    assert code == 2
+    assert complaint in err
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_several_nodes_need_a_file_system_that_they_share(call: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_file_system", lambda _: "ext4")
+    code, _, err = call(*QUICKSTART, "--nodes", "2", "--dry-run")
+    assert code == 2
+    assert "is on ext4, which other nodes do not see" in err
+    assert call(*QUICKSTART, "--nodes", "2", "--dry-run", "--shared")[0] == 0
+    monkeypatch.setattr(module, "_file_system", lambda _: "nfs4")
+    assert call(*QUICKSTART, "--nodes", "2", "--dry-run")[0] == 0
+
+
+def test_a_machine_without_slurm_is_told_so_and_keeps_the_script(call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = call(*QUICKSTART)
+    assert code == 2
+    assert "there is no sbatch here" in err
+    assert Path("runs/quickstart/job.sh").exists()
