@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     image: Tensor
     """(batch, channels, height, width)"""
     label: Tensor
-    """(batch,)"""
+    """(batch,), or (batch, digits) where a picture has several"""
     indices: Tensor
     """(batch,), of each picture in its split"""
     epoch: int

@@ -8,11 +8,19 @@ import warnings
 from torch import Tensor, nn
 
 
-def linear(out_features: int, *, zero: bool = False) -> nn.Linear:
-    """A fully connected layer; with `zero` its weights and biases start at 0."""
+def linear(out_features: int, *, zero: bool = False, relu: bool = False) -> nn.Linear:
+    """A fully connected layer; with `zero` its weights and biases start at 0, with `relu` as `initialise_for_relu` has them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return _ZeroLinear(out_features) if zero else nn.LazyLinear(out_features)
+        return (_ZeroLinear if zero else _ReluLinear if relu else nn.LazyLinear)(out_features)
+
+
+def initialise_for_relu(layer: nn.Module) -> None:
+    """Weights with which a rectifier keeps the size of its signals, however deep the network (He et al. 2015); biases of 0."""
+    assert isinstance(layer.weight, Tensor)
+    assert isinstance(layer.bias, Tensor)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
 
 
 def conv2d(out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
@@ -29,3 +37,11 @@ class _ZeroLinear(nn.LazyLinear):
         if fresh:
             nn.init.zeros_(self.weight)
             nn.init.zeros_(self.bias)
+
+
+class _ReluLinear(nn.LazyLinear):
+    def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
+        fresh = self.has_uninitialized_params()
+        super().initialize_parameters(input)
+        if fresh:
+            initialise_for_relu(self)

@@ -32,7 +32,7 @@ TABLE: dict[str, set[str] | None] = {
     "transformers": {"torch", "geometry", "lazy"},
     "backbones": {"torch", "torchvision", "timm", "safetensors", "lazy"},  # a backbone with transformers inside is given them
     "distortions": {"torch", "geometry"},
-    "datasets": {"torch", "numpy", "PIL", "sklearn", "batch"},
+    "datasets": {"torch", "numpy", "PIL", "h5py", "sklearn", "batch"},
     "datamodules": {"torch", "lightning", "datasets", "distortions", "batch", "signals"},
     "tasks": {"torch", "torchmetrics", "lightning", "transformers", "geometry", "batch"},
     "callbacks": {"torch", "torchmetrics", "numpy", "PIL", "lightning", "geometry", "transformers", "tasks", "batch", *PROCESSES},

@@ -2,6 +2,17 @@
 
 from stn_lightning.backbones.birds import SmallTrunk, Streams
 from stn_lightning.backbones.digits import CNN, FCN
+from stn_lightning.backbones.house_numbers import HouseNumberCNN, SharedLayersCNN
 from stn_lightning.backbones.trunks import TimmTrunk, TorchvisionTrunk, Trunk
 
-__all__ = ["CNN", "FCN", "SmallTrunk", "Streams", "TimmTrunk", "TorchvisionTrunk", "Trunk"]
+__all__ = [
+    "CNN",
+    "FCN",
+    "HouseNumberCNN",
+    "SharedLayersCNN",
+    "SmallTrunk",
+    "Streams",
+    "TimmTrunk",
+    "TorchvisionTrunk",
+    "Trunk",
+]

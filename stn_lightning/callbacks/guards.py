@@ -125,7 +125,7 @@ class LabelGuard(Callback):
     def _check(self, trainer: Trainer, split: str, batch: Any) -> None:
         classes = len(trainer.datamodule.classes) if self.classes is None else self.classes  # type: ignore[attr-defined]
         labels, indices = self.labels(batch)
-        wrong = (labels < 0) | (labels >= classes)
+        wrong = ((labels < 0) | (labels >= classes)).view(len(labels), -1).any(1)  # a sequence has several
         if culprit := most(int(indices[wrong].max()) + 1 if wrong.any() else 0):
             leave_together(trainer)
             raise ValueError(

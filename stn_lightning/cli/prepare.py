@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from stn_lightning.cli.errors import closest
-from stn_lightning.datasets import CUB, MNIST, Source
+from stn_lightning.datasets import CUB, MNIST, SVHN, Source
 
-SETS: dict[str, Callable[[], Source]] = {"mnist": MNIST, "cub": CUB}
+SETS: dict[str, Callable[[], Source]] = {"mnist": MNIST, "cub": CUB, "svhn": SVHN, "svhn-128": partial(SVHN, 128)}
 
 
 def prepare(arguments: list[str]) -> int:

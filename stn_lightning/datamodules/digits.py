@@ -1,19 +1,13 @@
 """Digits in memory, distorted on the device."""
 
-from typing import Any
-
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules.batches import Draw, EpochBatches, ResumableLoader
+from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.splits import SplitsDataModule
 from stn_lightning.datasets import Pictures, PictureSource
-from stn_lightning.distortions import Distortion, Randomness
-
-FROZEN_SEED = 0
-"""Validation and test pictures are distorted by this seed whatever the run's: their distortion is part of the data set."""
-STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+from stn_lightning.distortions import Distortion
 
 
 class _InMemory(Dataset[Batch]):
@@ -29,7 +23,7 @@ class _InMemory(Dataset[Batch]):
         return Batch(image, label, draw.indices, draw.epoch, draw.share, self.split)
 
 
-class DigitsDataModule(LightningDataModule):
+class DigitsDataModule(SplitsDataModule):
     """Pictures of digits as floats from 0 (background) to 1 (ink), distorted anew in each epoch of training.
 
     No mean is subtracted, so background is exactly 0 and a transformer's zeros outside the image are background too.
@@ -50,17 +44,12 @@ class DigitsDataModule(LightningDataModule):
         seed: int = 0,
         train_pictures: int | None = None,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size}; give 1 or more (the paper's is 256)")
+        super().__init__(batch_size, seed)
         if train_pictures is not None and train_pictures < 1:
             raise ValueError(f"train_pictures {train_pictures}; give 1 or more, or leave it out to train on all")
         self.source = source
         self.distortion = distortion
-        self.batch_size = batch_size
-        self.seed = seed
         self.train_pictures = train_pictures
-        self.splits: dict[Split, Pictures] = {}
         self.pools: dict[Split, Tensor] = {}
 
     @property
@@ -77,43 +66,19 @@ class DigitsDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         self.source.prepare()
 
-    def setup(self, stage: str) -> None:
-        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in wanted.get(stage, ("test",)):
-            if split not in self.splits:
-                pictures = self.source.load(split)
-                kept = self.train_pictures if split == "train" else None
-                self.splits[split] = Pictures(pictures.image[:kept], pictures.label[:kept])
+    def load(self, split: Split) -> Pictures:
+        pictures = self.source.load(split)
+        kept = self.train_pictures if split == "train" else None
+        return Pictures(pictures.image[:kept], pictures.label[:kept])
 
-    def train_dataloader(self) -> ResumableLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> ResumableLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableLoader:
-        return self._loader("test")
-
-    def predict_dataloader(self) -> ResumableLoader:
-        return self._loader("test")
-
-    def _loader(self, split: Split) -> ResumableLoader:
-        data = _InMemory(self.splits[split], split)
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = EpochBatches(data, self.batch_size, shuffle=split == "train", seed=self.seed, rank=rank, ranks=ranks)
-        return ResumableLoader(data, batches)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.distorted(batch)
+    def dataset(self, split: Split) -> Dataset[Batch]:
+        return _InMemory(self.splits[split], split)
 
     def distorted(self, batch: Batch) -> Batch:
-        """The batch with its pictures as floats, distorted on the device on which they are."""
         image: Tensor = batch.image.float() / 255
         if self.distortion is None:
             return batch._replace(image=image)
-        seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
-        randomness = Randomness(seed, STREAMS[batch.split], epoch, batch.indices)
         pool = self.pools.get(batch.split)
         if pool is None or pool.device != image.device:  # once, not for every batch: 43 MB for MNIST
             pool = self.pools[batch.split] = self.splits[batch.split].image.to(image.device)
-        return batch._replace(image=self.distortion.to(image.device)(image, randomness, pool))
+        return batch._replace(image=self.distortion.to(image.device)(image, self.randomness(batch), pool))

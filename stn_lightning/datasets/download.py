@@ -14,7 +14,8 @@ class File(NamedTuple):
     """A file that is known by its content."""
 
     name: str
-    sha256: str
+    sha256: str | None
+    """None where nobody has published it: the size is compared instead"""
     size: int | None = None
     """in bytes, where it is known: a server that sends more is not listened to for longer"""
 
@@ -49,7 +50,10 @@ def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
 
 
 def _check(file: File, path: Path) -> None:
-    if (found := sha256(path)) != file.sha256:
+    if file.sha256 is None:
+        if path.stat().st_size != file.size:
+            raise ValueError(f"{path}: it has {path.stat().st_size:,} bytes, expected {file.size:,}; delete it to have it downloaded again")
+    elif (found := sha256(path)) != file.sha256:
         raise ValueError(f"{path}: its SHA-256 is {found}, expected {file.sha256}; delete it to have it downloaded again")
 
 
@@ -62,7 +66,9 @@ def _download(file: File, url: str, path: Path) -> None:
             size += len(block)
             if file.size is not None and size > file.size:
                 raise ValueError(f"it is larger than {file.size} bytes")
-        if (found := digest.hexdigest()) != file.sha256:
+        if file.sha256 is None and size != file.size:
+            raise ValueError(f"it has {size:,} bytes, expected {file.size:,}")
+        if file.sha256 is not None and (found := digest.hexdigest()) != file.sha256:
             raise ValueError(f"its SHA-256 is {found}, expected {file.sha256}")
 
 

@@ -5,6 +5,7 @@ Reference:
 """
 
 from stn_lightning.distortions.clutter import Cluttered
+from stn_lightning.distortions.composition import ComposedNumber, DigitPool
 from stn_lightning.distortions.distortion import Distortion, WarpingDistortion
 from stn_lightning.distortions.randomness import Randomness
 from stn_lightning.distortions.volumes import PosedInSpace
@@ -12,6 +13,8 @@ from stn_lightning.distortions.warps import Elastic, Perspective, Rotated, Rotat
 
 __all__ = [
     "Cluttered",
+    "ComposedNumber",
+    "DigitPool",
     "Distortion",
     "Elastic",
     "Perspective",

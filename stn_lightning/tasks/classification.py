@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,10 +53,22 @@ class ClassificationTask(LightningModule):
         self.localisation_rate = localisation_rate
         self.channels_last = channels_last
         self.outside_penalty = outside_penalty
-        metrics = MetricCollection({"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()})
+        metrics = self.split_metrics()
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")})
 
-    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+    def split_metrics(self) -> MetricCollection:
+        """What is measured of logits and labels, over a whole split."""
+        return MetricCollection({"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()})
+
+    def loss(self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]) -> Float[Tensor, ""]:
+        """Mean over the batch, in nats."""
+        return functional.cross_entropy(logits.float(), label)
+
+    def wrong(self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]) -> Bool[Tensor, " batch"]:
+        """Which pictures are misread."""
+        return logits.argmax(-1) != label
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch *digits classes"]:
         logits: Tensor = self.backbone(image if self.transformer is None else self.transformer(image))
         return logits
 
@@ -67,15 +79,15 @@ class ClassificationTask(LightningModule):
         with torch.no_grad():
             logits = self(torch.zeros(1, *data.image_shape, device=self.device).to(self.dtype))
         self.train()
-        if logits.shape[1] != len(data.classes):
-            raise ValueError(f"the backbone tells {logits.shape[1]} classes apart, the data has {len(data.classes)}; make them agree")
+        if logits.shape[-1] != len(data.classes):
+            raise ValueError(f"the backbone tells {logits.shape[-1]} classes apart, the data has {len(data.classes)}; make them agree")
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with watching(self) as looks:
             logits, loss = self._step(batch)
-        error = (logits.detach().argmax(1) != batch.label).float().mean() * 100
+        error = self.wrong(logits.detach(), batch.label).float().mean() * 100
         self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label), prog_bar=True)
         if self.outside_penalty and looks:
             beyond = torch.stack([excess(look.grids.flatten(0, 1)).mean() for look in looks])
@@ -89,7 +101,7 @@ class ClassificationTask(LightningModule):
         self._step(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        probabilities: Tensor = self(batch.image.to(self.dtype)).float().softmax(1)
+        probabilities: Tensor = self(batch.image.to(self.dtype)).float().softmax(-1)
         return probabilities
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -97,8 +109,12 @@ class ClassificationTask(LightningModule):
         if batch.split != "train":
             metrics: Any = self.metrics[f"{batch.split}_metrics"]
             metrics.update(logits, batch.label)
-            self.log_dict(metrics, batch_size=len(batch.label), prog_bar=True)
-        return logits, functional.cross_entropy(logits.float(), batch.label)
+            self.log_metrics(batch)
+        return logits, self.loss(logits, batch.label)
+
+    def log_metrics(self, batch: Batch) -> None:
+        """Have Lightning compute and reset them at the split's end."""
+        self.log_dict(self.metrics[f"{batch.split}_metrics"], batch_size=len(batch.label), prog_bar=True)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         localising = {id(p) for module in self.modules() if isinstance(module, Transformer) for p in module.parameters()}

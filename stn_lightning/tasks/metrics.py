@@ -7,7 +7,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 
 
-class _SampleMean(Metric):
+class SampleMean(Metric):
     """A mean over all samples."""
 
     full_state_update = False
@@ -23,7 +23,7 @@ class _SampleMean(Metric):
         return (self.total / self.samples).float()
 
 
-class ErrorRate(_SampleMean):
+class ErrorRate(SampleMean):
     """Wrongly classified samples, in percent."""
 
     higher_is_better = False
@@ -33,7 +33,7 @@ class ErrorRate(_SampleMean):
         self.samples += len(label)
 
 
-class MeanCrossEntropy(_SampleMean):
+class MeanCrossEntropy(SampleMean):
     """Cross entropy, in nats."""
 
     higher_is_better = False
@@ -53,7 +53,7 @@ class Samples(Metric):
         super().__init__()
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]) -> None:
+    def update(self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]) -> None:
         self.samples += len(label)
 
     def compute(self) -> Float[Tensor, ""]:

@@ -18,7 +18,12 @@ from stn_lightning.transformers.families import (
     ThinPlateSpline,
     Translation,
 )
-from stn_lightning.transformers.localisation import ConvolutionalLocalisation, FullyConnectedLocalisation, TrunkLocalisation
+from stn_lightning.transformers.localisation import (
+    ConvolutionalLocalisation,
+    FullyConnectedLocalisation,
+    HouseNumberLocalisation,
+    TrunkLocalisation,
+)
 from stn_lightning.transformers.parallel import ParallelTransformer
 from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
 from stn_lightning.transformers.starts import Disturbed, Identity, Start, Tiling
@@ -39,6 +44,7 @@ __all__ = [
     "Disturbed",
     "Family",
     "FullyConnectedLocalisation",
+    "HouseNumberLocalisation",
     "Identity",
     "LearntTarget",
     "Look",

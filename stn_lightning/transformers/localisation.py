@@ -79,3 +79,24 @@ class TrunkLocalisation(nn.Module):
         features = self.trunk(functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image)
         features = functional.relu(self.conv(features))
         return functional.relu(self.fc(features.flatten(1)))
+
+
+class HouseNumberLocalisation(nn.Module):
+    """Two convolutions that keep the size, a pooling between them, fully connected layers (the paper's ST-CNN Single for SVHN).
+
+    Args:
+        filters: of each convolution.
+        units: width of each fully connected layer.
+    """
+
+    def __init__(self, filters: int = 32, units: Sequence[int] = (32, 32)) -> None:
+        super().__init__()
+        self.conv1 = lazy.conv2d(filters, 5, padding=2)
+        self.conv2 = nn.Conv2d(filters, filters, 5, padding=2)
+        self.layers = FullyConnectedLocalisation(units)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        features = functional.max_pool2d(functional.relu(self.conv1(image)), 2)
+        features = functional.relu(self.conv2(features))
+        found: Tensor = self.layers(features)
+        return found

@@ -130,6 +130,14 @@ class SpatialTransformer(Transformer):
         self.sampler = sampler or Bilinear()
 
     def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> Warp:
-        theta = self.regression(self.localisation(image)).squeeze(1)
+        return self.at(image, self.localise(image))
+
+    def localise(self, image: Float[Tensor, "batch channels *in_size"]) -> Float[Tensor, "batch numbers"]:
+        """theta: where the interesting part is."""
+        theta: Tensor = self.regression(self.localisation(image)).squeeze(1)
+        return theta
+
+    def at(self, image: Float[Tensor, "batch channels *in_size"], theta: Float[Tensor, "batch numbers"]) -> Warp:
+        """That part of an image, which need not be what theta was found in."""
         grid = self.family(theta, self.size or tuple(image.shape[2:]))
         return Warp(self.sampler(image, grid), theta, grid)

@@ -26,3 +26,14 @@ def cub_folder() -> Path:
         if (folder / "CUB_200_2011/images.txt").is_file():
             return folder
     pytest.skip(f"CUB_200_2011 is neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets")
+
+
+def svhn_folder() -> Path:
+    """Where SVHN's annotations and the two sample photographs lie, else the test is skipped."""
+    named = os.environ.get("STN_DATA")
+    beside = Path(__file__).parents[3] / "shared" / "data"
+    folders = [place / "svhn" for place in ([Path(named)] if named else []) + [beside]]
+    for folder in folders:
+        if (folder / "svhn_format1_train_labels.json").exists():
+            return folder
+    pytest.skip(f"svhn_format1_*_labels.json are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the data folder")

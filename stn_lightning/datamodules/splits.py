@@ -1,0 +1,82 @@
+"""What all data modules share: three splits, loaders that resume, random numbers of each picture's own."""
+
+from abc import abstractmethod
+from typing import Any
+
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stn_lightning.batch import Batch, Split
+from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
+from stn_lightning.distortions import Randomness
+
+FROZEN_SEED = 0
+"""Validation and test pictures are distorted by this seed whatever the run's: their distortion is part of the data set."""
+STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+
+
+class SplitsDataModule(LightningDataModule):
+    """Three splits. A subclass says how one is loaded, how a batch is read, and what happens to it on the device.
+
+    Args:
+        batch_size: of the global batch, shared out among all processes.
+        seed: of order and distortion in training; the command line sets it from `seed_everything`.
+    """
+
+    def __init__(self, batch_size: int, seed: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}; give 1 or more")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.splits: dict[Split, Any] = {}
+
+    @abstractmethod
+    def load(self, split: Split) -> Any:
+        """What there is of a split; kept in `splits`."""
+
+    @abstractmethod
+    def dataset(self, split: Split) -> Dataset[Batch]:
+        """The loaded split as something that reads a whole batch: `dataset[draw]`, with a length."""
+
+    @abstractmethod
+    def distorted(self, batch: Batch) -> Batch:
+        """The batch as a task gets it, made on the device on which it is."""
+
+    def setup(self, stage: str) -> None:
+        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for split in wanted.get(stage, ("test",)):
+            if split not in self.splits:
+                self.splits[split] = self.load(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> ResumableLoader:
+        return self._loader("test")
+
+    def _loader(self, split: Split) -> ResumableLoader:
+        data: Any = self.dataset(split)
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = EpochBatches(data, self.batch_size, shuffle=split == "train", seed=self.seed, rank=rank, ranks=ranks)
+        return ResumableLoader(data, batches)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.distorted(batch)
+
+    def randomness(self, batch: Batch) -> Randomness:
+        """Of the batch's pictures: new in each epoch of training, frozen otherwise."""
+        seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
+        return Randomness(seed, STREAMS[batch.split], epoch, batch.indices)
+
+
+def centred(image: Tensor) -> Tensor:
+    """Each picture less its own mean: what a transformer sees outside, zero, is then the picture's mean colour."""
+    return image - image.mean((1, 2, 3), keepdim=True)
