@@ -81,7 +81,7 @@ def test_the_parts_of_the_error_agree_with_counting(module: HouseNumbersDataModu
 def test_a_miniature_in_the_original_format_is_prepared_learnt_tested_and_read(module: HouseNumbersDataModule) -> None:
     task, trainer = task_of(), trainer_of(max_epochs=30, callbacks=[LabelGuard()], limit_val_batches=1)
     trainer.fit(task, module)
-    assert trainer.callback_metrics["train/loss"] < 6  # 12 where it knows nothing
+    assert trainer.callback_metrics["train/loss"] < 8  # 12 where it knows nothing
     (found,) = trainer.test(task, module, verbose=False)
     assert found["test/samples"] == 21
     batches: Any = trainer.predict(task, module)
