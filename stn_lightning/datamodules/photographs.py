@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw, EpochBatches, ResumableLoader
-from stn_lightning.datamodules.digits import STREAMS
+from stn_lightning.datamodules.splits import STREAMS
 from stn_lightning.datasets import Photographs, PhotographSource, Places
 from stn_lightning.datasets.folder import pictures_below
 from stn_lightning.datasets.photographs import Decoded
