@@ -9,7 +9,6 @@ Reference:
 """
 
 import itertools
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -66,22 +65,12 @@ class HouseNumberCNN(nn.Module):
         logits: Tensor = self.heads(features)
         return logits.unflatten(1, (self.digits, -1))
 
-    def warps(self, image: Float[Tensor, "batch 3 height width"]) -> list[Any]:
-        """What each transformer did, from the first on: the product of their thetas is where the network looks."""
-        found: list[Any] = []
-        self._features(image, len(self.transformers), found)
-        return found
-
-    def _features(self, image: Tensor, depth: int, found: list[Any] | None = None) -> Tensor:
-        """Of the first `depth` convolutions; each transformer's warp is appended to `found`."""
+    def _features(self, image: Tensor, depth: int) -> Tensor:
+        """Of the first `depth` convolutions."""
         features = image
         for i, convolution in enumerate(self.convolutions[:depth]):
             if i < len(self.transformers):
-                transformer: Any = self.transformers[i]
-                warp = transformer.warp(features)
-                features = warp.image
-                if found is not None:
-                    found.append(warp)
+                features = self.transformers[i](features)
             features = functional.relu(convolution(features))
             if i % 2 == 0:
                 features = functional.max_pool2d(features, 2)
@@ -118,8 +107,4 @@ class SharedLayersCNN(HouseNumberCNN):
         self.depth = depth
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch digits classes"]:
-        return super().forward(self.warps(image)[0].image)
-
-    def warps(self, image: Float[Tensor, "batch 3 height width"]) -> list[Any]:
-        transformer: Any = self.transformer
-        return [transformer.at(image, transformer.localise(self._features(image, self.depth)))]
+        return super().forward(self.transformer(image, self._features(image, self.depth)))

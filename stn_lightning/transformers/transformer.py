@@ -58,7 +58,10 @@ class Transformer(nn.Module):
         """The warped image(s) with theta and the grid that made them."""
 
     def forward(self, image: Float[Tensor, "batch channels *in_size"]) -> Float[Tensor, "batch ..."]:
-        warp = self.warp(image)
+        return self._seen(image, self.warp(image))
+
+    def _seen(self, image: Float[Tensor, "batch channels *in_size"], warp: Warp) -> Float[Tensor, "batch ..."]:
+        """Tells the watchers; returns the warped image."""
         if not torch.compiler.is_compiling():
             for looks in self.watchers:
                 looks.append(Look(self, tuple(image.shape[2:]), warp))
@@ -129,15 +132,13 @@ class SpatialTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> Warp:
-        return self.at(image, self.localise(image))
+    def forward(
+        self, image: Float[Tensor, "batch channels *in_size"], where: Float[Tensor, "batch ..."] | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The interesting part of the image; the localisation looks for it in `where`, for example feature maps, if that is given."""
+        return self._seen(image, self.warp(image, where))
 
-    def localise(self, image: Float[Tensor, "batch channels *in_size"]) -> Float[Tensor, "batch numbers"]:
-        """theta: where the interesting part is."""
-        theta: Tensor = self.regression(self.localisation(image)).squeeze(1)
-        return theta
-
-    def at(self, image: Float[Tensor, "batch channels *in_size"], theta: Float[Tensor, "batch numbers"]) -> Warp:
-        """That part of an image, which need not be what theta was found in."""
+    def warp(self, image: Float[Tensor, "batch channels *in_size"], where: Float[Tensor, "batch ..."] | None = None) -> Warp:
+        theta = self.regression(self.localisation(image if where is None else where)).squeeze(1)
         grid = self.family(theta, self.size or tuple(image.shape[2:]))
         return Warp(self.sampler(image, grid), theta, grid)

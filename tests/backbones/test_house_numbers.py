@@ -10,6 +10,7 @@ from torch.nn import functional
 from stn_lightning.backbones import HouseNumberCNN, SharedLayersCNN
 from stn_lightning.geometry import affine
 from stn_lightning.transformers import Affine, Disturbed, FullyConnectedLocalisation, HouseNumberLocalisation, SpatialTransformer, Start
+from stn_lightning.transformers.transformer import watching
 
 SMALL = 0.125
 
@@ -75,7 +76,9 @@ def test_multi_at_its_start_is_the_cnn_bit_for_bit() -> None:
 def test_the_transformers_of_multi_stand_before_the_first_four_convolutions() -> None:
     multi, image = HouseNumberCNN(SMALL, transformers(start=Disturbed(0.2))).eval(), torch.rand(2, 3, 64, 64)
     multi(image)
-    warps = multi.warps(image)
+    with watching(multi) as looks:
+        multi(image)
+    warps = [look.warp for look in looks]
     assert [tuple(warp.image.shape[1:]) for warp in warps] == [(3, 64, 64), (6, 32, 32), (8, 32, 32), (16, 16, 16)]
     features: Any = image
     for i, (warp, convolution) in enumerate(zip(warps, multi.convolutions, strict=False)):
@@ -90,14 +93,16 @@ def test_the_shared_network_warps_the_picture_by_what_the_classifiers_layers_see
     shared = SharedLayersCNN(transformer, depth=3, width=SMALL).eval()
     plain = HouseNumberCNN(SMALL).eval()
     image = torch.rand(2, 3, 64, 64)
-    logits = shared(image)
+    shared(image)
+    with watching(shared) as looks:
+        logits = shared(image)
     plain(image)
     plain.load_state_dict({k: v for k, v in shared.state_dict().items() if not k.startswith("transformer.")})
-    (warp,) = shared.warps(image)
+    (warp,) = (look.warp for look in looks)
     assert warp.image.shape == image.shape
     torch.testing.assert_close(logits, plain(warp.image))
     seen = plain._features(image, 3)
-    torch.testing.assert_close(warp.theta, shared.transformer.localise(seen))  # type: ignore[operator]
+    torch.testing.assert_close(warp.theta, transformer.warp(seen).theta)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", ["cnn", "multi", "shared"])
@@ -121,9 +126,12 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
 def test_dropout_spares_the_first_convolution_and_the_localisation() -> None:
     network, image = HouseNumberCNN(SMALL, transformers(2, Disturbed(0.1)), dropout=0.5), torch.rand(2, 3, 64, 64)
     network(image)
-    first, second = network.train().warps(image), network.warps(image)
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.theta, b.theta)
+    with watching(network.train()) as looks:
+        network(image)
+        network(image)
+    thetas = [look.warp.theta for look in looks]
+    assert torch.equal(thetas[0], thetas[2])
+    assert torch.equal(thetas[1], thetas[3])  # the first convolution lies before it
     assert not torch.equal(network(image), network(image))
     assert torch.equal(network.eval()(image), network(image))
 

@@ -157,7 +157,7 @@ class Counted(SpatialTransformer):
 
     looks = 0
 
-    def warp(self, image: Tensor) -> Any:
+    def warp(self, image: Tensor, where: Tensor | None = None) -> Any:
         self.looks += 1
         return super().warp(image)
 
