@@ -5,7 +5,6 @@ Reference:
 """
 
 import copy
-import itertools
 
 import torch
 from jaxtyping import Float
@@ -63,7 +62,7 @@ class Streams(nn.Module):
 
 
 class SmallTrunk(nn.Module):
-    """A small residual-free trunk to train from scratch: convolutions 3 x 3 with stride 2, each with batch normalisation.
+    """A small trunk to train from scratch: convolutions 3 x 3 with stride 2, each with batch normalisation.
 
     Args:
         filters: of each convolution.
@@ -72,10 +71,11 @@ class SmallTrunk(nn.Module):
     def __init__(self, filters: tuple[int, ...] = (32, 64, 128, 128)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise((3, *filters)):
-            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        for i, width in enumerate(filters):
+            conv = nn.Conv2d(filters[i - 1], width, 3, 2, 1) if i else lazy.conv2d(width, 3, 2, 1)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features rows columns"]:
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features rows columns"]:
         found: Tensor = self.layers(image * 2 - 1)
         return found

@@ -6,6 +6,8 @@ from stn_lightning.callbacks.exact_state import ExactState
 from stn_lightning.callbacks.guards import FiniteGuard, LabelGuard, NonFiniteError
 from stn_lightning.callbacks.instruments import Instruments
 from stn_lightning.callbacks.panel import Panel
+from stn_lightning.callbacks.parts import PartScore, PartScores
+from stn_lightning.callbacks.predictions import Predictions
 from stn_lightning.callbacks.preemption import Preempted, Preemption
 from stn_lightning.callbacks.progress import EpochLines, Summary
 from stn_lightning.callbacks.results import Results
@@ -22,6 +24,9 @@ __all__ = [
     "LabelGuard",
     "NonFiniteError",
     "Panel",
+    "PartScore",
+    "PartScores",
+    "Predictions",
     "Preempted",
     "Preemption",
     "Results",

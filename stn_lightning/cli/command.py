@@ -29,6 +29,8 @@ from stn_lightning.callbacks import (
     LabelGuard,
     NonFiniteError,
     Panel,
+    PartScores,
+    Predictions,
     Preempted,
     Preemption,
     Results,
@@ -114,7 +116,7 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Panel(), Instruments(), RunState(), self.results]
+        callbacks: list[Callback] = [Throughput(), Panel(), Instruments(), RunState(), PartScores(), Predictions(), self.results]
         callbacks += [ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))

@@ -58,6 +58,15 @@ class DigitsDataModule(SplitsDataModule):
         return self.source.classes
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of what `parts` finds; empty where nothing is marked, or a distortion moves it."""
+        return self.source.part_names if self.distortion is None else ()
+
+    def parts(self, batch: Batch) -> Tensor:
+        """(x, y, visible) of each marked part, -1 to 1 across the picture, (batch, parts, 3); for scoring."""
+        return self.source.parts(batch.split).to(batch.indices.device)[batch.indices]
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of what a task gets."""
         channels, height, width = next(iter(self.splits.values())).image.shape[1:]

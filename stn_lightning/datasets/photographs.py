@@ -45,9 +45,6 @@ class Places(NamedTuple):
 class PhotographSource(Source):
     """A data set of photographs."""
 
-    part_names: tuple[str, ...] = ()
-    """Of the parts that people have marked, where they have."""
-
     side: int
     """Smallest side of a picture as it is read, in pixels."""
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from stn_lightning.batch import Split
@@ -21,6 +21,8 @@ class Source(ABC):
 
     classes: tuple[str, ...]
     """Names of the classes, in the order of their labels."""
+    part_names: tuple[str, ...] = ()
+    """Of parts whose places are known, for scoring where a network looks."""
 
     def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
         """Bring the files here, where they are missing. Runs in one process of each machine."""
@@ -44,3 +46,7 @@ class PictureSource(Source):
 
     @abstractmethod
     def load(self, split: Split) -> Pictures: ...
+
+    def parts(self, split: Split) -> Float32[Tensor, "pictures parts 3"]:
+        """(x, y, visible) of each part, -1 to 1 across the picture, for a source with `part_names`."""
+        raise ValueError(f"{type(self).__name__} has no parts marked")

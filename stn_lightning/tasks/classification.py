@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 
 from stn_lightning.batch import Batch
 from stn_lightning.geometry.measures import excess
+from stn_lightning.geometry.overlap import shared
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import Constant, Schedule
 from stn_lightning.transformers import Transformer, watching
@@ -33,6 +34,7 @@ class ClassificationTask(LightningModule):
         channels_last: whether weights lie in the memory format that convolutions are fastest in.
         outside_penalty: weight in the loss of how far all transformers look beyond the border of what they are given (`excess`). 1 brings
             one back that has left the image, where the sampler gives it no gradient.
+        overlap_penalty: weight in the loss of what parallel transformers' crops share (`shared`), so that they do not agree on one place.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ClassificationTask(LightningModule):
         localisation_rate: float = 1.0,
         channels_last: bool = True,
         outside_penalty: float = 0.0,
+        overlap_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -53,6 +56,7 @@ class ClassificationTask(LightningModule):
         self.localisation_rate = localisation_rate
         self.channels_last = channels_last
         self.outside_penalty = outside_penalty
+        self.overlap_penalty = overlap_penalty
         metrics = self.split_metrics()
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")})
 
@@ -92,6 +96,8 @@ class ClassificationTask(LightningModule):
         if self.outside_penalty and looks:
             beyond = torch.stack([excess(look.grids.flatten(0, 1)).mean() for look in looks])
             loss = loss + self.outside_penalty * beyond.sum()
+        if self.overlap_penalty and looks:
+            loss = loss + self.overlap_penalty * torch.stack([shared(look.grids).mean() for look in looks]).sum()
         return loss * batch.share
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -20,11 +20,13 @@ from stn_lightning.tasks import ClassificationTask, Constant, Cosine, Schedule, 
 from stn_lightning.transformers import (
     Affine,
     ConvolutionalLocalisation,
+    Disturbed,
     FullyConnectedLocalisation,
     ParallelTransformer,
     SpatialTransformer,
     ThinPlateSpline,
     Transformer,
+    Translation,
 )
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -387,3 +389,17 @@ def test_a_process_without_a_picture_in_the_last_batch_changes_no_metric() -> No
     for metric in metrics.values():
         metric._computed = None
     assert {name: value.item() for name, value in metrics.compute().items()} == before
+
+
+def test_the_overlap_penalty_pushes_parallel_transformers_apart() -> None:
+    def gap(weight: float) -> float:
+        torch.manual_seed(0)
+        start = Disturbed(0.05, seed=1)
+        both = ParallelTransformer(FullyConnectedLocalisation([8]), Translation(0.5), 2, (14, 14), start=start)
+        optimizer = functools.partial(torch.optim.SGD, lr=0.05)
+        task = ClassificationTask(FCN([16]), optimizer, both, overlap_penalty=weight)
+        trainer_of(max_epochs=10, limit_val_batches=0).fit(task, digits(batch_size=32))
+        theta = both.warp(batch_of(digits()).image).theta
+        return (theta[:, 0] - theta[:, 1]).abs().amax(1).mean().item()
+
+    assert gap(3.0) > 2 * gap(0.0)

@@ -1,0 +1,63 @@
+"""Pictures with two telling parts: a digit, and a digit as a negative, far apart at random places; the class is the pair.
+
+For a proof that transformers find parts from class labels alone: no crop that is smaller than their distance shows both.
+"""
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from stn_lightning.batch import Split
+from stn_lightning.datasets.embedded import EmbeddedDigits
+from stn_lightning.datasets.pictures import Pictures, PictureSource
+
+KINDS = ((0, 1, 2), (4, 7, 8))
+"""Digits of the first part, and of the second, which is a negative."""
+DIGIT = 20
+"""Side of what is pasted, in pixels."""
+
+
+class DigitPairs(PictureSource):
+    """Pictures in nine classes, made of the embedded digits; drawn once and for all.
+
+    Args:
+        train: how many pictures to train on; there are an eighth as many for validation, and a quarter for the test.
+        size: side of a picture, in pixels.
+        distance: of the two digits' centres along x or y, at least, in pixels.
+    """
+
+    classes = tuple(f"{first}{second}" for first in KINDS[0] for second in KINDS[1])
+    part_names = ("first", "second")
+
+    def __init__(self, train: int = 8000, size: int = 56, distance: int = 24) -> None:
+        self.size = size
+        self.counts: dict[Split, int] = {"train": train, "val": train // 8, "test": train // 4}
+        self.distance = distance
+
+    def load(self, split: Split) -> Pictures:
+        digits = EmbeddedDigits().load(split)
+        generator, centres = self._centres(split)
+        n = len(centres)
+        chosen = torch.randint(0, 3, (n, 2), generator=generator)
+        image = torch.zeros(n, 1, self.size, self.size, dtype=torch.uint8)
+        for part, kind in enumerate(KINDS):
+            pools = [digits.image[digits.label == digit][:, :, 4:24, 4:24] for digit in kind]
+            for i in range(n):
+                pool = pools[int(chosen[i, part])]
+                y, x = (centres[i, part] - DIGIT // 2).tolist()
+                digit = pool[int(torch.randint(0, len(pool), (), generator=generator))]
+                image[i, :, y : y + DIGIT, x : x + DIGIT] = 255 - digit if part else digit
+        return Pictures(image, chosen[:, 0] * 3 + chosen[:, 1])
+
+    def parts(self, split: Split) -> Float32[Tensor, "pictures parts 3"]:
+        _, centres = self._centres(split)
+        points = centres.flip(2).float() * 2 / self.size - 1
+        return torch.cat([points, torch.ones(len(points), 2, 1)], dim=2)
+
+    def _centres(self, split: Split) -> tuple[torch.Generator, Tensor]:
+        """(pictures, 2, y x) in pixels; drawn again until they are far enough apart."""
+        generator = torch.Generator().manual_seed({"train": 1, "val": 2, "test": 3}[split])
+        half = DIGIT // 2
+        drawn = torch.randint(half, self.size - half + 1, (16 * self.counts[split], 2, 2), generator=generator)
+        apart = (drawn[:, 0] - drawn[:, 1]).abs().amax(1) >= self.distance
+        return generator, drawn[apart][: self.counts[split]]
