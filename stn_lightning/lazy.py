@@ -30,6 +30,13 @@ def conv2d(out_channels: int, kernel_size: int, stride: int = 1, padding: int = 
         return nn.LazyConv2d(out_channels, kernel_size, stride, padding)
 
 
+def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
+    """A convolution in space that learns its number of input channels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
+        return nn.LazyConv3d(out_channels, kernel_size)
+
+
 class _ZeroLinear(nn.LazyLinear):
     def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
         fresh = self.has_uninitialized_params()  # False after loading a checkpoint

@@ -4,10 +4,12 @@ from stn_lightning.backbones.birds import SmallTrunk, Streams
 from stn_lightning.backbones.digits import CNN, FCN
 from stn_lightning.backbones.house_numbers import HouseNumberCNN, SharedLayersCNN
 from stn_lightning.backbones.trunks import TimmTrunk, TorchvisionTrunk, Trunk
+from stn_lightning.backbones.volumes import DepthProjection
 
 __all__ = [
     "CNN",
     "FCN",
+    "DepthProjection",
     "HouseNumberCNN",
     "SharedLayersCNN",
     "SmallTrunk",

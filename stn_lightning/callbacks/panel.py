@@ -51,7 +51,7 @@ class Panel(Callback):
 
 
 def draw(
-    image: Float[Tensor, "batch channels height width"], warp: Warp, side: int = 112, columns: int = 4
+    image: Float[Tensor, "batch channels *size"], warp: Warp, side: int = 112, columns: int = 4
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """Each picture with the outlines of its crops, and its crops beside it.
 
@@ -61,6 +61,8 @@ def draw(
         side: of each picture in the panel, in pixels.
         columns: pictures (with their crops) a row.
     """
+    if warp.grid.shape[-1] == 3:
+        image, warp = _from_the_front(image, warp)
     crops, grids = warp.image.detach().float().cpu(), warp.grid.detach().float().cpu()
     if crops.dim() == 4:
         crops, grids = crops[:, None], grids[:, None]
@@ -85,7 +87,15 @@ def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[floa
     return [(float(x), float(y)) for x, y in torch.cat([pixels, pixels[:1]])]
 
 
+def _from_the_front(volume: Float[Tensor, "batch channels depth height width"], warp: Warp) -> tuple[Tensor, Warp]:
+    """Volumes as pictures of their brightest voxels along the depth; of the crop's box, the middle of its depth is outlined."""
+    middle = warp.grid[:, warp.grid.shape[1] // 2, ..., :2]
+    return volume.amax(2), Warp(warp.image.amax(2), warp.theta, middle)
+
+
 def _enlarged(image: Float[Tensor, "channels height width"], side: int) -> Image.Image:
     values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
-    rgb = values.expand(3, -1, -1) if len(values) == 1 else values[:3]
-    return Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy()).resize((side, side), Image.Resampling.NEAREST)
+    colours = values.new_zeros(3, *values.shape[1:])
+    colours[:] = values if len(values) == 1 else 0
+    colours[: len(values)] = values[:3]  # two channels are red and green
+    return Image.fromarray(colours.permute(1, 2, 0).contiguous().numpy()).resize((side, side), Image.Resampling.NEAREST)

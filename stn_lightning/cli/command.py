@@ -232,6 +232,7 @@ def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory
+    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # `stn submit` is how to use it
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning 2.6 calls torch 2.14 the old way
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming is what it is for
 

@@ -1,5 +1,6 @@
 """Splits, loaders, and what happens to a batch on the device: distortion."""
 
+from stn_lightning.datamodules.addition import AdditionDataModule
 from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
 from stn_lightning.datamodules.composed_numbers import ComposedNumbersDataModule
 from stn_lightning.datamodules.digits import DigitsDataModule
@@ -9,6 +10,7 @@ from stn_lightning.datamodules.photographs import PhotographsDataModule
 from stn_lightning.datamodules.splits import SplitsDataModule
 
 __all__ = [
+    "AdditionDataModule",
     "ComposedNumbersDataModule",
     "DigitsDataModule",
     "EpochBatches",

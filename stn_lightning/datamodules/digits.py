@@ -1,5 +1,6 @@
 """Digits in memory, distorted on the device."""
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -7,7 +8,7 @@ from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.datamodules.splits import SplitsDataModule
 from stn_lightning.datasets import Pictures, PictureSource
-from stn_lightning.distortions import Distortion
+from stn_lightning.distortions import Distortion, Randomness
 
 
 class _InMemory(Dataset[Batch]):
@@ -67,10 +68,10 @@ class DigitsDataModule(SplitsDataModule):
         return self.source.parts(batch.split).to(batch.indices.device)[batch.indices]
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what a task gets."""
-        channels, height, width = next(iter(self.splits.values())).image.shape[1:]
-        return (channels, height, width) if self.distortion is None else (channels, self.distortion.size, self.distortion.size)
+    def image_shape(self) -> tuple[int, ...]:
+        """(channels, height, width), or (channels, depth, height, width), of what a task gets."""
+        channels, *size = next(iter(self.splits.values())).image.shape[1:]
+        return (channels, *size) if self.distortion is None else (channels, *self.distortion.shape)
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -84,10 +85,16 @@ class DigitsDataModule(SplitsDataModule):
         return _InMemory(self.splits[split], split)
 
     def distorted(self, batch: Batch) -> Batch:
-        image: Tensor = batch.image.float() / 255
-        if self.distortion is None:
-            return batch._replace(image=image)
-        pool = self.pools.get(batch.split)
-        if pool is None or pool.device != image.device:  # once, not for every batch: 43 MB for MNIST
-            pool = self.pools[batch.split] = self.splits[batch.split].image.to(image.device)
-        return batch._replace(image=self.distortion.to(image.device)(image, self.randomness(batch), pool))
+        return batch._replace(image=self.distort(batch.image, batch.split, self.randomness(batch)))
+
+    def distort(self, image: Tensor, split: Split, randomness: Randomness) -> Tensor:
+        """Pictures of a split, as floats and distorted."""
+        image = image.float() / 255
+        return image if self.distortion is None else self.distortion.to(image.device)(image, randomness, self.pool(split, image.device))
+
+    def pool(self, split: Split, device: torch.device) -> Tensor:
+        """All pictures of a split."""
+        pool = self.pools.get(split)
+        if pool is None or pool.device != device:  # once, not for every batch: 43 MB for MNIST
+            pool = self.pools[split] = self.splits[split].image.to(device)
+        return pool

@@ -14,6 +14,8 @@ from stn_lightning.distortions import Randomness
 FROZEN_SEED = 0
 """Validation and test pictures are distorted by this seed whatever the run's: their distortion is part of the data set."""
 STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+PARTS = 4
+"""Streams of each part of a picture: the three splits', and the one of the order."""
 
 
 class SplitsDataModule(LightningDataModule):
@@ -71,10 +73,10 @@ class SplitsDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.distorted(batch)
 
-    def randomness(self, batch: Batch) -> Randomness:
-        """Of the batch's pictures: new in each epoch of training, frozen otherwise."""
+    def randomness(self, batch: Batch, part: int = 0) -> Randomness:
+        """Of the batch's pictures: new in each epoch of training, frozen otherwise; each `part` has numbers of its own."""
         seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
-        return Randomness(seed, STREAMS[batch.split], epoch, batch.indices)
+        return Randomness(seed, STREAMS[batch.split] + PARTS * part, epoch, batch.indices)
 
 
 def centred(image: Tensor) -> Tensor:

@@ -22,13 +22,18 @@ class Distortion(nn.Module):
         self.size = size
         self.digit = digit
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(height, width) of a distorted picture, or (depth, height, width)."""
+        return (self.size, self.size)
+
     @abstractmethod
     def forward(
         self,
         pictures: Float[Tensor, "batch channels digit digit"],
         randomness: Randomness,
         pool: UInt8[Tensor, "pictures channels digit digit"],
-    ) -> Float[Tensor, "batch channels size size"]:
+    ) -> Float[Tensor, "batch channels *shape"]:
         """The distorted pictures.
 
         Args:

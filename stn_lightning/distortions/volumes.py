@@ -46,6 +46,10 @@ class PosedInSpace(Distortion):
         self.scale = scale
         self.thickness = thickness
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.size, self.size, self.size)
+
     def theta(self, randomness: Randomness) -> Float[Tensor, "batch 12"]:
         """The random pose, from the cube to the digit's own coordinates, in which its frame is [-1, 1]."""
         a, b, c = (randomness.uniform(3, -self.rotation, self.rotation) * (math.pi / 180)).unbind(1)
@@ -61,8 +65,9 @@ class PosedInSpace(Distortion):
         randomness: Randomness,
         pool: UInt8[Tensor, "pictures channels digit digit"],
     ) -> Float[Tensor, "batch channels size size size"]:
-        grid = volume.grid(self.theta(randomness), (self.size, self.size, self.size))  # (B, D, H, W, 3)
-        face = sampling.bilinear(pictures, grid[..., :2].flatten(1, 2)).unflatten(2, (self.size, self.size))
+        depth, height, width = self.shape
+        grid = volume.grid(self.theta(randomness), (depth, height, width))  # (B, D, H, W, 3)
+        face = sampling.bilinear(pictures, grid[..., :2].flatten(1, 2)).unflatten(2, (depth, height))
         edge = self.digit / 2 * (self.thickness - grid[..., 2].abs()) + 0.5  # a slab whose faces blur over a pixel, as bilinear edges do
         return face * edge.clamp(0, 1)[:, None]
 

@@ -72,7 +72,7 @@ class ClassificationTask(LightningModule):
         """Which pictures are misread."""
         return logits.argmax(-1) != label
 
-    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch *digits classes"]:
+    def forward(self, image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch *digits classes"]:
         logits: Tensor = self.backbone(image if self.transformer is None else self.transformer(image))
         return logits
 

@@ -23,6 +23,7 @@ from stn_lightning.transformers.localisation import (
     FullyConnectedLocalisation,
     HouseNumberLocalisation,
     TrunkLocalisation,
+    VolumeLocalisation,
 )
 from stn_lightning.transformers.parallel import ParallelTransformer
 from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
@@ -61,6 +62,7 @@ __all__ = [
     "Translation",
     "Trilinear",
     "TrunkLocalisation",
+    "VolumeLocalisation",
     "Warp",
     "WideGradient",
     "watching",

@@ -100,3 +100,24 @@ class HouseNumberLocalisation(nn.Module):
         features = functional.relu(self.conv2(features))
         found: Tensor = self.layers(features)
         return found
+
+
+class VolumeLocalisation(nn.Module):
+    """Two convolutions on the halved volume, each with a pooling, then one fully connected layer.
+
+    Args:
+        filters: of each convolution.
+        units: of the fully connected layer.
+    """
+
+    def __init__(self, filters: int = 16, units: int = 32) -> None:
+        super().__init__()
+        self.conv1 = lazy.conv3d(filters, 5)
+        self.conv2 = nn.Conv3d(filters, filters, 3)
+        self.fc = lazy.linear(units)
+
+    def forward(self, volume: Float[Tensor, "batch channels depth height width"]) -> Float[Tensor, "batch features"]:
+        features = functional.avg_pool3d(volume, 2)
+        features = functional.relu(self.conv1(features))
+        features = functional.relu(self.conv2(functional.max_pool3d(features, 2, ceil_mode=True)))
+        return functional.relu(self.fc(features.flatten(1)))

@@ -33,6 +33,24 @@ def test_a_network_and_a_data_set_pair_and_take_a_step(
     assert f"training runs/{network}-{data}" in out
 
 
+ADDITION = [f"configs/addition/st2_fcn_{family}.yaml" for family in ("affine", "projective", "tps")]
+
+
+@pytest.mark.parametrize("network", [*ADDITION, "configs/mnist/networks/st_fcn_affine.yaml", "configs/mnist/networks/cnn.yaml"])
+def test_a_network_adds_two_digits(network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    code, _, err = stn("fit", "--config", network, "--config", "configs/addition/data.yaml", *ONE_STEP)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("network", ["st_cnn", "cnn"])
+def test_a_network_reads_digits_in_space(network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = ("--config", f"configs/volumes/{network}.yaml", "--config", "configs/volumes/data.yaml")
+    code, _, err = stn("fit", *files, *ONE_STEP)
+    assert (code, err) == (0, "")
+
+
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_cnn"])
 def test_a_quickstart_takes_a_step_without_any_data_folder(name: str, stn: Stn) -> None:
     code, _, err = stn("fit", "--config", f"configs/{name}.yaml", *ONE_STEP)
