@@ -51,9 +51,10 @@ class Cluttered(Distortion):
         canvas = pictures.new_zeros(batch, channels, self.size * self.size)
         at = _square(place, self.digit, self.size)[:, None].expand(-1, channels, -1)  # (B, C, digit^2)
         canvas.scatter_(2, at, pictures.flatten(2))
-        borrowed = pool.flatten(2)[source.clamp(max=len(pool) - 1)]  # (B, n, C, digit^2)
-        inside = _square(cut, side, self.digit)[:, :, None].expand(-1, -1, channels, -1)  # (B, n, C, side^2)
-        scraps = borrowed.gather(3, inside).to(pictures.dtype) / 255
+        channel = torch.arange(channels, device=place.device)[:, None]
+        picture = source.clamp(max=len(pool) - 1)[:, :, None, None]
+        inside = _square(cut, side, self.digit)[:, :, None]  # (B, n, 1, side^2)
+        scraps = pool.flatten(2)[picture, channel, inside].to(pictures.dtype) / 255  # (B, n, C, side^2)
         at = _square(paste, side, self.size).flatten(1)[:, None].expand(-1, channels, -1)  # (B, C, n*side^2)
         canvas.scatter_reduce_(2, at, scraps.transpose(1, 2).flatten(2), "amax")
         return canvas.unflatten(2, (self.size, self.size))

@@ -17,6 +17,9 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
 
+_AHEAD = 2048
+"""Counters that one evaluation of Philox takes at least. So few cost no more than one: the time goes into starting 120 operations."""
+
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10: four random 32-bit words for each four-word counter, in int64 tensors of one shape."""
@@ -45,13 +48,22 @@ class Randomness:
         self.epoch = epoch
         self.index = index
         self.drawn = 0
+        self._ready = index.new_empty(len(index), 0)
 
     def _words(self, n: int) -> Int64[Tensor, "batch n"]:
-        blocks = torch.arange(self.drawn, self.drawn + math.ceil(n / 4), device=self.index.device)
-        self.drawn += len(blocks)
-        index, block = torch.broadcast_tensors(self.index[:, None], blocks)
+        wanted = math.ceil(n / 4) * 4  # blocks of four words are not shared between calls
+        if wanted > self._ready.shape[1]:
+            blocks = max((wanted - self._ready.shape[1]) // 4, _AHEAD // max(len(self.index), 1))
+            self._ready = torch.cat([self._ready, self._blocks(self.drawn + self._ready.shape[1] // 4, blocks)], dim=1)
+        words, self._ready = self._ready[:, :n], self._ready[:, wanted:]
+        self.drawn += wanted // 4
+        return words
+
+    def _blocks(self, first: int, n: int) -> Int64[Tensor, "batch words"]:
+        """The words of `n` counters from `first` on."""
+        index, block = torch.broadcast_tensors(self.index[:, None], torch.arange(first, first + n, device=self.index.device))
         counter = (block, torch.full_like(block, self.epoch), index & _WORD, index >> 32 & _WORD)
-        return torch.stack(philox(counter, self.key), dim=-1).flatten(1)[:, :n]
+        return torch.stack(philox(counter, self.key), dim=-1).flatten(1)
 
     def uniform(self, n: int, low: float, high: float) -> Float64[Tensor, "batch n"]:
         """`n` numbers a picture, evenly spread over (low, high), on a lattice of 2^32 steps."""

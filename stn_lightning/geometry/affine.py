@@ -21,17 +21,18 @@ from stn_lightning.geometry.lattice import axis, exact
 def grid(theta: Float[Tensor, "batch 6"], size: tuple[int, int]) -> Float[Tensor, "batch height width 2"]:
     """Where in the input each of `size`'s output pixels looks."""
     theta = exact(theta)
-    return _mapped(theta, axis(size[1], theta)[None, None, :], axis(size[0], theta)[None, :, None])
+    return _mapped(theta, axis(size[1], theta), axis(size[0], theta)[:, None])
 
 
 def at(theta: Float[Tensor, "batch 6"], points: Float[Tensor, "one_or_batch height width 2"]) -> Float[Tensor, "batch height width 2"]:
     """Where in the input each of these points looks, which need not be the centres of pixels."""
-    return _mapped(exact(theta), *exact(points).unbind(-1))
+    x, y = exact(points)[:, None].unbind(-1)
+    return _mapped(exact(theta), x, y)
 
 
 def _mapped(theta: Float[Tensor, "batch 6"], x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Float[Tensor, "batch height width 2"]:
-    a, b, t_x, c, d, t_y = theta[:, :, None, None].unbind(1)  # each (B, 1, 1)
-    return torch.stack([a * x + (b * y + t_x), c * x + (d * y + t_y)], dim=-1)  # (B, H, W, 2)
+    of_x, of_y, shift = theta.unflatten(1, (2, 3))[..., None, None].unbind(2)  # (a, c), (b, d), (t_x, t_y); each (B, 2, 1, 1)
+    return (of_x * x + (of_y * y + shift)).movedim(1, -1)  # (B, H, W, 2)
 
 
 def compose(first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:

@@ -6,6 +6,9 @@ Convention:
     n pixels, the centre of pixel i lies at (2 i + 1 - n) / n. theta maps OUTPUT points to INPUT points, as in the
     paper's equation 1, so t_x = +0.5 moves the content to the left.
 
+A grid has its points along the last axis, but lies in memory as one plane of x and one of y: elementwise arithmetic and `grid_sample`
+go through planes twice as fast as through pairs.
+
 Reference:
     Jaderberg et al. 2015, section 3.2. The paper leaves open whether +-1 is a pixel's centre or the border.
 """
@@ -37,7 +40,7 @@ def points(size: Sequence[int], like: Float[Tensor, "*shape"]) -> Float[Tensor, 
         `size` runs from the slowest axis to the fastest, points the other way round: `points((h, w))[i, j]` is (x_j, y_i).
     """
     axes = [axis(n, like) for n in size]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1]).movedim(0, -1)
 
 
 def to_pixels(where: Float[Tensor, "*batch dimensions"], size: Sequence[int]) -> Float[Tensor, "*batch dimensions"]:

@@ -21,11 +21,12 @@ HORIZON = 2.0**-10
 
 def grid(theta: Float[Tensor, "batch 8"], size: tuple[int, int]) -> Float[Tensor, "batch height width 2"]:
     """Where in the input each of `size`'s output pixels looks; finite for every finite theta."""
-    h1, h2, h3, h4, h5, h6, h7, h8 = exact(theta)[:, :, None, None].unbind(1)  # each (B, 1, 1)
-    x = axis(size[1], h1)[None, None, :]
-    y = axis(size[0], h1)[None, :, None]
-    w = (h7 * x + (h8 * y + 1)).clamp(min=HORIZON)  # (B, H, W)
-    return torch.stack([(h1 * x + (h2 * y + h3)) / w, (h4 * x + (h5 * y + h6)) / w], dim=-1)  # (B, H, W, 2)
+    theta = exact(theta)[:, :, None, None]
+    of_x, of_y, shift = theta[:, :6].unflatten(1, (2, 3)).unbind(2)  # (h1, h4), (h2, h5), (h3, h6); each (B, 2, 1, 1)
+    h7, h8 = theta[:, 6:].split(1, dim=1)  # each (B, 1, 1, 1)
+    x, y = axis(size[1], theta), axis(size[0], theta)[:, None]
+    w = (h7 * x + (h8 * y + 1)).clamp(min=HORIZON)  # (B, 1, H, W)
+    return ((of_x * x + (of_y * y + shift)) / w).movedim(1, -1)  # (B, H, W, 2)
 
 
 def compose(first: Float[Tensor, "batch 8"], then: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:

@@ -78,10 +78,12 @@ def _sample(
     sides = [1 << (n - 1).bit_length() for n in canvas.shape[2:]]
     canvas = _padded(canvas, sides)
     beyond = _RIM if padding == "zeros" else 1 if kernel == "bicubic" else 0  # how many pixels outside a point may stay
-    coordinates = [
-        _on_canvas(x, n, side, offset, beyond, padding) for x, n, side in zip(values.unbind(-1), size[::-1], sides[::-1], strict=True)
-    ]
-    return formatted(read(canvas, torch.stack(coordinates, -1).to(dtype), kernel), image)
+    if len(set(size)) == 1:  # all axes at once
+        where = _on_canvas(values, size[0], sides[0], offset, beyond, padding)
+    else:
+        axes = zip(values.unbind(-1), size[::-1], sides[::-1], strict=True)
+        where = torch.stack([_on_canvas(x, n, side, offset, beyond, padding) for x, n, side in axes], 1).movedim(1, -1)
+    return formatted(read(canvas, where.to(dtype), kernel), image)
 
 
 def formatted(sampled: Float[Tensor, "batch channels *out_size"], image: Float[Tensor, "batch channels *in_size"]) -> Tensor:
@@ -124,9 +126,9 @@ def _on_canvas(x: Float[Tensor, "*points"], n: int, side: int, offset: int, beyo
     ratio = n / side
     # The canvas coordinate plus 3 lies in [2, 4), where float32's step is 2^-22: adding 3 rounds to that step, on which all pixel
     # centres lie, and wipes out the rounding errors of x.
-    shifted = x * ratio + (ratio + 2 * offset / side + 2)
+    shifted = (x * ratio).add_(ratio + 2 * offset / side + 2)
     first, last = (2 * (offset - beyond) + 1) / side + 2, (2 * (offset + n - 1 + beyond) + 1) / side + 2
-    return shifted.clamp(first, last) - 3
+    return shifted.clamp(first, last).sub_(3)
 
 
 def _padded(image: Float[Tensor, "batch channels *size"], sides: Sequence[int]) -> Float[Tensor, "batch channels *sides"]:
