@@ -48,6 +48,9 @@ slurm: .venv/.installed  ## train as a SLURM job: CONFIG="a.yaml b.yaml" NODES=2
 status: .venv/.installed  ## how far the runs are
 	@$(STN) status
 
+bench: .venv/.installed-dev  ## speed, side by side with others: ARGS="--quick", or names of benchmarks; writes runs/bench
+	@$(STN) bench $(ARGS)
+
 test: .venv/.installed-dev  ## the tests, in a few minutes
 	.venv/bin/python -m pytest -n 2 -m "not slow and not cluster" $(ARGS)
 

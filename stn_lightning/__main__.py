@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stn_lightning import signals
 
-ALONE = ("prepare", "table", "submit", "status")
+ALONE = ("prepare", "table", "bench", "submit", "status")
 """Commands without Lightning: each a function in a file of its name in `cli`."""
 COMMANDS = ("fit", "validate", "test", "predict", *ALONE)
 USAGE = """\
@@ -19,6 +19,7 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   predict    class probabilities of a run for the test pictures
   prepare    download what is missing of a data set (mnist) and check what is there
   table      run what is missing of a table of the paper, and print it beside the paper's numbers
+  bench      measure speed, side by side with others (in the repository)
   submit     train as a job of a SLURM cluster
   status     how far the runs are
 

@@ -1,0 +1,208 @@
+"""Training steps: `stn fit` on RTS, ST-CNN Aff, batch 256, against the machine's limit and against other ways to do the same.
+
+    python -m benchmarks.training [--quick]
+
+The limit is the same network fed with distorted pictures that are ready, in a bare PyTorch loop: same precision, memory format, optimiser,
+and memory of freed tensors kept as `stn fit` does. The other ways are as their users run them: float32, contiguous, the C library's own
+memory. Each case is a process of its own; they take turns.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.alternating import chosen, in_a_process, report, table, times_as_long
+from stn_lightning.backbones import CNN
+from stn_lightning.cli.command import run
+from stn_lightning.cli.memory import keep_freed_memory
+from stn_lightning.datasets import MNIST
+from stn_lightning.distortions import Randomness, RotatedScaledTranslated
+from stn_lightning.transformers import Affine, ConvolutionalLocalisation, SpatialTransformer
+
+BATCH, WARM_UP = 256, 5
+CONFIGS = Path(__file__).parents[1] / "configs"
+CASES = ("stn fit", "limit", "stn fit, bf16", "limit, bf16", "tutorial", "tutorial, 2 workers", "kornia", "plain Lightning")
+QUICK = ("stn fit, bf16", "limit, bf16", "tutorial", "kornia")
+NOTES = """`stn fit` over the limit: {ratios}. The limit: pre-distorted pictures, bare loop. Tutorial: torchvision per picture in a
+DataLoader; kornia: its augmentation on the batch in a bare loop; plain Lightning: a LightningModule on the tutorial's loader. The network
+is ours in all of them."""
+
+
+class Clock(Callback):
+    """Times the steps after the first few; prints them as JSON. For loops, `tick` after each step."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.done = 0
+        self.since = (0.0, 0.0)
+
+    def tick(self) -> None:
+        self.done += 1
+        now = (time.perf_counter(), time.process_time())
+        if self.done == WARM_UP:
+            self.since = now
+        if self.done == WARM_UP + self.steps:
+            wall, processor = (1000 * (b - a) / self.steps for a, b in zip(self.since, now, strict=True))
+            print(json.dumps({"wall": wall, "processor": processor}), flush=True)
+            os._exit(0)  # what follows, a test, is not timed
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.tick()
+
+
+class Network(nn.Sequential):
+    """ST-CNN Aff as in configs/mnist/networks/st_cnn_affine.yaml."""
+
+    def __init__(self) -> None:
+        super().__init__(SpatialTransformer(ConvolutionalLocalisation(), Affine(), size=(28, 28)), CNN(64))
+        self(torch.zeros(1, 1, 42, 42))
+
+
+class _Task(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Network()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = functional.cross_entropy(self.network(batch[0]), batch[1])
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), 2e-3)
+
+
+class _PerPicture(Dataset[tuple[Tensor, int]]):
+    def __init__(self) -> None:
+        from benchmarks.distortions import Distorted, rts
+
+        pictures = MNIST().load("train")
+        self.images, self.labels = Distorted(pictures.image, rts()), pictures.label.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], self.labels[index]
+
+
+def fit(clock: Clock, precision: str) -> None:
+    files = [f"--config={CONFIGS}/mnist/{file}.yaml" for file in ("networks/st_cnn_affine", "data/rts")]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        given = [
+            "--data.init_args.batch_size",
+            str(BATCH),
+            "--trainer.precision",
+            precision,
+            "--trainer.accelerator",
+            "cpu",
+            "--name",
+            "bench",
+        ]
+        clocked = ["--trainer.callbacks+=benchmarks.training.Clock", f"--trainer.callbacks.steps={clock.steps}"]
+        sys.exit(run(["fit", *files, *given, *clocked]))
+
+
+def loop(clock: Clock, batches: Iterable[Any], bf16: bool = False, channels_last: bool = False) -> None:
+    network = Network()
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    for image, label in batches:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = network(image)
+        loss = functional.cross_entropy(logits.float(), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        clock.tick()
+
+
+def limit(clock: Clock, bf16: bool) -> None:
+    keep_freed_memory()
+    pictures = MNIST().load("train")
+    index = torch.arange(20 * BATCH)
+    ready = RotatedScaledTranslated()(pictures.image[index].float() / 255, Randomness(0, 0, 0, index), pictures.image)
+    batches = list(zip(ready.split(BATCH), pictures.label[index].split(BATCH), strict=True))
+    loop(clock, _forever(batches), bf16, channels_last=True)
+
+
+def kornia(clock: Clock) -> None:
+    from benchmarks.distortions import by_kornia
+
+    pictures, distort = MNIST().load("train"), by_kornia()["RTS"]
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for index in torch.randperm(len(pictures.label)).split(BATCH):
+            yield distort(pictures.image[index].float() / 255), pictures.label[index]
+
+    loop(clock, batches())
+
+
+def plain_lightning(clock: Clock) -> None:
+    loader = DataLoader(_PerPicture(), BATCH, shuffle=True)
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(accelerator="cpu", max_epochs=1, default_root_dir=folder, callbacks=[clock], enable_checkpointing=False).fit(
+            _Task(), loader
+        )
+
+
+def tutorial(clock: Clock, workers: int) -> None:
+    loop(clock, DataLoader(_PerPicture(), BATCH, shuffle=True, num_workers=workers))
+
+
+def _forever(batches: list[Any]) -> Iterator[Any]:
+    while True:
+        yield from batches
+
+
+RUN: dict[str, Callable[[Clock], None]] = {
+    "stn fit": lambda clock: fit(clock, "32-true"),
+    "limit": lambda clock: limit(clock, False),
+    "stn fit, bf16": lambda clock: fit(clock, "bf16-mixed"),
+    "limit, bf16": lambda clock: limit(clock, True),
+    "tutorial": lambda clock: tutorial(clock, 0),
+    "tutorial, 2 workers": lambda clock: tutorial(clock, 2),
+    "kornia": kornia,
+    "plain Lightning": plain_lightning,
+}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--case"]:
+        RUN[sys.argv[2]](Clock(int(sys.argv[3])))
+        return
+    options = chosen(__doc__, 3)
+    rounds, steps = (1, 5) if options.quick else (options.rounds, 25)
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in (QUICK if options.quick else CASES)}
+    for turn in range(rounds):
+        for name, measured in taken.items():
+            measured.append(in_a_process(["-m", "benchmarks.training", "--case", name, str(steps)]))
+            print(f"round {turn + 1}, {name}: {measured[-1]['wall']:.0f} ms a step", file=sys.stderr, flush=True)
+    wall = {name: [each["wall"] for each in measured] for name, measured in taken.items()}
+    first = next(iter(wall))
+    rows = []
+    for name, measured in taken.items():
+        processor = statistics.median(each["processor"] for each in measured)
+        rows.append([name, 1000 * BATCH / statistics.median(wall[name]), processor, times_as_long(wall[first], wall[name])])
+    pairs = [name for name in wall if name.startswith("stn fit")]
+    ratios = ", ".join(f"{times_as_long(wall[name], wall[name.replace('stn fit', 'limit')]):.2f} ({name})" for name in pairs)
+    body = table(["", "images/s", "processor ms a step (without workers')", f"time over that of {first}"], rows)
+    report("Training steps: ST-CNN Aff on RTS, batch 256", body, NOTES.format(ratios=ratios), rounds)
+
+
+if __name__ == "__main__":
+    main()
