@@ -8,6 +8,7 @@ localisation as large as a backbone, as the paper's for birds, costs a pass of t
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ def main() -> None:
             transformer(image)
             backbone = resnet18(num_classes=200).to(memory_format=torch.channels_last)
             cases: dict[str, Callable[[], object]] = {
-                "alone": lambda b=backbone, i=image, c=crops: step(b, None, i, c),
-                "with": lambda b=backbone, t=transformer, i=image, c=crops: step(b, t, i, c),
+                "alone": partial(step, backbone, None, image, crops),
+                "with": partial(step, backbone, transformer, image, crops),
             }
             taken = alternate(cases, options.rounds, options.clock)
             alone, both = (1000 * statistics.median(taken[name]) for name in ("alone", "with"))

@@ -8,7 +8,8 @@ torchvision works on one picture at a time (a batch given to v2 gets one transfo
 
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,6 +107,18 @@ def by_kornia() -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
+def ours(distortion: Distortion, pictures: Tensor, index: Tensor) -> Tensor:
+    return distortion(pictures[index].float() / 255, Randomness(0, 0, 0, index), pictures)
+
+
+def one_by_one(distort: Callable[[Any], Tensor], of: Iterable[Any]) -> Tensor:
+    return torch.stack([distort(each) for each in of])
+
+
+def all_at_once(distort: Callable[[Tensor], Tensor], pictures: Tensor, index: Tensor) -> Tensor:
+    return distort(pictures[index].float() / 255)
+
+
 def main() -> None:
     options = chosen(__doc__, 9)
     pictures = torch.randint(0, 256, (BATCH if options.quick else 40 * BATCH, 1, 28, 28), dtype=torch.uint8)
@@ -115,13 +128,13 @@ def main() -> None:
     for name, distortion in OURS.items():
         data = Distorted(pictures, pil[name])
         cases: dict[str, Callable[[], object]] = {
-            "ours": lambda d=distortion: d(pictures[index].float() / 255, Randomness(0, 0, 0, index), pictures),
-            "torchvision": lambda data=data: torch.stack([data[i] for i in range(BATCH)]),
+            "ours": partial(ours, distortion, pictures, index),
+            "torchvision": partial(one_by_one, data.__getitem__, index.tolist()),
         }
         if name in tensors:
-            cases["v2"] = lambda one=tensors[name]: torch.stack([one(picture) for picture in pictures[:BATCH]])
+            cases["v2"] = partial(one_by_one, tensors[name], pictures[:BATCH])
         if name in kornia:
-            cases["kornia"] = lambda all_of=kornia[name]: all_of(pictures[index].float() / 255)
+            cases["kornia"] = partial(all_at_once, kornia[name], pictures, index)
         taken = alternate(cases, options.rounds, options.clock)
         rates = [BATCH / statistics.median(taken["ours"])]
         cells = [
@@ -138,11 +151,11 @@ def _with_workers(pictures: Tensor, rounds: int) -> str:
     loader = DataLoader(Distorted(pictures, rts()), BATCH, num_workers=2, persistent_workers=True)
     batches = [torch.arange(i, i + BATCH) for i in range(0, len(pictures), BATCH)]
 
-    def ours() -> None:
+    def whole_pass() -> None:
         for index in batches:
-            OURS["RTS"](pictures[index].float() / 255, Randomness(0, 0, 0, index), pictures)
+            ours(OURS["RTS"], pictures, index)
 
-    taken = alternate({"ours": ours, "torchvision": lambda: [None for _ in loader]}, max(rounds // 3, 1))
+    taken = alternate({"ours": whole_pass, "torchvision": lambda: [None for _ in loader]}, max(rounds // 3, 1))
     rate, factor = len(pictures) / statistics.median(taken["torchvision"]), times_as_long(taken["ours"], taken["torchvision"])
     return f"\nRTS by torchvision in a DataLoader with 2 workers: {rate:,.0f} ({factor:.1f})."
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from benchmarks import alternating, crops, growth, training, warps
 from stn_lightning.cli import bench
+from stn_lightning.transformers import ConvolutionalLocalisation, ParallelTransformer, Tiling, Translation
 
 from .conftest import CONFIGS
 
@@ -51,8 +53,8 @@ def test_growth_is_measured() -> None:
 
 def test_a_step_with_crops_gives_the_transformer_a_gradient() -> None:
     weights = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 28 * 28, 2))
-    localisation = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(28), crops.ConvolutionalLocalisation())
-    transformer = crops.ParallelTransformer(localisation, crops.Translation(0.5), 2, (28, 28), start=crops.Tiling())
+    localisation = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(28), ConvolutionalLocalisation())
+    transformer = ParallelTransformer(localisation, Translation(0.5), 2, (28, 28), start=Tiling())
     image = torch.rand(1, 3, 56, 56)
     transformer(image)
     crops.step(weights, transformer, image, image)
@@ -63,7 +65,7 @@ def test_the_training_loop_ends_by_its_clock(monkeypatch: pytest.MonkeyPatch, ca
     def leave(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr(training.os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit):
         training.loop(training.Clock(1), training._forever([(torch.rand(2, 1, 42, 42), torch.tensor([1, 2]))]))
     assert ast.literal_eval(capsys.readouterr().out)["wall"] > 0
