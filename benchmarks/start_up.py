@@ -42,10 +42,11 @@ def main() -> None:
             "stn fit --help": lambda: run("fit", "--help"),
             "first step (quickstart)": lambda: run(*FIRST_STEP),
         }
-        taken = alternate(cases, 1 if options.quick else options.rounds)
+        rounds = 1 if options.quick else options.rounds
+        taken = alternate(cases, rounds)
     rows = [[name, f"{statistics.median(seconds):.2f}", f"{GOALS[name]:.0f}"] for name, seconds in taken.items()]
     notes = "Whole processes, files cached. Most of the time goes into importing PyTorch and Lightning."
-    report("Start-up", table(["", "seconds", "goal"], rows), notes, options.rounds)
+    report("Start-up", table(["", "seconds", "goal"], rows), notes, rounds)
 
 
 if __name__ == "__main__":
