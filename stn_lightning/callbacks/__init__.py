@@ -5,6 +5,7 @@ from stn_lightning.callbacks.checkpoints import Checkpoints
 from stn_lightning.callbacks.exact_state import ExactState
 from stn_lightning.callbacks.guards import FiniteGuard, LabelGuard, NonFiniteError
 from stn_lightning.callbacks.instruments import Instruments
+from stn_lightning.callbacks.misread import Misread
 from stn_lightning.callbacks.panel import Panel
 from stn_lightning.callbacks.parts import PartScore, PartScores
 from stn_lightning.callbacks.predictions import Predictions
@@ -22,6 +23,7 @@ __all__ = [
     "FiniteGuard",
     "Instruments",
     "LabelGuard",
+    "Misread",
     "NonFiniteError",
     "Panel",
     "PartScore",

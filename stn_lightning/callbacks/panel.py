@@ -1,28 +1,41 @@
 """A picture of where transformers look."""
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_lightning.batch import Batch
-from stn_lightning.transformers import Transformer, Warp
+from stn_lightning.geometry import sampling
+from stn_lightning.transformers import ComposableFamily, Look, Warp, watching
 
 COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
 """Of the outlines of parallel transformers, in turn."""
 _GAP = 4
+_CAPTION = 14
+
+
+class Caption(NamedTuple):
+    """What stands below a picture."""
+
+    text: str
+    right: bool
+    """whether the network is right; else it is written in red"""
 
 
 class Panel(Callback):
     """The same validation pictures after each epoch, in pairs: input with the outline of where each transformer looks | warped output.
 
-    Goes to TensorBoard, and as `panel.png` into the trainer's default_root_dir. A task without a transformer has none.
+    Of transformers in a row, the outline is of the product of their thetas. What is read of a number stands below it, red where it is
+    wrong. Goes to TensorBoard, and as `panel.png` into the trainer's default_root_dir. A task without a transformer has none.
 
     Args:
         pictures: how many.
@@ -31,19 +44,25 @@ class Panel(Callback):
     def __init__(self, pictures: int = 16) -> None:
         self.pictures = pictures
         self.image: Tensor | None = None
+        self.label: Tensor | None = None
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 0 and trainer.is_global_zero:
-            self.image = batch.image[: self.pictures].detach()
+            self.image, self.label = batch.image[: self.pictures].detach(), batch.label[: self.pictures]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        transformer = getattr(pl_module, "transformer", None)
-        if self.image is None or trainer.sanity_checking or not isinstance(transformer, Transformer):
+        if self.image is None or self.label is None or trainer.sanity_checking:
             return
-        with torch.no_grad():
-            panel = draw(self.image, transformer.warp(self.image))
+        with torch.no_grad(), watching(pl_module) as looks:
+            logits = pl_module(self.image.to(pl_module.dtype))
+        warp = product(looks, self.image)
+        if warp is None:
+            return
+        image, crop = shown(self.image, warp.image)
+        captions = read_and_true(logits, self.label, trainer.datamodule.classes) if self.label.dim() == 2 else None  # type: ignore[attr-defined]
+        panel = draw(image, warp._replace(image=crop), captions=captions)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
             Image.fromarray(panel).save(Path(trainer.default_root_dir) / "panel.png")  # trainer.log_dir waits for the other processes
         if isinstance(trainer.logger, TensorBoardLogger):
@@ -51,7 +70,11 @@ class Panel(Callback):
 
 
 def draw(
-    image: Float[Tensor, "batch channels *size"], warp: Warp, side: int = 112, columns: int = 4
+    image: Float[Tensor, "batch channels *size"],
+    warp: Warp,
+    side: int = 112,
+    columns: int = 4,
+    captions: Sequence[Caption] | None = None,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """Each picture with the outlines of its crops, and its crops beside it.
 
@@ -60,6 +83,7 @@ def draw(
         warp: what a transformer, or several in parallel, made of it.
         side: of each picture in the panel, in pixels.
         columns: pictures (with their crops) a row.
+        captions: below each picture, if given.
     """
     if warp.grid.shape[-1] == 3:
         image, warp = _from_the_front(image, warp)
@@ -67,17 +91,50 @@ def draw(
     if crops.dim() == 4:
         crops, grids = crops[:, None], grids[:, None]
     step = (1 + crops.shape[1]) * (side + _GAP) + 2 * _GAP
-    rows = -(-len(image) // columns)
-    panel = Image.new("RGB", (min(columns, len(image)) * step, rows * (side + 2 * _GAP)), "white")
+    rows, high = -(-len(image) // columns), side + 2 * _GAP + (_CAPTION if captions else 0)
+    panel = Image.new("RGB", (min(columns, len(image)) * step, rows * high), "white")
     for i in range(len(image)):
-        x, y = i % columns * step + _GAP, i // columns * (side + 2 * _GAP) + _GAP
-        outlined = _enlarged(image[i], side)
+        x, y = i % columns * step + _GAP, i // columns * high + _GAP
+        outlined = drawable(image[i], side)
         for n, grid in enumerate(grids[i]):
             ImageDraw.Draw(outlined).line(outline(grid, side), fill=COLOURS[n % len(COLOURS)], width=2)
         panel.paste(outlined, (x, y))
         for n, crop in enumerate(crops[i]):
-            panel.paste(_enlarged(crop, side), (x + (n + 1) * (side + _GAP), y))
+            panel.paste(drawable(crop, side), (x + (n + 1) * (side + _GAP), y))
+        if captions:
+            ImageDraw.Draw(panel).text((x, y + side + 1), captions[i].text, fill="black" if captions[i].right else COLOURS[0])
     return np.asarray(panel)
+
+
+def product(looks: Sequence[Look], image: Float[Tensor, "batch channels *size"]) -> Warp | None:
+    """What transformers in a row make of the image together, as one warp; None where there are none or they cannot be composed."""
+    if len(looks) < 2:
+        return looks[0].warp if looks else None
+    families = [look.transformer.family for look in looks]
+    family: Any = families[0]
+    if not isinstance(family, ComposableFamily) or any(type(other) is not type(family) for other in families):
+        return None
+    theta = functools.reduce(family.compose, [look.warp.theta for look in looks])
+    grid = family(theta, tuple(image.shape[2:]))
+    return Warp(sampling.bilinear(image, grid), theta, grid)
+
+
+def shown(image: Float[Tensor, "batch *picture"], crop: Float[Tensor, "batch *crop"]) -> tuple[Tensor, Tensor]:
+    """Pictures and crops as they can be drawn: what has been normalised, and so goes below 0, is stretched to 0 to 1, each by itself."""
+    low, high = image.flatten(1).amin(1), image.flatten(1).amax(1)
+    normalised = low < 0
+    low, size = low.where(normalised, 0), (high - low).clamp(min=1e-6).where(normalised, 1)
+    image, crop = ((x - low.view(-1, *[1] * (x.dim() - 1))) / size.view(-1, *[1] * (x.dim() - 1)) for x in (image, crop))
+    return image, crop
+
+
+def read_and_true(
+    logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"], classes: Sequence[str]
+) -> list[Caption]:
+    """What is read of each number, and what it is where that is something else."""
+    pairs = zip(logits.argmax(-1).tolist(), label.tolist(), strict=True)
+    texts = [("".join(classes[i] for i in read), "".join(classes[i] for i in true), read == true) for read, true in pairs]
+    return [Caption(read if right else f"{read or 'nothing'}, is {true}", right) for read, true, right in texts]
 
 
 def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[float, float]]:
@@ -87,13 +144,8 @@ def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[floa
     return [(float(x), float(y)) for x, y in torch.cat([pixels, pixels[:1]])]
 
 
-def _from_the_front(volume: Float[Tensor, "batch channels depth height width"], warp: Warp) -> tuple[Tensor, Warp]:
-    """Volumes as pictures of their brightest voxels along the depth; of the crop's box, the middle of its depth is outlined."""
-    middle = warp.grid[:, warp.grid.shape[1] // 2, ..., :2]
-    return volume.amax(2), Warp(warp.image.amax(2), warp.theta, middle)
-
-
-def _enlarged(image: Float[Tensor, "channels height width"], side: int) -> Image.Image:
+def drawable(image: Float[Tensor, "channels *size"], side: int) -> Image.Image:
+    """One picture, 0 to 1, as a square of `side` pixels in colour."""
     values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     colours = values.new_zeros(3, *values.shape[1:])
     colours[:] = values if len(values) == 1 else 0

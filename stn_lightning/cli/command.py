@@ -27,6 +27,7 @@ from stn_lightning.callbacks import (
     FiniteGuard,
     Instruments,
     LabelGuard,
+    Misread,
     NonFiniteError,
     Panel,
     PartScores,
@@ -116,8 +117,8 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Panel(), Instruments(), RunState(), PartScores(), Predictions(), self.results]
-        callbacks += [ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
+        callbacks: list[Callback] = [Throughput(), Panel(), Misread(), Instruments(), RunState(), PartScores(), Predictions()]
+        callbacks += [self.results, ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))
         if chosen["enable_checkpointing"] is not False:

@@ -1,17 +1,22 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
-from stn_lightning.callbacks.panel import COLOURS, draw, outline
-from stn_lightning.geometry import affine
+from stn_lightning.callbacks.misread import gallery
+from stn_lightning.callbacks.panel import COLOURS, Caption, draw, outline, product, read_and_true, shown
+from stn_lightning.geometry import affine, sampling
 from stn_lightning.transformers import (
     Affine,
     ConvolutionalLocalisation,
     Disturbed,
+    FullyConnectedLocalisation,
     ParallelTransformer,
     SpatialTransformer,
     Tiling,
     Translation,
+    watching,
 )
 
 
@@ -62,3 +67,53 @@ def test_parallel_transformers_get_outlines_of_different_colours() -> None:
     for colour in COLOURS[:2]:
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
         assert (panel == rgb).all(-1).any()
+
+
+def test_the_outline_of_transformers_in_a_row_is_that_of_warping_by_one_after_the_other() -> None:
+    image = torch.rand(2, 3, 64, 64)
+    network = nn.Sequential(*(SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), start=Disturbed(0.2, seed)) for seed in (1, 2)))
+    with watching(network) as looks:
+        twice = network(image)
+    found = product(looks, image)
+    assert found is not None
+    smooth = functional.avg_pool2d(image, 9, 1, 4)  # resampling twice blurs what is not smooth
+    expected = sampling.bilinear(sampling.bilinear(smooth, looks[0].warp.grid), looks[1].warp.grid)
+    seen = (found.grid.abs() < 0.8) & (looks[1].warp.grid.abs() < 0.95)  # what the first warp left out, the second cannot show
+    inside = seen.all(-1)[:, None].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(sampling.bilinear(smooth, found.grid)[inside], expected[inside], rtol=0, atol=0.05)
+    assert twice.shape == found.image.shape
+    assert product(looks[:1], image) is looks[0].warp
+    assert product([], image) is None
+
+
+def test_a_number_stands_below_its_picture_in_red_where_it_is_misread() -> None:
+    logits = functional.one_hot(torch.tensor([[2, 1, 10, 10, 10], [7, 10, 10, 10, 10], [10] * 5]), 11).float()
+    label = torch.tensor([[2, 1, 10, 10, 10], [1, 7, 10, 10, 10], [3, 10, 10, 10, 10]])
+    captions = read_and_true(logits, label, (*"0123456789", ""))
+    assert captions == [Caption("21", True), Caption("7, is 17", False), Caption("nothing, is 3", False)]
+    image = torch.zeros(3, 3, 32, 32)
+    transformer = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), start=Disturbed(0.1))
+    panel = draw(image, transformer.warp(image), side=64, columns=3, captions=captions)
+    strip = panel[4 + 64 : 4 + 64 + 14].astype(int)
+    red = np.any(strip[..., 0] > strip[..., 1] + 60, axis=0)
+    assert isinstance(red, np.ndarray)
+    assert not red[:140].any()
+    assert red[140:280].any()
+    assert red[280:].any()
+
+
+def test_normalised_pictures_are_drawn_in_their_whole_range_and_others_as_they_are() -> None:
+    plain = torch.rand(2, 3, 8, 8)
+    normalised = plain * 2 - 0.7
+    image, crop = shown(normalised, normalised[:, :, 2:4])
+    low, high = plain.flatten(1).amin(1)[:, None, None, None], plain.flatten(1).amax(1)[:, None, None, None]
+    torch.testing.assert_close(image, (plain - low) / (high - low))
+    torch.testing.assert_close(crop, image[:, :, 2:4])
+    assert torch.equal(shown(plain, plain)[0], plain)
+
+
+def test_the_gallery_shows_each_picture_with_its_caption() -> None:
+    panel = gallery(torch.full((10, 3, 64, 64), 0.5), (Caption("12, is 17", False),) * 10, side=32, columns=8)
+    assert panel.shape == (2 * 52, 8 * 40, 3)
+    assert (panel[4:36, 4:36] == 128).all()
+    assert (panel[36:52, :40] < 100).any()

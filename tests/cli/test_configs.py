@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stn_lightning.datamodules import composed_numbers
+from stn_lightning.datasets import house_numbers
 from tests.cli.conftest import CONFIGS, Stn
 from tests.mnist_miniature import write_mnist
+from tests.svhn_miniature import write_svhn
 
 NETWORKS = sorted(path.stem for path in (CONFIGS / "mnist/networks").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "mnist/data").glob("*.yaml"))
@@ -48,6 +51,36 @@ def test_a_network_reads_digits_in_space(network: str, stn: Stn, tmp_path: Path,
     write_mnist(tmp_path / "data/mnist", monkeypatch)
     files = ("--config", f"configs/volumes/{network}.yaml", "--config", "configs/volumes/data.yaml")
     code, _, err = stn("fit", *files, *ONE_STEP)
+    assert (code, err) == (0, "")
+
+
+HOUSE_NUMBERS = [("cnn", "64"), ("st_multi", "64"), ("st_shared", "64"), ("st_single", "128"), ("st_multi", "composed_64")]
+SMALL = ("--config", "configs/svhn/recipes/small.yaml", "--data.init_args.batch_size", "8")
+
+
+@pytest.mark.parametrize(("network", "data"), HOUSE_NUMBERS)
+def test_a_network_for_house_numbers_takes_a_step_on_photographs_and_on_composed_ones(
+    network: str, data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(house_numbers, "VALIDATION", 8)
+    monkeypatch.setitem(composed_numbers.DRAWN, "train", (16, 0))
+    monkeypatch.setitem(composed_numbers.DRAWN, "val", (8, 1))
+    monkeypatch.setattr(composed_numbers, "VALIDATION", 8)
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    write_svhn(tmp_path / "data/svhn", 24, 8, 8)
+    small = [*SMALL] if "composed" in data else [*SMALL[2:], "--model.init_args.backbone.init_args.width", "0.1"]
+    files = ("--config", f"configs/svhn/networks/{network}.yaml", "--config", f"configs/svhn/data/{data}.yaml")
+    code, _, err = stn("fit", *files, *small, *ONE_STEP)
+    assert (code, err) == (0, "")
+
+
+def test_the_papers_recipe_for_house_numbers_goes_on_top(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(house_numbers, "VALIDATION", 8)
+    write_svhn(tmp_path / "data/svhn", 24, 8, 8)
+    names = ("networks/st_multi", "data/64", "recipes/paper")
+    files = [part for name in names for part in ("--config", f"configs/svhn/{name}.yaml")]
+    small = ("--model.init_args.backbone.init_args.width", "0.1", "--data.init_args.batch_size", "8")
+    code, _, err = stn("fit", *files, *small, *ONE_STEP)
     assert (code, err) == (0, "")
 
 
