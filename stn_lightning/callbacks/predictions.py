@@ -11,7 +11,8 @@ from stn_lightning.batch import Batch
 
 
 class Predictions(Callback):
-    """During a prediction, writes `predictions.csv` into the default_root_dir: picture, its class, the probability of each class.
+    """During a prediction, writes `predictions.csv` into the default_root_dir: picture, its class, the probability of each class;
+    of a sequence of digits: picture, number, the probability of all its digits together.
 
     Pictures are files' names where the data module has `to_predict`, else numbers. Each further process writes a file of its own.
     """
@@ -22,14 +23,19 @@ class Predictions(Callback):
         self.names = data.to_predict().names if hasattr(data, "to_predict") else None
         name = "predictions.csv" if trainer.is_global_zero else f"predictions.{trainer.global_rank}.csv"
         self.path = Path(trainer.default_root_dir) / name
-        with self.path.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(["file" if self.names else "picture", "class", *self.classes])
+        self.path.unlink(missing_ok=True)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        sequences = outputs.dim() == 3  # (batch, digits, classes)
+        best = outputs.max(-1)
+        numbers = outputs if not sequences else best.values.prod(1, keepdim=True)
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            for index, row in zip(batch.indices.tolist(), outputs.tolist(), strict=True):
-                best = self.classes[row.index(max(row))]
-                writer.writerow([self.names[index] if self.names else index, best, *(f"{value:.4f}" for value in row)])
+            if not file.tell():
+                columns = ["number", "probability"] if sequences else ["class", *self.classes]
+                writer.writerow(["file" if self.names else "picture", *columns])
+            for index, said, row in zip(batch.indices.tolist(), best.indices.tolist(), numbers.tolist(), strict=True):
+                name = "".join(self.classes[i] for i in said) if sequences else self.classes[said]
+                writer.writerow([self.names[index] if self.names else index, name, *(f"{value:.4f}" for value in row)])
