@@ -137,6 +137,12 @@ def read_and_true(
     return [Caption(read if right else f"{read or 'nothing'}, is {true}", right) for read, true, right in texts]
 
 
+def _from_the_front(volume: Float[Tensor, "batch channels depth height width"], warp: Warp) -> tuple[Tensor, Warp]:
+    """Volumes as pictures of their brightest voxels along the depth; of the crop's box, the middle of its depth is outlined."""
+    middle = warp.grid[:, warp.grid.shape[1] // 2, ..., :2]
+    return volume.amax(2), Warp(warp.image.amax(2), warp.theta, middle)
+
+
 def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[float, float]]:
     """The rim of a grid as a closed line, in pixels of a picture of `side`, held within a picture's width around it."""
     rim = torch.cat([grid[0], grid[:, -1], grid[-1].flip(0), grid[:, 0].flip(0)])
