@@ -21,3 +21,5 @@ class Batch(NamedTuple):
     share: float
     """this process's pictures times the number of processes over all pictures of the global batch: 1 but for uneven ends"""
     split: Split
+    box: Tensor | None = None
+    """(batch, 4), left, top, right and bottom of what is to be found, -1 to 1 across the picture, where that is known; for scoring"""

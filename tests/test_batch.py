@@ -11,4 +11,4 @@ def test_a_batch_travels_to_another_device_as_one_with_its_plain_parts_untouched
     moved = move_data_to_device(batch, torch.device("meta"))
     assert type(moved) is Batch
     assert {tensor.device.type for tensor in moved[:3]} == {"meta"}
-    assert moved[3:] == (3, 1.5, "val")
+    assert moved[3:] == (3, 1.5, "val", None)

@@ -54,7 +54,10 @@ class CNN(nn.Module):
         self.classifier = lazy.linear(classes)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        features = functional.max_pool2d(functional.relu(self.conv1(image)), 2, ceil_mode=True)
-        features = functional.max_pool2d(functional.relu(self.conv2(features)), 2, ceil_mode=True)
-        logits: Tensor = self.classifier(features.flatten(1))
-        return logits
+        return self.activations(image)[-1]
+
+    def activations(self, image: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
+        """Of the two pooled convolutions and the classifier."""
+        first = functional.max_pool2d(functional.relu(self.conv1(image)), 2, ceil_mode=True)
+        second = functional.max_pool2d(functional.relu(self.conv2(first)), 2, ceil_mode=True)
+        return [first, second, self.classifier(second.flatten(1))]

@@ -2,6 +2,7 @@
 
 from stn_lightning.datamodules.addition import AdditionDataModule
 from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
+from stn_lightning.datamodules.colocalisation import ColocalisationDataModule
 from stn_lightning.datamodules.composed_numbers import ComposedNumbersDataModule
 from stn_lightning.datamodules.digits import DigitsDataModule
 from stn_lightning.datamodules.folder import FolderDataModule
@@ -11,6 +12,7 @@ from stn_lightning.datamodules.splits import SplitsDataModule
 
 __all__ = [
     "AdditionDataModule",
+    "ColocalisationDataModule",
     "ComposedNumbersDataModule",
     "DigitsDataModule",
     "EpochBatches",

@@ -34,6 +34,10 @@ class Cluttered(Distortion):
         self.scraps = scraps
         self.scrap = scrap
 
+    def place(self, randomness: Randomness) -> Int64[Tensor, "batch 2"]:
+        """(row, column) of the picture's corner on the canvas: the first numbers that are drawn."""
+        return randomness.integer(2, self.size - self.digit + 1)
+
     def forward(
         self,
         pictures: Float[Tensor, "batch channels digit digit"],
@@ -42,7 +46,7 @@ class Cluttered(Distortion):
     ) -> Float[Tensor, "batch channels size size"]:
         batch, channels = pictures.shape[:2]
         n, side = self.scraps, self.scrap
-        place = randomness.integer(2, self.size - self.digit + 1)  # (B, 2) as (row, column)
+        place = self.place(randomness)
         source = randomness.integer(n, max(len(pool) - 1, 1))
         source = source + (source >= randomness.index[:, None]).long()  # any picture but this one
         cut = randomness.integer(2 * n, self.digit - side + 1).unflatten(1, (n, 2))

@@ -1,8 +1,20 @@
 """Tasks: transformer + backbone + loss + metrics + optimiser, as LightningModules."""
 
 from stn_lightning.tasks.classification import ClassificationTask
+from stn_lightning.tasks.colocalisation import ColocalisationTask
 from stn_lightning.tasks.digit_sequence import DigitSequenceTask
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import Constant, Cosine, Schedule, Steps
 
-__all__ = ["ClassificationTask", "Constant", "Cosine", "DigitSequenceTask", "ErrorRate", "MeanCrossEntropy", "Samples", "Schedule", "Steps"]
+__all__ = [
+    "ClassificationTask",
+    "ColocalisationTask",
+    "Constant",
+    "Cosine",
+    "DigitSequenceTask",
+    "ErrorRate",
+    "MeanCrossEntropy",
+    "Samples",
+    "Schedule",
+    "Steps",
+]

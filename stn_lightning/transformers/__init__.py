@@ -22,12 +22,13 @@ from stn_lightning.transformers.localisation import (
     ConvolutionalLocalisation,
     FullyConnectedLocalisation,
     HouseNumberLocalisation,
+    StridedLocalisation,
     TrunkLocalisation,
     VolumeLocalisation,
 )
 from stn_lightning.transformers.parallel import ParallelTransformer
 from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
-from stn_lightning.transformers.starts import Disturbed, Identity, Start, Tiling
+from stn_lightning.transformers.starts import Disturbed, Identity, Start, Stated, Tiling
 from stn_lightning.transformers.transformer import Look, SpatialTransformer, Transformer, Warp, watching
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "Similarity",
     "SpatialTransformer",
     "Start",
+    "Stated",
+    "StridedLocalisation",
     "ThinPlateSpline",
     "Tiling",
     "Transformer",

@@ -121,3 +121,23 @@ class VolumeLocalisation(nn.Module):
         features = functional.relu(self.conv1(features))
         features = functional.relu(self.conv2(functional.max_pool3d(features, 2, ceil_mode=True)))
         return functional.relu(self.fc(features.flatten(1)))
+
+
+class StridedLocalisation(nn.Module):
+    """One strided convolution, pooling, fully connected layers (the paper's co-localisation: 8 filters of 9 x 9, stride 4; 8 and 8 units).
+
+    Args:
+        filters: of the convolution.
+        kernel_size: of the convolution, in pixels.
+        stride: of the convolution, in pixels.
+        units: width of each fully connected layer.
+    """
+
+    def __init__(self, filters: int = 8, kernel_size: int = 9, stride: int = 4, units: Sequence[int] = (8, 8)) -> None:
+        super().__init__()
+        self.conv = lazy.conv2d(filters, kernel_size, stride)
+        self.layers = FullyConnectedLocalisation(units)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        found: Tensor = self.layers(functional.max_pool2d(functional.relu(self.conv(image)), 2))
+        return found

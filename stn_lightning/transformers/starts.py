@@ -7,6 +7,7 @@ Reference:
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,25 @@ class Identity(Start):
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
         return torch.tensor(family.identity).repeat(n, 1)
+
+
+class Stated(Start):
+    """Each at a theta that is given.
+
+    Args:
+        numbers: theta.
+
+    Raises:
+        ValueError: where the family's theta has more or fewer numbers.
+    """
+
+    def __init__(self, numbers: Sequence[float]) -> None:
+        self.numbers = tuple(numbers)
+
+    def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
+        if len(self.numbers) != len(family.identity):
+            raise ValueError(f"a start of {len(self.numbers)} numbers for {type(family).__name__}, whose theta has {len(family.identity)}")
+        return torch.tensor(self.numbers).repeat(n, 1)
 
 
 class Disturbed(Start):

@@ -1,0 +1,152 @@
+"""Finding what pictures have in common, without labels.
+
+The crops of two pictures are to be more alike than a crop and a random patch of its own picture, by a margin: the sum over pairs of
+max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 + margin).
+
+What the paper leaves open (?): e is the second convolution's and the classifier's activations, each of length 1, so that a margin means
+the same for any encoder. With all pairs from the first step on, crops soon agree on a piece of empty background and stay there; so pairs
+come in gradually, and until then a crop seeks what is unlike its surroundings.
+
+Reference:
+    Jaderberg et al. 2015, appendix A.2.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import MetricCollection
+
+from stn_lightning.backbones import CNN
+from stn_lightning.batch import Batch
+from stn_lightning.checkpoints import load
+from stn_lightning.geometry import affine, sampling
+from stn_lightning.tasks.classification import ClassificationTask, OptimizerCallable
+from stn_lightning.tasks.metrics import SampleMean, Samples
+from stn_lightning.tasks.schedules import Schedule
+from stn_lightning.transformers import Transformer
+
+
+class ColocalisationTask(ClassificationTask):
+    """Trains a transformer alone; the encoder stays as it is.
+
+    `test/found` is the part of pictures, in percent, in which crop and box overlap by more than half (intersection over union).
+
+    Args:
+        encoder: tells digits apart; its activations are compared.
+        weights: checkpoint of a run that trained the encoder as a classifier's backbone.
+        optimizer: parameters -> optimiser.
+        transformer: image -> crop.
+        patch: side of a random patch over the image's side (?).
+        margin: between pairs and patches; the paper's is 1, of activations of any length.
+        gradual: part of the training in which pairs come to their full weight.
+        schedule: factor of the learning rate over the training.
+    """
+
+    def __init__(
+        self,
+        encoder: CNN,
+        weights: str,
+        optimizer: OptimizerCallable,
+        transformer: Transformer,
+        patch: float = 1 / 3,
+        margin: float = 2.0,
+        gradual: float = 0.5,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(encoder, optimizer, transformer, schedule)
+        self.weights = weights
+        self.patch = patch
+        self.margin = margin
+        self.gradual = gradual
+
+    def split_metrics(self) -> MetricCollection:
+        return MetricCollection({"found": Found(), "loss": Mean(), "samples": Samples()}, compute_groups=False)
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        prefix = "backbone."
+        trained = {key.removeprefix(prefix): value for key, value in _trained(self.weights).items() if key.startswith(prefix)}
+        self.backbone.load_state_dict(trained)
+        self.backbone.requires_grad_(False)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self._losses(batch, min(1.0, self._progress(self.global_step) / self.gradual) if self.gradual else 1.0).mean()
+        self.log("train/loss", loss.detach(), batch_size=len(batch.label), prog_bar=True)
+        return loss * batch.share
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of an evaluation: patches are drawn anew, but the same in every evaluation."""
+        losses = self._losses(batch, 1.0, torch.Generator().manual_seed(0))
+        metrics: Any = self.metrics[f"{batch.split}_metrics"]
+        assert self.transformer is not None
+        metrics["found"].update(_frame(self.transformer.warp(batch.image.to(self.dtype)).grid), batch.box)
+        metrics["loss"].update(losses)
+        metrics["samples"].update(losses, batch.label)
+        self.log_metrics(batch)
+        return losses, losses.mean()
+
+    def _losses(self, batch: Batch, weight: float, generator: torch.Generator | None = None) -> Float[Tensor, " batch"]:
+        """Of each picture, the mean over its pairs. `weight` is that of the pairs."""
+        assert self.transformer is not None
+        image = batch.image.to(self.dtype)
+        crop = self.encoded(self.transformer(image))
+        patch = self.encoded(self.patches(image, generator))
+        pairs = (crop[:, None] - crop[None]).square().sum(2)  # (B, B)
+        apart = (crop - patch).square().sum(1)
+        hinge = (weight * pairs - apart[:, None] + self.margin).clamp(min=0)
+        others = 1 - torch.eye(len(image), device=image.device)
+        return (hinge * others).sum(1) / max(len(image) - 1, 1)
+
+    def encoded(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """e: activations of the deeper layers, each of length 1."""
+        assert isinstance(self.backbone, CNN)
+        _, *deeper = self.backbone.activations(image)
+        return torch.cat([functional.normalize(activation.float().flatten(1), dim=1) for activation in deeper], 1)
+
+    def patches(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A random patch of each image, of the crops' size in pixels."""
+        assert self.transformer is not None
+        centre = (2 * torch.rand(len(image), 2, generator=generator).to(image.device) - 1) * (1 - self.patch)
+        size = self.transformer.size or tuple(image.shape[2:])
+        grid = affine.grid(affine.from_translation(centre, self.patch), size)  # type: ignore[arg-type]
+        return sampling.bilinear(image, grid)
+
+
+def _trained(path: str) -> dict[str, Tensor]:
+    try:
+        return load(path)["state_dict"]
+    except FileNotFoundError as problem:
+        first = "make train CONFIG=configs/colocalisation/encoder.yaml"
+        raise ValueError(f"weights {path} do not exist; train the encoder first: {first}") from problem
+
+
+def _frame(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 4"]:
+    """Left, top, right and bottom of what a crop shows: half a pixel beyond its outermost pixels' centres."""
+    first, last = grid[:, 0, 0], grid[:, -1, -1]
+    half = (last - first) / (2 * (grid.shape[1] - 1))
+    return torch.cat([first - half, last + half], 1)
+
+
+class Found(SampleMean):
+    """Samples in percent whose crop and box share more than half of what they cover together."""
+
+    higher_is_better = True
+
+    def update(self, frame: Float[Tensor, "batch 4"], box: Float[Tensor, "batch 4"]) -> None:
+        common = (torch.minimum(frame, box)[:, 2:] - torch.maximum(frame, box)[:, :2]).clamp(min=0).prod(1)
+        areas = [(each[:, 2:] - each[:, :2]).prod(1) for each in (frame, box)]
+        self.total += 100 * (common > 0.5 * (areas[0] + areas[1] - common)).sum()
+        self.samples += len(box)
+
+
+class Mean(SampleMean):
+    """Of numbers that are computed elsewhere."""
+
+    higher_is_better = False
+
+    def update(self, values: Float[Tensor, " batch"]) -> None:
+        self.total += values.sum()
+        self.samples += len(values)

@@ -1,0 +1,113 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stn_lightning.backbones import CNN
+from stn_lightning.batch import Batch
+from stn_lightning.datamodules import ColocalisationDataModule
+from stn_lightning.datasets import EmbeddedDigits
+from stn_lightning.distortions import Cluttered
+from stn_lightning.geometry import affine
+from stn_lightning.tasks import ColocalisationTask
+from stn_lightning.tasks.colocalisation import Found, _frame
+from stn_lightning.transformers import SpatialTransformer, Stated, StridedLocalisation, Translation
+
+
+def data(scraps: int = 0, digit: int = 3) -> ColocalisationDataModule:
+    module = ColocalisationDataModule(EmbeddedDigits(), Cluttered(84, scraps), digit, pictures=40, batch_size=40)
+    module.setup("fit")
+    module.setup("test")
+    return module
+
+
+def batch_of(module: ColocalisationDataModule, split: str, epoch: int = 0) -> Batch:
+    loader = module.train_dataloader() if split == "train" else module.test_dataloader()
+    loader.sampler.set_epoch(epoch)
+    (batch,) = list(loader)
+    drawn: Batch = module.on_after_batch_transfer(batch, 0)
+    return drawn
+
+
+def task(centre: tuple[float, float] = (0.0, 0.0), **options: Any) -> ColocalisationTask:
+    transformer = SpatialTransformer(StridedLocalisation(), Translation(1 / 3), (28, 28), start=Stated(centre))
+    made = ColocalisationTask(CNN(4), "none.ckpt", torch.optim.AdamW, transformer, **options)
+    made(torch.zeros(1, 1, 84, 84))
+    return made
+
+
+def test_the_box_is_the_frame_in_which_the_digit_lies() -> None:
+    batch = batch_of(data(), "test")
+    assert batch.box is not None
+    for image, box in zip(batch.image, batch.box, strict=True):
+        left, top, right, bottom = ((box + 1) * 42).round().int().tolist()
+        assert (right - left, bottom - top) == (28, 28)
+        inside = image[0, top:bottom, left:right].count_nonzero()
+        assert inside == image.count_nonzero() > 20
+
+
+def test_pictures_stay_where_they_are_in_every_epoch_and_split() -> None:
+    module = data(scraps=16)
+    first, later, tested = batch_of(module, "train"), batch_of(module, "train", epoch=1), batch_of(module, "test")
+    assert not torch.equal(first.indices, later.indices), "the order is new"
+    for batch in (first, later):
+        torch.testing.assert_close(batch.image[batch.indices.argsort()], tested.image)
+
+
+def test_all_pictures_are_of_one_class() -> None:
+    assert set(batch_of(data(digit=7), "test").label.tolist()) == {7}
+    with pytest.raises(ValueError, match="digit 10 is no class of the source; give 0 to 9"):
+        data(digit=10)
+    module = ColocalisationDataModule(EmbeddedDigits(), Cluttered(84, 0), 3, pictures=5000)
+    with pytest.raises(ValueError, match=r"the source has \d+ pictures of digit 3, not 5000"):
+        module.setup("fit")
+
+
+def test_a_crop_that_is_the_box_is_found_and_one_half_beside_it_is_not() -> None:
+    batch = batch_of(data(), "test")
+    assert batch.box is not None
+    centre = (batch.box[:, :2] + batch.box[:, 2:]) / 2
+    for beside, share in ((0.0, 100.0), (0.2, 100.0), (0.24, 0.0)):  # intersection over union above a half up to a third of a side
+        found = Found()
+        shifted = centre + torch.tensor([beside, 0.0])
+        found.update(_frame(affine.grid(affine.from_translation(shifted, 1 / 3), (28, 28))), batch.box)
+        assert found.compute() == share
+
+
+def naive(made: ColocalisationTask, crop: Tensor, patch: Tensor, weight: float) -> float:
+    """The paper's sum over pairs, as a loop."""
+    total, n = 0.0, len(crop)
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                pair = (crop[i] - crop[j]).square().sum().item()
+                apart = (crop[i] - patch[i]).square().sum().item()
+                total += max(0.0, weight * pair - apart + made.margin) / (n * (n - 1))
+    return total
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_the_loss_is_the_hinge_over_all_pairs(weight: float) -> None:
+    made, batch = task(), batch_of(data(), "test")
+    batch = batch._replace(image=batch.image[:6])
+    generator = torch.Generator().manual_seed(0)
+    patches = made.patches(batch.image, generator)
+    losses = made._losses(batch, weight, torch.Generator().manual_seed(0))
+    expected = naive(made, made.encoded(made.transformer(batch.image)), made.encoded(patches), weight)  # type: ignore[misc]
+    assert losses.mean().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_e_is_of_two_layers_of_length_1_each() -> None:
+    encoded = task().encoded(torch.rand(5, 1, 28, 28))
+    torch.testing.assert_close(encoded.norm(dim=1), torch.full((5,), math.sqrt(2)))
+
+
+def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = task()
+    made._trainer = type("T", (), {"datamodule": data()})()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"weights none.ckpt do not exist; train the encoder first: make train CONFIG="):
+        made.configure_model()
