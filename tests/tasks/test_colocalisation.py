@@ -108,6 +108,6 @@ def test_e_is_of_two_layers_of_length_1_each() -> None:
 def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made = task()
-    made._trainer = type("T", (), {"datamodule": data()})()  # type: ignore[assignment]
+    made._trainer = type("T", (), {"datamodule": data()})()
     with pytest.raises(ValueError, match=r"weights none.ckpt do not exist; train the encoder first: make train CONFIG="):
         made.configure_model()
