@@ -17,7 +17,7 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   validate   error of a run on the validation pictures
   test       error of a run on the test pictures; writes results.json
   predict    class probabilities of a run for the test pictures
-  prepare    download what is missing of a data set (mnist) and check what is there
+  prepare    download what is missing of a data set (mnist, cub, svhn) and check what is there
   table      run what is missing of a table of the paper, and print it beside the paper's numbers
   bench      measure speed, side by side with others (in the repository)
   submit     train as a job of a SLURM cluster
