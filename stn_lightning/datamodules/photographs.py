@@ -1,17 +1,15 @@
 """Photographs: a random crop to learn from, the middle to be judged by."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules.batches import Draw, EpochBatches, ResumableLoader
-from stn_lightning.datamodules.splits import STREAMS
+from stn_lightning.datamodules.batches import Draw, ResumableLoader
+from stn_lightning.datamodules.splits import STREAMS, SplitsDataModule
 from stn_lightning.datasets import Photographs, PhotographSource, Places
 from stn_lightning.datasets.folder import pictures_below
 from stn_lightning.datasets.photographs import Decoded
@@ -49,7 +47,7 @@ def places_of_crops(batch: Batch, seed: int) -> tuple[Float64[Tensor, "batch 2"]
     return drawn[:, :2], drawn[:, 2] < 0.5
 
 
-class PhotographsDataModule(LightningDataModule):
+class PhotographsDataModule(SplitsDataModule):
     """Square crops of photographs as floats from 0 to 1: anywhere and mirrored half of the time in training, else from the middle.
 
     Nothing is subtracted here: a trunk with pre-trained weights brings the normalisation that belongs to them, and a sampler's padding is a
@@ -67,14 +65,11 @@ class PhotographsDataModule(LightningDataModule):
     def __init__(
         self, source: PhotographSource, size: int = 224, batch_size: int = 32, workers: int = 0, predict: str | None = None, seed: int = 0
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or workers < 0 or not 1 <= size <= source.side:
-            raise ValueError(
-                f"batch_size {batch_size}, workers {workers}, size {size}; give 1 or more, 0 or more, 1 to {source.side} (the source's)"
-            )
-        self.source, self.size, self.batch_size, self.workers, self.seed = source, size, batch_size, workers, seed
+        super().__init__(batch_size, seed, workers)
+        if not 1 <= size <= source.side:
+            raise ValueError(f"size {size}; give 1 to {source.side}, the smallest side of the source's pictures")
+        self.source, self.size = source, size
         self.predict = Path(predict) if predict is not None else None
-        self.splits: dict[Split, Photographs] = {}
         self.marks: dict[Split, Places] = {}
 
     @property
@@ -95,23 +90,14 @@ class PhotographsDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         self.source.prepare()
 
-    def setup(self, stage: str) -> None:
-        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in wanted.get(stage, ("test",)):
-            if split not in self.splits:
-                self.splits[split] = self.source.load(split)
+    def load(self, split: Split) -> Photographs:
+        return self.source.load(split)
 
-    def train_dataloader(self) -> ResumableLoader:
-        return self._loader("train", self.splits["train"])
-
-    def val_dataloader(self) -> ResumableLoader:
-        return self._loader("val", self.splits["val"])
-
-    def test_dataloader(self) -> ResumableLoader:
-        return self._loader("test", self.splits["test"])
+    def dataset(self, split: Split) -> Dataset[Batch]:
+        return _Crops(self.splits[split], split, self.size, self.seed)
 
     def predict_dataloader(self) -> ResumableLoader:
-        return self._loader("test", self.to_predict())
+        return self.loader("test", _Crops(self.to_predict(), "test", self.size, self.seed))
 
     def to_predict(self) -> Photographs:
         """What `stn predict` is about; labels of pictures in a folder of their own are -1."""
@@ -121,17 +107,8 @@ class PhotographsDataModule(LightningDataModule):
         labels = torch.full((len(files),), -1)
         return Photographs(Decoded(files, self.source.side), labels, [str(path.relative_to(self.predict)) for path in files])
 
-    def _loader(self, split: Split, pictures: Photographs) -> ResumableLoader:
-        data = _Crops(pictures, split, self.size, self.seed)
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = EpochBatches(data, self.batch_size, shuffle=split == "train", seed=self.seed, rank=rank, ranks=ranks)
-        return ResumableLoader(data, batches, self.workers, pin_memory=torch.cuda.is_available())
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.mirrored(batch)
-
-    def mirrored(self, batch: Batch) -> Batch:
-        """The batch with its pictures as floats, mirrored or not, on the device on which they are."""
+    def distorted(self, batch: Batch) -> Batch:
+        """The batch with its pictures as floats, mirrored or not."""
         _, mirror = places_of_crops(batch, self.seed)
         image = torch.where(mirror[:, None, None, None], batch.image.flip(3), batch.image) if batch.split == "train" else batch.image
         return batch._replace(image=image.float() / 255)

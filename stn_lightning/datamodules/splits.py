@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -24,12 +25,14 @@ class SplitsDataModule(LightningDataModule):
     Args:
         batch_size: of the global batch, shared out among all processes.
         seed: of order and distortion in training; the command line sets it from `seed_everything`.
+        workers: processes that read ahead; 0 reads in the training process, which is enough for what lies in memory.
     """
 
-    def __init__(self, batch_size: int, seed: int) -> None:
+    def __init__(self, batch_size: int, seed: int, workers: int = 0) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size}; give 1 or more")
+        if batch_size < 1 or workers < 0:
+            raise ValueError(f"batch_size {batch_size}, workers {workers}; give 1 or more, and 0 or more")
+        self.workers = workers
         self.batch_size = batch_size
         self.seed = seed
         self.splits: dict[Split, Any] = {}
@@ -53,22 +56,22 @@ class SplitsDataModule(LightningDataModule):
                 self.splits[split] = self.load(split)
 
     def train_dataloader(self) -> ResumableLoader:
-        return self._loader("train")
+        return self.loader("train", self.dataset("train"))
 
     def val_dataloader(self) -> ResumableLoader:
-        return self._loader("val")
+        return self.loader("val", self.dataset("val"))
 
     def test_dataloader(self) -> ResumableLoader:
-        return self._loader("test")
+        return self.loader("test", self.dataset("test"))
 
     def predict_dataloader(self) -> ResumableLoader:
-        return self._loader("test")
+        return self.loader("test", self.dataset("test"))
 
-    def _loader(self, split: Split) -> ResumableLoader:
-        data: Any = self.dataset(split)
+    def loader(self, split: Split, data: Any) -> ResumableLoader:
+        """Batches of `data`, on this process its part of each."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = EpochBatches(data, self.batch_size, shuffle=split == "train", seed=self.seed, rank=rank, ranks=ranks)
-        return ResumableLoader(data, batches)
+        return ResumableLoader(data, batches, self.workers, pin_memory=self.workers > 0 and torch.cuda.is_available())
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.distorted(batch)

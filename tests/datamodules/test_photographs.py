@@ -130,7 +130,7 @@ def test_boxes_follow_too(birds: Path) -> None:
 
 
 def test_an_impossible_size_is_refused(birds: Path) -> None:
-    with pytest.raises(ValueError, match=r"size 33; give 1 or more, 0 or more, 1 to 32 \(the source's\)"):
+    with pytest.raises(ValueError, match=r"size 33; give 1 to 32, the smallest side of the source's pictures"):
         module_of(birds, size=33)
 
 

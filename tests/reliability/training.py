@@ -23,7 +23,7 @@ from stn_lightning import signals
 from stn_lightning.batch import Split
 from stn_lightning.callbacks import AverageBatchNorm, Checkpoints, ExactState, FiniteGuard, LabelGuard, Preemption
 from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
-from stn_lightning.datamodules import DigitsDataModule, ResumableLoader
+from stn_lightning.datamodules import DigitsDataModule
 from stn_lightning.datasets import EmbeddedDigits, Pictures
 from stn_lightning.ranks import DDP
 from stn_lightning.tasks import ClassificationTask, Cosine
@@ -49,12 +49,6 @@ class Data(DigitsDataModule):
     def __init__(self, workers: int = 0, **options: Any) -> None:
         super().__init__(FewDigits(), **options)
         self.workers = workers
-
-    def _loader(self, split: Split) -> ResumableLoader:
-        loader = super()._loader(split)
-        if not self.workers:
-            return loader
-        return ResumableLoader(loader.loader.dataset, loader.sampler, self.workers)
 
 
 class Plateau(ClassificationTask):
