@@ -19,7 +19,8 @@ from stn_lightning.datasets.pictures import Source
 PIXELS = 2**27
 """A picture that says it has more is refused: a few bytes of JPEG can unfold into 12 GB."""
 
-Picture = UInt8[np.ndarray, "rows columns 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+"""(height, width, 3)"""
 
 
 class Photographs(NamedTuple):
@@ -74,7 +75,7 @@ class Decoded(Sequence[Picture]):
         return resized(decode(self.files[i]), self.side)
 
 
-def decode(path: Path) -> UInt8[Tensor, "3 height width"]:
+def decode(path: Path) -> Picture:
     """The picture in a file, in colour.
 
     By Pillow: TorchVision's decoder is faster, but it is deprecated, and damaged files can take the whole process down with it.
@@ -84,11 +85,10 @@ def decode(path: Path) -> UInt8[Tensor, "3 height width"]:
     """
     try:
         with Image.open(path) as picture:
-            values = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except Exception as problem:  # of many kinds, all about the file
         reason = (str(problem).splitlines() or [type(problem).__name__])[0].replace(f" '{path}'", "")
         raise ValueError(f"{path}: {reason}; is it a whole JPEG, PNG or WebP file?") from problem
-    return torch.from_numpy(values).permute(2, 0, 1)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -143,12 +143,13 @@ def raise_all(problems: Sequence[str]) -> None:
         raise ValueError("\n".join([*problems, f"{len(problems):,} pictures cannot be read; restore them, or leave them out (`exclude`)"]))
 
 
-def resized(picture: UInt8[Tensor, "3 height width"], side: int) -> Picture:
+def resized(picture: Picture, side: int) -> Picture:
     """The smallest side becomes `side`; antialiased."""
-    height, width = target(picture.shape[1], picture.shape[2], side)
-    if (height, width) != picture.shape[1:]:
-        picture = functional.interpolate(picture[None], (height, width), mode="bilinear", antialias=True)[0]
-    return picture.permute(1, 2, 0).numpy()
+    height, width = target(picture.shape[0], picture.shape[1], side)
+    if (height, width) == picture.shape[:2]:
+        return picture
+    channels_first = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]  # a copy, as decoded pictures are read-only
+    return functional.interpolate(channels_first, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def target(height: int, width: int, side: int) -> tuple[int, int]:

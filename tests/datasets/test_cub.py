@@ -67,8 +67,8 @@ def test_the_resized_picture_agrees_with_pillow(tmp_path: Path) -> None:
 def test_a_greyscale_picture_becomes_a_coloured_one(tmp_path: Path) -> None:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
     picture = decode(tmp_path / "grey.png")
-    assert picture.shape == (3, 8, 8)
-    assert (picture == picture[:1]).all()
+    assert picture.shape == (8, 8, 3)
+    assert (picture == picture[..., :1]).all()
 
 
 def test_places_are_normalised_to_the_photograph(tmp_path: Path) -> None:
