@@ -74,6 +74,15 @@ def test_tensorboard_gets_scalars_pictures_histograms_and_hyper_parameters(stn: 
     assert any(metadata.plugin_data.plugin_name == "hparams" for metadata in events.summary_metadata.values())
 
 
+@pytest.mark.parametrize(("padding", "code"), [("[-0.42]", 0), ("border", 0), ("dark", 2)])
+def test_the_background_of_a_normalised_image_is_one_argument(padding: str, code: int, stn: Stn) -> None:
+    sampler = "--model.init_args.transformer.init_args.sampler"
+    options = (f"{sampler}=stn_lightning.transformers.Bilinear", f"{sampler}.init_args.padding={padding}", "--trainer.fast_dev_run=true")
+    found, _, err = stn("fit", "--config", "configs/quickstart.yaml", *options)
+    assert found == code
+    assert ("padding" in err) is (code == 2)
+
+
 def test_a_second_run_with_the_same_seed_gives_the_same_weights(stn: Stn, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert stn("fit", *QUICK, "--name", name)[0] == 0

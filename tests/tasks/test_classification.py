@@ -21,9 +21,11 @@ from stn_lightning.transformers import (
     Affine,
     ConvolutionalLocalisation,
     Disturbed,
+    Family,
     FullyConnectedLocalisation,
     ParallelTransformer,
     SpatialTransformer,
+    Start,
     ThinPlateSpline,
     Transformer,
     Translation,
@@ -144,6 +146,32 @@ def test_predictions_are_probabilities_in_the_order_of_the_test_pictures() -> No
     task, module = task_of(), digits(45, batch_size=10)
     found = torch.cat(cast(list[Tensor], trainer_of().predict(task, module)))
     torch.testing.assert_close(found, task(batch_of(module, "test").image).softmax(1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_looking_outside_costs_what_its_weight_says_and_inside_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shift = torch.tensor([[[0.5, 0, 0, 0, 0.5, 0]], [[0.5, 0, 0, 0, 0.5, 2.1]]])  # within the image, and beyond its lower border
+
+    class Beyond(Start):
+        def __init__(self, theta: Tensor) -> None:
+            self.where = theta
+
+        def theta(self, family: Family, n: int) -> Tensor:
+            return self.where.expand(n, -1)
+
+    batch, losses = batch_of(digits(8)), []
+    for theta in shift:
+        for weight in (0.0, 0.25):
+            torch.manual_seed(1)
+            looking = ParallelTransformer(FullyConnectedLocalisation([8]), Affine(), n, start=Beyond(theta))
+            task = ClassificationTask(FCN([8]), SGD, looking, outside_penalty=weight)
+            task(batch.image)
+            monkeypatch.setattr(task, "log_dict", lambda *_, **__: None)
+            losses.append(task.training_step(batch, 0).item())
+    rows = 0.5 * (torch.arange(28) * 2 - 27) / 28 + 2.1 - 1  # how far each row lies beyond the border: 0.62 to 1.58
+    cost = torch.where(rows > 1, rows - 0.5, rows.square() / 2).mean().item()
+    assert losses[1] == losses[0]
+    assert losses[3] - losses[2] == pytest.approx(0.25 * cost, rel=1e-4)
 
 
 def global_gradient(task: ClassificationTask, batch: Batch, ranks: int) -> dict[str, Tensor]:
