@@ -1,6 +1,6 @@
 # Everything a newcomer needs. Set-up happens by itself, once, into .venv, from a lock with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare train table slurm status test test-slow lint format lock board figures clean
+.PHONY: help setup prepare train table slurm status test test-slow lint format lock board figures clean test-cluster
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -13,11 +13,13 @@ JOBS ?= 1
 NODES ?= 1
 GPUS ?= 1
 TIME ?= 24:00:00
+SLURM ?=
+ROUNDS ?= 1
 STN := .venv/bin/stn
 SOURCES := stn_lightning tests
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.installed  ## install into .venv (the other verbs do it by themselves)
 
@@ -39,8 +41,8 @@ train: .venv/.installed  ## train and test: the quickstart, or CONFIG="a.yaml b.
 prepare: .venv/.installed  ## download and check data sets: DATA="mnist"
 	@$(STN) prepare $(DATA)
 
-table: .venv/.installed  ## a table of the paper, ours beside it: TABLE=mnist SEEDS="0 1 2" JOBS=2 CONFIG=recipe.yaml
-	@$(STN) table configs/tables/$(TABLE).yaml $(if $(filter command line,$(origin CONFIG)),$(addprefix --config ,$(CONFIG))) --seeds $(SEEDS) --jobs $(JOBS) $(if $(ARGS),-- $(ARGS))
+table: .venv/.installed  ## a table of the paper, ours beside it: TABLE=mnist SEEDS="0 1 2" JOBS=2 CONFIG=recipe.yaml; SLURM=1: a job array
+	@$(STN) table configs/tables/$(TABLE).yaml $(if $(filter command line,$(origin CONFIG)),$(addprefix --config ,$(CONFIG))) --seeds $(SEEDS) $(if $(filter command line,$(origin JOBS)),--jobs $(JOBS)) $(if $(SLURM),--slurm --gpus $(GPUS) --time $(TIME)) $(if $(ARGS),-- $(ARGS))
 
 slurm: .venv/.installed  ## train as a SLURM job: CONFIG="a.yaml b.yaml" NODES=2 GPUS=8 TIME=4:00:00 ARGS=...
 	@$(STN) submit $(addprefix --config ,$(CONFIG)) --nodes $(NODES) --gpus $(GPUS) --time $(TIME) $(if $(ARGS),-- $(ARGS))
@@ -56,6 +58,9 @@ test: .venv/.installed-dev  ## the tests, in a few minutes
 
 test-slow: .venv/.installed-dev  ## the long proofs: kills, resumes, training curves
 	.venv/bin/python -m pytest -m slow $(ARGS)
+
+test-cluster: .venv/.installed-dev  ## the same on a SLURM that it starts here (Debian, root): ROUNDS=3
+	STN_ROUNDS=$(ROUNDS) .venv/bin/python -m pytest -m cluster tests/cluster $(ARGS)
 
 lint: .venv/.installed-dev  ## style and types
 	.venv/bin/ruff check $(SOURCES)

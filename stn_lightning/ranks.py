@@ -4,6 +4,7 @@ Every function here is called by all processes at the same point, as a collectiv
 """
 
 import functools
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,8 @@ from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
+
+from stn_lightning.files import MACHINE
 
 MINUTES = 5.0
 """Until a collective that not all processes join is an error; PyTorch waits 30 minutes (10 with NCCL)."""
@@ -28,6 +31,11 @@ class DDP(DDPStrategy):
 
     def __init__(self, minutes: float = MINUTES, **options: Any) -> None:
         super().__init__(timeout=timedelta(minutes=minutes), **options)
+
+    def setup_environment(self) -> None:
+        """Lightning seeds anew here, and layers that a first picture sizes, drawn later, would not start as in one process."""
+        with torch.random.fork_rng(devices=[]):
+            super().setup_environment()
 
 
 def most(value: int) -> int:
@@ -77,6 +85,15 @@ def leave_together(trainer: Trainer) -> None:
     if isinstance(launcher, _SubprocessScriptLauncher):
         launcher.procs.clear()
     trainer.strategy.barrier()
+
+
+def lost(problem: BaseException) -> str | None:
+    """What to say where `problem` means that another process, or the way to it, is gone; None where it means something else."""
+    if not isinstance(problem, distributed.DistError) and "gloo/transport" not in str(problem):
+        return None
+    who = f"process {distributed.get_rank()} of {distributed.get_world_size()}, on {MACHINE}," if _several() else f"{MACHINE}"
+    said = re.sub(r"^\[.*?\] |\. This is typically.*", "", str(problem).strip(), flags=re.DOTALL)
+    return f"{who} has lost another or the way to it ({said})"
 
 
 def _several() -> bool:

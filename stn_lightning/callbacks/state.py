@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from stn_lightning.callbacks.preemption import Preempted
 from stn_lightning.files import MACHINE, whole
+from stn_lightning.ranks import lost
 
 SHOWN = ("val/error", "val/loss", "test/error")
 
@@ -38,7 +39,9 @@ class RunState(Callback):
         self._write(trainer, "tested", metrics=_metrics(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._write(trainer, "stopped" if isinstance(exception, Preempted) else "failed", why=str(exception).partition("\n")[0])
+        self._write(
+            trainer, "stopped" if isinstance(exception, Preempted) else "failed", why=(lost(exception) or str(exception)).partition("\n")[0]
+        )
 
     def _write(
         self, trainer: Trainer, doing: str, epoch: int | None = None, metrics: dict[str, float] | None = None, why: str | None = None

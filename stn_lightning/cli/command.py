@@ -44,7 +44,7 @@ from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
 from stn_lightning.cli.errors import check_yaml, one_line
 from stn_lightning.cli.memory import keep_freed_memory
 from stn_lightning.cli.runs import RunFolder, default_name
-from stn_lightning.ranks import DDP
+from stn_lightning.ranks import DDP, lost
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 NOT_THE_EXPERIMENT = ("config", "name", "resume", "ckpt_path", "weights_only", "verbose", "return_predictions")
@@ -208,6 +208,11 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         _say(f"stn {arguments[0]}: {one_line(str(problem))}", sys.stderr)
         return 2
+    except RuntimeError as problem:
+        if (said := lost(problem)) is None:
+            raise
+        print(f"stn {arguments[0]}: {said}; started again it goes on from its last.ckpt", file=sys.stderr, flush=True)
+        os._exit(1)  # whatever is tidied up now may wait for the other
     return 0
 
 
@@ -235,6 +240,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory
     warnings.filterwarnings("ignore", ".*srun. command is available.*")  # `stn submit` is how to use it
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning 2.6 calls torch 2.14 the old way
+    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a login node one may well train without it
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming is what it is for
 
 

@@ -14,6 +14,7 @@ from stn_lightning import signals
 from stn_lightning.cli.jobs import Job, run_jobs
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.runs import RunFolder, default_name, says
+from stn_lightning.cli.slurm import add_resources, fit, read_site, refuse, script, send
 from stn_lightning.cli.tabulate import Table, markdown, picture, read_table
 
 STOPPED = 75
@@ -34,10 +35,10 @@ class Cell(NamedTuple):
         return RunFolder(f"{default_name(self.configs)}-{self.seed}")
 
     @property
-    def command(self) -> list[str]:
-        """What runs it, or goes on with it."""
+    def arguments(self) -> list[str]:
+        """Of `stn fit`, which runs it or goes on with it; the table's options come after them."""
         files = [part for path in self.configs for part in ("--config", str(path))]
-        return ["fit", *files, "--seed_everything", str(self.seed), "--name", self.run.name, *self.options]
+        return [*files, "--seed_everything", str(self.seed), "--name", self.run.name]
 
     def record(self, records: dict[str, Any]) -> dict[str, Any] | None:
         """What the run came to: from its folder, else from `records`; None where neither is there with these settings."""
@@ -65,11 +66,13 @@ def table(arguments: list[str]) -> int:
     file = chosen.out / "-".join(path.stem for path in [chosen.table, *chosen.config])
     records = _read(file.with_suffix(".jsonl"))
     missing = [cell for cell in cells if cell.record(records) is None]
+    if chosen.slurm:
+        return _submit(missing, chosen, file)
     if chosen.dry_run:
-        print("\n".join(" ".join(["stn", *cell.command]) for cell in missing))
+        print("\n".join(" ".join(["stn", "fit", *cell.arguments, *cell.options]) for cell in missing))
         return 0
     signals.listen()
-    failed = 0 if chosen.show else _run(missing, chosen.jobs, wanted.metric)
+    failed = 0 if chosen.show else _run(missing, chosen.jobs or 1, wanted.metric)
     results = [(cell.row, cell.column, record) for cell in cells if (record := cell.record(records)) is not None]
     records |= {record["name"]: record for _, _, record in results}
     text = markdown(wanted, results)
@@ -92,10 +95,12 @@ def _options() -> Options:
     options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     options.add_argument("--rows", nargs="+", metavar="ROW", help="these alone")
     options.add_argument("--columns", nargs="+", metavar="COLUMN", help="these alone")
-    options.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side; they share the cores, or the GPUs")
+    options.add_argument("--jobs", type=int, metavar="N", help="runs side by side, which share the cores or the GPUs; 1, with --slurm all")
     options.add_argument("--out", type=Path, default=Path("runs/tables"), metavar="FOLDER", help="where the table and its records go")
     options.add_argument("--show", action="store_true", help="only what is there; run nothing")
-    options.add_argument("--dry-run", action="store_true", help="only print the commands of the missing runs")
+    options.add_argument("--slurm", action="store_true", help="a job array instead, each run an element; then --show has the table")
+    options.add_argument("--dry-run", action="store_true", help="only print the commands of the missing runs, or the job script")
+    add_resources(options, nodes=False)
     return options
 
 
@@ -105,7 +110,7 @@ def _cells(wanted: Table, chosen: Namespace, options: list[str]) -> list[Cell]:
     for path in chosen.config:
         if not path.is_file():
             raise ValueError(f"--config {path}: there is no such file")
-    if chosen.jobs < 1:
+    if chosen.jobs is not None and chosen.jobs < 1:
         raise ValueError(f"--jobs {chosen.jobs}; give 1 or more")
     return [
         Cell(row, column, seed, [wanted.rows[row], wanted.columns[column], *chosen.config], options)
@@ -124,7 +129,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _run(missing: list[Cell], at_once: int, metric: str) -> int:
     """Run cells side by side, a line for each; how many failed."""
     stn = [sys.executable, "-m", "stn_lightning"]
-    jobs = [Job([*stn, *cell.command], Path(f"runs/{cell.run.name}.log")) for cell in missing]
+    jobs = [Job([*stn, "fit", *cell.arguments, *cell.options], Path(f"runs/{cell.run.name}.log")) for cell in missing]
     failed, seconds = 0, []
     print(f"{len(jobs)} runs to do, {at_once} at once; each one's output is in runs/NAME.log", flush=True)
     for ended in run_jobs(jobs, at_once):
@@ -144,6 +149,35 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
             last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]
             print(f"{head} ended with exit code {ended.exit_code}: {last} ({ended.job.log})", file=sys.stderr, flush=True)
     return failed
+
+
+def _submit(missing: list[Cell], chosen: Namespace, file: Path) -> int:
+    """Cells as a job array, whose script has a line for each; the exit code."""
+    if not missing:
+        print(f"0 runs to do; stn table {chosen.table} --show prints the table")
+        return 0
+    job_script = Path.cwd() / file.with_suffix(".sh")
+    try:
+        site = read_site(chosen.site)
+        refuse(chosen, [], missing[0].options)
+        lines = [f"{n}) {fit(chosen, cell.arguments, site, cell.options)} ;;" for n, cell in enumerate(missing)]
+        at_once = f"%{chosen.jobs}" if chosen.jobs else ""
+        directives = {
+            "job-name": f"stn-{file.name}",
+            "dependency": "singleton",  # a second array of one table waits for the first
+            "array": f"0-{len(missing) - 1}{at_once}",
+            "output": f"{job_script.with_suffix('')}-%A_%a.out",
+        }
+        text = script(chosen, site, job_script, directives, "\n".join(["case $SLURM_ARRAY_TASK_ID in", *lines, "esac"]))
+        if chosen.dry_run:
+            print(text, end="")
+            return 0
+        job = send(job_script, text)
+    except (ValueError, OSError) as problem:
+        print(f"stn table: {problem}", file=sys.stderr)
+        return 2
+    print(f"job {job}, {len(missing)} runs: squeue -r -j {job}; stn status; then stn table {chosen.table} --show, its other options as now")
+    return 0
 
 
 def _time(seconds: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stn_lightning.cli import submit as module
+from stn_lightning.cli import slurm as module
 from stn_lightning.cli.submit import submit
 from tests.cli.conftest import CONFIGS
 
@@ -44,7 +44,7 @@ def test_the_script_asks_for_what_the_training_is_told_it_has(call: Submit, tmp_
         assert f"#SBATCH {line}\n" in text
     assert f"#SBATCH --output={tmp_path}/runs/quickstart/slurm-%j.out\n" in text
     command = next(line for line in text.splitlines() if line.startswith("srun"))
-    assert command.startswith("srun --kill-on-bad-exit=1 ")
+    assert command.startswith("srun --kill-on-bad-exit=0 --wait=60 ")
     assert "--trainer.num_nodes 2 --trainer.devices 8 --trainer.accelerator gpu --trainer.max_epochs 3" in command
     assert not (tmp_path / "runs").exists(), "a dry run writes nothing"
 
@@ -64,7 +64,7 @@ def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
     Path("slurm.yaml").write_text(site)
     _, text, _ = call(*QUICKSTART, "--dry-run")
     assert "#SBATCH --partition=gpu\n#SBATCH --account=project7\n" in text
-    assert "module load cuda\nsrun --kill-on-bad-exit=1 --container-image=torch.sqsh " in text
+    assert "module load cuda\nsrun --kill-on-bad-exit=0 --wait=60 --container-image=torch.sqsh " in text
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,8 @@ def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
         (["--gpus", "2", "--processes", "2"], "leave --processes out, or give --gpus 0"),
         (["--gpus", "2", "--", "--trainer.devices", "4"], "--trainer.devices 4 disagrees with the job, which has 2"),
         (["--", "--trainer.num_nodes=2"], "--trainer.num_nodes 2 disagrees with the job, which has 1"),
+        (["--time", "5:00"], "--time 5:00 is hardly begun when it saves"),
+        (["--time", "soon"], "--time soon: give hours:minutes:seconds"),
         (["--config", "none.yaml"], "none.yaml: there is no such file"),
         (["--site", "none.yaml"], "none.yaml: there is no such file"),
         (["--site", "wrong.yaml"], "wrong.yaml: modules: give sbatch as a mapping"),
@@ -86,6 +88,19 @@ def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], complaint
     assert complaint in err
     assert err.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"), [("90", 5400), ("5:30", 330), ("4:00:00", 14400), ("1-2", 93600), ("1-2:3", 93780), ("1-2:3:4", 93784)]
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(limit: str, seconds: int) -> None:
+    assert module._seconds(limit) == seconds
+
+
+def test_only_a_job_of_several_nodes_asks_whether_one_is_gone(call: Submit) -> None:
+    question = "srun --overlap --ntasks-per-node=1 true"
+    assert question in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
+    assert question not in call(*QUICKSTART, "--gpus", "8", "--dry-run")[1]
 
 
 def test_several_nodes_need_a_file_system_that_they_share(call: Submit, monkeypatch: pytest.MonkeyPatch) -> None:

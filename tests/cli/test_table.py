@@ -103,6 +103,22 @@ def test_only_missing_runs_are_commanded(capsys: pytest.CaptureFixture[str]) -> 
     assert lines == [f"stn fit {files} --seed_everything {s} --name quickstart-cpu-{s} {' '.join(SHORT)}" for s in (0, 1)]
 
 
+def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--slurm", "--gpus", "1", "--jobs", "2", "--dry-run"]
+    assert table([str(write_table()), "--seeds", "0", "1", "--rows", "ST", *options, "--", *SHORT]) == 0
+    text = capsys.readouterr().out
+    assert "#SBATCH --array=0-1%2\n" in text
+    assert "#SBATCH --nodes=1\n" in text
+    files = "--config configs/quickstart.yaml --config configs/hardware/cpu.yaml"
+    for n in (0, 1):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{n}) srun ")]
+        job = "--trainer.num_nodes 1 --trainer.devices 1 --trainer.accelerator gpu"
+        assert line.endswith(f"fit {files} --seed_everything {n} --name quickstart-cpu-{n} {job} {' '.join(SHORT)} ;;")
+    Path("job.sh").write_text(text)
+    subprocess.run(["bash", "-n", "job.sh"], check=True)
+    assert not Path("runs").exists()
+
+
 def test_a_run_that_fails_is_named_with_what_it_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert table([str(write_table()), "--rows", "ST", "--", "--trainer.max_epoch", "1"]) == 1
     said = capsys.readouterr()
@@ -117,6 +133,7 @@ def test_a_run_that_fails_is_named_with_what_it_said(capsys: pytest.CaptureFixtu
         (["none.yaml"], "none.yaml: there is no such file"),
         (["digits.yaml", "--rows", "CN"], "--rows: there is no 'CN' - did you mean CNN?; there is ST, CNN"),
         (["digits.yaml", "--jobs", "0"], "--jobs 0; give 1 or more"),
+        (["digits.yaml", "--slurm", "--time", "1:00"], "--signal-before 180 s; give more time"),
         (["digits.yaml", "--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
     ],
 )

@@ -1,0 +1,81 @@
+"""Jobs of a real SLURM train what one process trains, and come back from whatever ends them."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.cluster.cluster import ENDED, TWO_NODES, Cluster, same, until
+
+pytestmark = pytest.mark.cluster
+ROUNDS = int(os.environ.get("STN_ROUNDS", "1"))
+
+
+def test_two_nodes_and_two_tasks_train_what_one_process_trains(cluster: Cluster, straight: dict[str, Tensor]) -> None:
+    for name in ("nodes", "tasks"):
+        ends = [line for line in cluster.lines(f"{name}.jsonl") if line[0] == "epoch"]
+        assert sorted(line[1:3] for line in ends) == [[rank, epoch] for rank in (0, 1) for epoch in range(3)]
+        assert len({line[3] for line in ends}) == 3, "after each epoch both processes hold the same weights"
+    assert same(cluster.weights("tasks"), straight)
+    alone = cluster.weights("alone")
+    for key, value in straight.items():
+        torch.testing.assert_close(alone[key], value, rtol=0, atol=1e-6)
+
+
+def signalled(cluster: Cluster, job: str) -> None:
+    cluster.call("scancel", "--signal=USR1", job)
+
+
+def at_its_limit(cluster: Cluster, job: str) -> None:
+    cluster.call("scontrol", "update", f"JobId={job}", "EndTime=now+25")
+    until(lambda: cluster.job(job)["Restarts"] != "0", f"job {job} is put back; {cluster.said()}")
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")  # or it would be stopped after a minute again and again
+
+
+def requeued(cluster: Cluster, job: str) -> None:
+    cluster.call("scontrol", "requeue", job)
+
+
+def preempted(cluster: Cluster, job: str) -> None:
+    cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "srun sleep 3")
+
+
+def with_a_dead_node(cluster: Cluster, job: str) -> None:
+    cluster.tool("kill-node", "n2")
+    until(lambda: cluster.job(job)["Restarts"] != "0", f"job {job} is put back; {cluster.said()}")
+    cluster.tool("start-node", "n2")
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+@pytest.mark.parametrize("interrupted", [signalled, at_its_limit, requeued, preempted, with_a_dead_node])
+def test_an_interrupted_job_comes_back_by_itself_and_ends_in_the_same_weights(
+    cluster: Cluster, straight: dict[str, Tensor], interrupted: Callable[[Cluster, str], None], round_: int
+) -> None:
+    name = f"{interrupted.__name__}-{round_}"
+    cluster.describe(name)
+    job = cluster.submit(name, *TWO_NODES)
+    cluster.wait_for_step(name, 5 + 8 * round_)
+    interrupted(cluster, job)
+    ended = cluster.wait(job, *ENDED)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), cluster.said()
+    assert f"going on with runs/{name}" in cluster.said()
+    assert same(cluster.weights(name), straight)
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_cancelled_job_stays_away_and_the_same_command_goes_on_with_it(
+    cluster: Cluster, straight: dict[str, Tensor], round_: int
+) -> None:
+    name = f"cancelled-{round_}"
+    cluster.describe(name)
+    job = cluster.submit(name, *TWO_NODES)
+    cluster.wait_for_step(name, 5 + 8 * round_)
+    cluster.call("scancel", job)
+    assert cluster.wait(job, *ENDED)["JobState"] == "CANCELLED"
+    again = cluster.submit(name, *TWO_NODES)
+    assert cluster.wait(again, *ENDED)["JobState"] == "COMPLETED", cluster.said()
+    assert cluster.job(job)["JobState"] == "CANCELLED"
+    assert "going on with" in (cluster.work / "runs" / name / f"slurm-{again}.out").read_text()
+    assert same(cluster.weights(name), straight)
