@@ -84,7 +84,7 @@ class ColocalisationTask(ClassificationTask):
         assert self.transformer is not None
         metrics["found"].update(_frame(self.transformer.warp(batch.image.to(self.dtype)).grid), batch.box)
         metrics["loss"].update(losses)
-        metrics["samples"].update(losses, batch.label)
+        metrics["samples"].update(losses[:, None], batch.label)
         self.log_metrics(batch)
         return losses, losses.mean()
 

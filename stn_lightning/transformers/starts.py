@@ -45,6 +45,8 @@ class Stated(Start):
         self.numbers = tuple(numbers)
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
+        if isinstance(family, Bounded):
+            return family.free(self.theta(family.family, n))
         if len(self.numbers) != len(family.identity):
             raise ValueError(f"a start of {len(self.numbers)} numbers for {type(family).__name__}, whose theta has {len(family.identity)}")
         return torch.tensor(self.numbers).repeat(n, 1)

@@ -46,6 +46,20 @@ def test_a_network_adds_two_digits(network: str, stn: Stn, tmp_path: Path, monke
     assert (code, err) == (0, "")
 
 
+def test_what_pictures_have_in_common_is_looked_for_with_an_encoder_that_is_trained_first(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = ("--config", "configs/colocalisation/network.yaml", "--config", "configs/colocalisation/cluttered.yaml")
+    code, _, err = stn("fit", *files, *ONE_STEP, "--data.init_args.pictures", "2")
+    assert code == 2
+    assert "train the encoder first: make train CONFIG=configs/colocalisation/encoder.yaml" in err
+    short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.log_every_n_steps", "1")
+    assert stn("fit", "--config", "configs/colocalisation/encoder.yaml", *short)[0] == 0
+    code, _, err = stn("fit", *files, *ONE_STEP, "--data.init_args.pictures", "2")
+    assert (code, err) == (0, "")
+
+
 @pytest.mark.parametrize("network", ["st_cnn", "cnn"])
 def test_a_network_reads_digits_in_space(network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)

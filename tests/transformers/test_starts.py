@@ -6,11 +6,13 @@ from stn_lightning.geometry import sampling
 from stn_lightning.transformers import (
     Affine,
     Attention,
+    Bounded,
     Disturbed,
     Family,
     Identity,
     Projective,
     Similarity,
+    Stated,
     ThinPlateSpline,
     Tiling,
     Translation,
@@ -91,3 +93,12 @@ def test_crops_of_attention_leave_no_place_unseen(n: int) -> None:
 def test_families_that_tiling_cannot_place_are_refused_with_advice(family: Family) -> None:
     with pytest.raises(ValueError, match=rf"not {type(family).__name__}; take one of these or Disturbed"):
         Tiling().theta(family, 4)
+
+
+def test_a_stated_start_is_where_a_transformer_begins_bounded_or_not() -> None:
+    start = Stated([0.4, 0.1, -0.2])
+    torch.testing.assert_close(start.theta(Attention(), 2), torch.tensor([[0.4, 0.1, -0.2]]).expand(2, -1))
+    bounded = Bounded(Attention(), [0.3, -0.6, -0.6], [1.1, 0.6, 0.6])
+    torch.testing.assert_close(bounded.inside(start.theta(bounded, 2)), start.theta(Attention(), 2))
+    with pytest.raises(ValueError, match="a start of 3 numbers for Affine, whose theta has 6"):
+        start.theta(Affine(), 1)
