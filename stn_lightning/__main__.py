@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from stn_lightning import signals
 
-ALONE = ("prepare", "table", "bench", "submit", "status")
-"""Commands without Lightning: each a function in a file of its name in `cli`."""
-COMMANDS = ("fit", "validate", "test", "predict", *ALONE)
+ALONE = ("predict", "prepare", "table", "bench", "submit", "status")
+"""Commands without Lightning's command line: each a function in a file of its name in `cli`."""
+COMMANDS = ("fit", "validate", "test", *ALONE)
 USAGE = """\
 usage: stn COMMAND [--config FILE ...] [OPTIONS]
 
   fit        train, then test the best checkpoint; goes on where a run of that name was stopped
   validate   error of a run on the validation pictures
   test       error of a run on the test pictures; writes results.json
-  predict    class probabilities of a run for the test pictures
+  predict    what a run says of your own pictures, and where it looks in them
   prepare    download what is missing of a data set (mnist, cub, svhn) and check what is there
   table      run what is missing of a table of the paper, and print it beside the paper's numbers
   bench      measure speed, side by side with others (in the repository)
@@ -26,6 +26,7 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   stn fit --config configs/quickstart.yaml
   stn fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
   stn test --name quickstart
+  stn predict quickstart scans/ --out answers.csv
 
 `stn COMMAND --help` lists the options of a command, `stn --version` the versions for a bug report."""
 

@@ -1,4 +1,4 @@
-"""fit, validate, test and predict on LightningCLI, with its rough edges mended."""
+"""fit, validate and test on LightningCLI, with its rough edges mended."""
 
 import argparse
 import logging
@@ -47,7 +47,7 @@ from stn_lightning.cli.runs import RunFolder, default_name
 from stn_lightning.ranks import DDP, lost
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
-NOT_THE_EXPERIMENT = ("config", "name", "resume", "ckpt_path", "weights_only", "verbose", "return_predictions")
+NOT_THE_EXPERIMENT = ("config", "name", "resume", "ckpt_path", "weights_only", "verbose")
 
 
 class CommandLine(LightningCLI):
@@ -69,6 +69,11 @@ class CommandLine(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Without `predict`, which is a command of its own."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for config in _configs(args):
@@ -135,10 +140,8 @@ class CommandLine(LightningCLI):
             self._fit()
         else:
             checkpoint = self.options.ckpt_path or str(self.run_folder.best())
-            quiet = {"verbose": False} if self.subcommand != "predict" else {}
-            getattr(self.trainer, str(self.subcommand))(
-                self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, **quiet
-            )
+            evaluate = getattr(self.trainer, str(self.subcommand))
+            evaluate(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
             self._say_result("test" if self.subcommand == "test" else "val")
 
     def _fit(self) -> None:

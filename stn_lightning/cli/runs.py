@@ -35,13 +35,27 @@ def default_name(configs: list[Path]) -> str:
 class RunFolder:
     """`runs/<name>`: configuration, checkpoints, TensorBoard events, pictures, results."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, below: Path = RUNS) -> None:
         if not name or Path(name).name != name:
             raise ValueError(f"--name {name!r} is a folder's name below {RUNS}/, without slashes")
         self.name = name
-        self.path = RUNS / name
+        self.path = below / name
         self.checkpoints = self.path / "checkpoints"
         self.config = self.path / "config.yaml"
+
+    @classmethod
+    def found(cls, name: str | Path) -> "RunFolder":
+        """The run of a name, or in a folder.
+
+        Raises:
+            ValueError: where there is none.
+        """
+        folder = Path(name)
+        run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
+        if not run.config.exists():
+            known = ", ".join(sorted(path.parent.name for path in RUNS.glob("*/config.yaml"))) or "none yet"
+            raise ValueError(f"{run.config} does not exist, so there is no such run; runs here: {known}")
+        return run
 
     def best(self) -> Path:
         """The checkpoint to evaluate: the best, or the last where there is no best.

@@ -6,11 +6,13 @@ Synthetic. Errors on them say how two networks compare, and nothing of SVHN.
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.fitting import Fitted, stretched
 from stn_lightning.datamodules.splits import SplitsDataModule, centred
 from stn_lightning.datasets import PictureSource
 from stn_lightning.datasets.mnist import data_folder
@@ -54,6 +56,9 @@ class ComposedNumbersDataModule(SplitsDataModule):
         annotations: folder of SVHN's annotations; `svhn` in the data folder when left out.
     """
 
+    fits = "stretched, less its own mean"
+    """What becomes of a picture from elsewhere, in words."""
+
     classes = CLASSES
 
     def __init__(
@@ -95,6 +100,16 @@ class ComposedNumbersDataModule(SplitsDataModule):
 
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _Placed(self.splits[split], split)
+
+    def fitted(self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]) -> Fitted:
+        """A picture from elsewhere as the task gets it: all of it, stretched to the image's shape as SVHN's are, less its own mean.
+
+        Args:
+            picture: of one number, with a margin of 15 % of its width and height on each side.
+            shape: of the image.
+        """
+        fit = stretched(picture, shape)
+        return fit._replace(image=centred(fit.image[None])[0])
 
     def distorted(self, batch: Batch) -> Batch:
         return batch._replace(image=centred(self.composed(batch)))

@@ -1,11 +1,13 @@
 """Digits in memory, distorted on the device."""
 
+from jaxtyping import UInt8
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.fitting import Fitted, light_paper, whole
 from stn_lightning.datamodules.splits import SplitsDataModule
 from stn_lightning.datasets import Pictures, PictureSource
 from stn_lightning.distortions import Distortion, Randomness
@@ -36,6 +38,9 @@ class DigitsDataModule(SplitsDataModule):
         seed: of order and distortion in training; the command line sets it from `seed_everything`.
         train_pictures: how many of the training pictures to use, the first ones; all of them when left out. Validation and test stay whole.
     """
+
+    fits = "shrunk into the middle where it was larger, light paper made dark"
+    """What becomes of a picture from elsewhere, in words."""
 
     def __init__(
         self,
@@ -83,6 +88,15 @@ class DigitsDataModule(SplitsDataModule):
 
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _InMemory(self.splits[split], split)
+
+    def fitted(self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]) -> Fitted:
+        """A picture from elsewhere as the task gets it: ink light, background 0, shrunk into the middle where it is larger.
+
+        Args:
+            picture: of one digit; dark ink on light paper is inverted.
+            shape: of the image.
+        """
+        return whole(255 - picture if light_paper(picture) else picture, shape)
 
     def distorted(self, batch: Batch) -> Batch:
         return batch._replace(image=self.distort(batch.image, batch.split, self.randomness(batch)))

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.fitting import Fitted, stretched
 from stn_lightning.datamodules.splits import SplitsDataModule, centred
 from stn_lightning.datasets.house_numbers import SVHN, Cuttings
 
@@ -33,6 +34,9 @@ class HouseNumbersDataModule(SplitsDataModule):
         seed: of order and crops in training; the command line sets it from `seed_everything`.
     """
 
+    fits = "stretched, less its own mean"
+    """What becomes of a picture from elsewhere, in words."""
+
     def __init__(self, source: SVHN, batch_size: int = 128, seed: int = 0) -> None:
         super().__init__(batch_size, seed)
         self.source = source
@@ -51,6 +55,16 @@ class HouseNumbersDataModule(SplitsDataModule):
 
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _Mapped(self.splits[split], split)
+
+    def fitted(self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]) -> Fitted:
+        """A picture from elsewhere as the task gets it: all of it, stretched to the image's shape as SVHN's are, less its own mean.
+
+        Args:
+            picture: of one number, with a margin of 15 % of its width and height on each side.
+            shape: of the image.
+        """
+        fit = stretched(picture, shape)
+        return fit._replace(image=centred(fit.image[None])[0])
 
     def distorted(self, batch: Batch) -> Batch:
         margin = self.source.margin

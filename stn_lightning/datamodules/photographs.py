@@ -1,18 +1,16 @@
 """Photographs: a random crop to learn from, the middle to be judged by."""
 
-from pathlib import Path
-
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules.batches import Draw, ResumableLoader
+from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.fitting import Fitted, middle
 from stn_lightning.datamodules.splits import STREAMS, SplitsDataModule
 from stn_lightning.datasets import Photographs, PhotographSource, Places
-from stn_lightning.datasets.folder import pictures_below
-from stn_lightning.datasets.photographs import Decoded
+from stn_lightning.datasets.photographs import resized
 from stn_lightning.distortions import Randomness
 
 
@@ -58,18 +56,17 @@ class PhotographsDataModule(SplitsDataModule):
         size: side of the crops, in pixels; the paper's are 224 and 448.
         batch_size: of the global batch, shared out among all processes.
         workers: processes that read ahead; 0 reads in the training process, which is enough for cached pictures.
-        predict: folder with the pictures that `stn predict` is about; the test pictures when left out.
         seed: of order and crops in training; the command line sets it from `seed_everything`.
     """
 
-    def __init__(
-        self, source: PhotographSource, size: int = 224, batch_size: int = 32, workers: int = 0, predict: str | None = None, seed: int = 0
-    ) -> None:
+    fits = "the middle of what was shrunk"
+    """What becomes of a picture from elsewhere, in words."""
+
+    def __init__(self, source: PhotographSource, size: int = 224, batch_size: int = 32, workers: int = 0, seed: int = 0) -> None:
         super().__init__(batch_size, seed, workers)
         if not 1 <= size <= source.side:
             raise ValueError(f"size {size}; give 1 to {source.side}, the smallest side of the source's pictures")
         self.source, self.size = source, size
-        self.predict = Path(predict) if predict is not None else None
         self.marks: dict[Split, Places] = {}
 
     @property
@@ -96,16 +93,14 @@ class PhotographsDataModule(SplitsDataModule):
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _Crops(self.splits[split], split, self.size, self.seed)
 
-    def predict_dataloader(self) -> ResumableLoader:
-        return self.loader("test", _Crops(self.to_predict(), "test", self.size, self.seed))
+    def fitted(self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]) -> Fitted:
+        """A picture from elsewhere as the task gets it: its smallest side brought to the source's, the square in its middle.
 
-    def to_predict(self) -> Photographs:
-        """What `stn predict` is about; labels of pictures in a folder of their own are -1."""
-        if self.predict is None:
-            return self.splits["test"]
-        files = pictures_below(self.predict)
-        labels = torch.full((len(files),), -1)
-        return Photographs(Decoded(files, self.source.side), labels, [str(path.relative_to(self.predict)) for path in files])
+        Args:
+            picture: in colour.
+            shape: of the image.
+        """
+        return middle(picture, torch.from_numpy(resized(picture, self.source.side)).permute(2, 0, 1), shape[1])
 
     def distorted(self, batch: Batch) -> Batch:
         """The batch with its pictures as floats, mirrored or not."""

@@ -1,6 +1,6 @@
 """Classification of pictures, with or without a transformer in front."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from stn_lightning.tasks.schedules import Constant, Schedule
 from stn_lightning.transformers import Transformer, watching
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+MADE_FOR = "made_for"
+"""Where a checkpoint says the shape of an image and the names of the classes."""
 
 
 class ClassificationTask(LightningModule):
@@ -88,6 +90,12 @@ class ClassificationTask(LightningModule):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what goes in and what comes out, so that the weights can be used where the data set is not."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None:
+            checkpoint[MADE_FOR] = {"image_shape": list(data.image_shape), "classes": list(data.classes)}
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with watching(self) as looks:
             logits, loss = self._step(batch)
@@ -109,6 +117,11 @@ class ClassificationTask(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         probabilities: Tensor = self(batch.image.to(self.dtype)).float().softmax(-1)
         return probabilities
+
+    def answers(self, logits: Float[Tensor, "batch *digits classes"], classes: Sequence[str]) -> list[tuple[str, float]]:
+        """What each picture most probably shows, and how probable that is."""
+        probabilities, best = logits.float().softmax(-1).max(-1)
+        return [(classes[i], p) for i, p in zip(best.tolist(), probabilities.tolist(), strict=True)]
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits: Tensor = self(batch.image.to(self.dtype))

@@ -4,6 +4,7 @@ Reference:
     Jaderberg et al. 2015, section 4.2; Goodfellow et al. 2014, "Multi-digit Number Recognition from Street View Imagery".
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ class DigitSequenceTask(ClassificationTask):
 
     def wrong(self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]) -> Bool[Tensor, " batch"]:
         return (logits.argmax(-1) != label).any(1)
+
+    def answers(self, logits: Float[Tensor, "batch digits classes"], classes: Sequence[str]) -> list[tuple[str, float]]:
+        """The most probable number of each picture; digits are independent of each other, so their probabilities multiply."""
+        probabilities, best = logits.float().softmax(-1).max(-1)
+        numbers = ["".join(classes[i] for i in digits if i < len(classes) - 1) for digits in best.tolist()]
+        return list(zip(numbers, probabilities.prod(1).tolist(), strict=True))
 
     def log_metrics(self, batch: Batch) -> None:
         metrics: Any = self.metrics[f"{batch.split}_metrics"]

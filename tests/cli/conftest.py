@@ -1,3 +1,4 @@
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,3 +24,13 @@ def stn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return code, said.out, said.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a quickstart with few filters, trained for a moment: its transformer no longer stands still, its errors are many."""
+    folder = tmp_path_factory.mktemp("small")
+    options = ("--trainer.max_epochs=2", "--trainer.limit_train_batches=12", "--model.init_args.backbone.init_args.filters=8")
+    with contextlib.chdir(folder):
+        assert run(["fit", "--config", str(CONFIGS / "quickstart.yaml"), "--name", "small", *options]) == 0
+    return folder / "runs/small"

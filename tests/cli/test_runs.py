@@ -100,11 +100,6 @@ def test_test_and_validate_find_the_run_by_its_name_alone(stn: Stn) -> None:
     assert out.startswith("validation error ")
 
 
-def test_predict_runs_on_a_trained_run(stn: Stn) -> None:
-    stn("fit", *QUICK)
-    assert stn("predict", "--name", "quickstart")[0] == 0
-
-
 def test_a_run_that_crashed_goes_on_and_ends_in_the_weights_of_one_that_did_not(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +197,7 @@ def test_a_file_that_is_no_text_is_named(stn: Stn, tmp_path: Path) -> None:
     assert (code, err) == (2, "stn fit: bad.yaml: byte 0: this is no text\n")
 
 
-@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+@pytest.mark.parametrize("command", ["test", "validate"])
 def test_evaluating_needs_a_checkpoint(command: str, stn: Stn) -> None:
     code, _, err = stn(command, "--config", "configs/quickstart.yaml")
     assert code == 2

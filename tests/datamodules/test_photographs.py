@@ -12,6 +12,7 @@ from torch import Tensor
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules import FolderDataModule, PhotographsDataModule
 from stn_lightning.datasets import CUB
+from stn_lightning.datasets.photographs import decode
 from tests.cub_miniature import gradient, write_cub
 
 SIZE = 24
@@ -192,15 +193,11 @@ def test_a_mistake_in_a_table_is_named(tmp_path: Path, text: str, said: str) -> 
         module.prepare_data()
 
 
-def test_prediction_goes_through_a_folder_of_unlabelled_pictures(tmp_path: Path) -> None:
+def test_a_picture_from_elsewhere_becomes_what_the_test_makes_of_it(tmp_path: Path) -> None:
     write_folder(tmp_path / "birds")
-    (tmp_path / "new/deep").mkdir(parents=True)
-    for name in ("b.png", "a.jpg", "deep/c.webp"):
-        Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "new" / name)
-    module = FolderDataModule(str(tmp_path / "birds"), size=16, side=20, batch_size=2, predict=str(tmp_path / "new"))
-    module.setup("predict")
-    assert list(module.to_predict().names) == ["a.jpg", "b.png", "deep/c.webp"]
-    batches = list(module.predict_dataloader())
-    assert torch.cat([batch.label for batch in batches]).tolist() == [-1] * 3
-    module.predict = None
-    assert module.to_predict() is module.splits["test"]
+    module = FolderDataModule(str(tmp_path / "birds"), size=16, side=20)
+    module.setup("test")
+    batch = module.mirrored(next(iter(module.test_dataloader())))
+    for image, name in zip(batch.image, module.splits["test"].names, strict=True):
+        fit = module.fitted(decode(tmp_path / "birds" / name), module.image_shape)
+        torch.testing.assert_close(fit.image, image, rtol=0, atol=0)

@@ -1,0 +1,226 @@
+"""`stn predict`: what a run says of pictures in files, and where it looks in them."""
+
+import contextlib
+import csv
+import glob
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from stn_lightning.callbacks.panel import COLOURS
+from stn_lightning.cli.options import Options
+from stn_lightning.cli.trained import Trained, trained
+from stn_lightning.datamodules.fitting import Fitted
+from stn_lightning.datasets.folder import ENDINGS
+from stn_lightning.datasets.photographs import decode, picture_size
+
+BATCH = 64
+UNREADABLE = 1
+"""The exit code where some pictures have no answer."""
+CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
+"""Of what the transformer hands to the classifier: of a crop that is upside down, top_left lies at the bottom right."""
+SIDE = 256
+"""Longest side of a drawn picture, in pixels."""
+
+
+class Gaze(NamedTuple):
+    """Where one transformer looks in a picture."""
+
+    theta: list[float]
+    outline: Tensor
+    """(points, 2), the rim of the grid in the picture's pixels"""
+    corners: list[list[float]]
+    """(x, y) in the picture's pixels"""
+    crop: Tensor
+    """(channels, height, width)"""
+
+
+class Answer(NamedTuple):
+    """What is said of a picture."""
+
+    file: Path
+    label: str
+    probability: float
+    gazes: list[Gaze]
+
+
+def predict(arguments: list[str]) -> int:
+    """Print label, probability, theta and outline of each picture.
+
+    Returns:
+        the process's exit code: 0 each picture has its answer, 1 some files could not be read, 2 the user got something wrong.
+    """
+    chosen = _options().parse_args(arguments)
+    try:
+        if chosen.out and chosen.out.suffix not in (".csv", ".jsonl"):
+            raise ValueError(f"--out {chosen.out}: give a file that ends in .csv or .jsonl")
+        files = found(chosen.pictures)
+        first = next(files, None)
+        if first is None:
+            raise ValueError(f"no pictures in {', '.join(chosen.pictures)}; JPEG, PNG and WebP files are read")
+        return _answer(trained(chosen.run), itertools.chain([first], files), chosen.out, chosen.draw)
+    except (ValueError, OSError) as problem:
+        print(f"stn predict: {problem}", file=sys.stderr)
+        return 2
+
+
+def _options() -> Options:
+    options = Options("predict", "What a run says of pictures in files: label, probability, theta, outline.")
+    options.add_argument("run", metavar="RUN", help="its name, or its folder")
+    options.add_argument("pictures", nargs="+", metavar="PICTURES", help="files, folders and everything in them, or patterns such as 'scans/*.png'")
+    options.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl, a JSON object a line; CSV on the screen when left out")
+    options.add_argument("--draw", type=Path, metavar="FOLDER", help="for a PNG of each picture: with the outline, and beside it the warped crop")
+    return options
+
+
+def found(patterns: Iterable[str]) -> Iterator[Path]:
+    """Files one by one: those named, whatever their ending, and in folders all JPEG, PNG and WebP files in the order of their names.
+
+    Raises:
+        ValueError: where a name stands for nothing.
+    """
+    for pattern in patterns:
+        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        if not paths:
+            raise ValueError(f"{pattern}: there is no such file, folder or pattern")
+        for path in paths:
+            yield from _below(path) if Path(path).is_dir() else [Path(path)]
+
+
+def _below(folder: str) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(root, name) for name in sorted(names) if Path(name).suffix.lower() in ENDINGS)
+
+
+def answers(run: Trained, files: Iterable[Path], unreadable: list[str]) -> Iterator[Answer]:
+    """Of each file that can be read, in order; a line for each other one goes to `unreadable`.
+
+    A batch is read while the one before is looked at, and there are never more than two of them.
+    """
+    read: Callable[[Path], Fitted | str] = lambda file: _read(run, file)  # noqa: E731
+    with ThreadPoolExecutor(2) as threads:
+        chunks = iter(lambda: list(itertools.islice(files, BATCH)), [])
+        files = iter(files)
+        ahead = [(chunk, threads.map(read, chunk)) for chunk in itertools.islice(chunks, 1)]
+        while ahead:
+            chunk, pending = ahead.pop()
+            fits = list(pending)
+            ahead = [(later, threads.map(read, later)) for later in itertools.islice(chunks, 1)]
+            unreadable += [fit for fit in fits if isinstance(fit, str)]
+            good = [(file, fit) for file, fit in zip(chunk, fits, strict=True) if not isinstance(fit, str)]
+            if good:
+                yield from _looked_at(run, good)
+
+
+def _read(run: Trained, file: Path) -> Fitted | str:
+    try:
+        picture_size(file)  # refuses what would unfold into gigabytes
+        return run.data.fitted(decode(file), run.image_shape)
+    except (ValueError, OSError) as problem:
+        return str(problem)
+
+
+def _looked_at(run: Trained, pictures: list[tuple[Path, Fitted]]) -> Iterator[Answer]:
+    logits, look = run.see(torch.stack([fit.image for _, fit in pictures]))
+    said = run.task.answers(logits, run.classes)
+    for i, ((file, fit), (label, probability)) in enumerate(zip(pictures, said, strict=True)):
+        gazes = []
+        if look is not None:
+            crops = look.warp.image[i] if look.warp.image.dim() == 5 else look.warp.image[i, None]
+            for theta, grid, crop in zip(look.thetas[i].tolist(), look.grids[i].float().cpu(), crops.float().cpu(), strict=True):
+                rim = torch.cat([grid[0], grid[1:, -1], grid[-1].flip(0)[1:], grid[1:-1, 0].flip(0)])
+                corners = torch.stack([grid[0, 0], grid[0, -1], grid[-1, -1], grid[-1, 0]])
+                gazes.append(Gaze(theta, fit.in_picture(rim), fit.in_picture(corners).tolist(), crop))
+        yield Answer(file, label, probability, gazes)
+
+
+def _answer(run: Trained, files: Iterable[Path], out: Path | None, folder: Path | None) -> int:
+    if len(run.image_shape) != 3 or not hasattr(run.data, "fitted"):
+        raise ValueError(f"{run.run.path} was trained on images of shape {run.image_shape}; stn predict reads flat pictures")
+    unreadable: list[str] = []
+    number, start = 0, time.perf_counter()
+    with out.open("w", newline="") if out else contextlib.nullcontext(sys.stdout) as file:
+        write = _as_json(file) if out and out.suffix == ".jsonl" else _as_csv(file)
+        for answer in answers(run, files, unreadable):
+            write(answer)
+            number += 1
+            if folder:
+                _save(drawn(answer), folder, answer.file, number)
+    rate = number / (time.perf_counter() - start)
+    channels, height, width = run.image_shape
+    made = f"{width} x {height} px in {'grey' if channels == 1 else 'colour'}, {run.data.fits}"
+    print(f"{number:,} pictures, {rate:,.0f} a second; each became {made}", file=sys.stderr)
+    for line in unreadable:
+        print(f"not read: {line}", file=sys.stderr)
+    if unreadable:
+        print(f"stn predict: {len(unreadable):,} of {number + len(unreadable):,} files could not be read", file=sys.stderr)
+    return UNREADABLE if unreadable else 0
+
+
+def _as_json(file: IO[str]) -> Callable[[Answer], Any]:
+    def write(answer: Answer) -> None:
+        looks = [{"theta": gaze.theta, "corners": gaze.corners} for gaze in answer.gazes]
+        line = {"file": str(answer.file), "label": answer.label, "probability": answer.probability, "looks": looks}
+        file.write(json.dumps(line) + "\n")
+
+    return write
+
+
+def _as_csv(file: IO[str]) -> Callable[[Answer], Any]:
+    table = csv.writer(file, lineterminator="\n")
+    begun = False
+
+    def write(answer: Answer) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            table.writerow(["file", "label", "probability", *_columns(answer)])
+        numbers = [n for gaze in answer.gazes for n in (*gaze.theta, *itertools.chain(*gaze.corners))]
+        table.writerow([answer.file, answer.label, f"{answer.probability:.6f}", *(f"{n:.6g}" for n in numbers)])
+
+    return write
+
+
+def _columns(answer: Answer) -> Iterator[str]:
+    """Of parallel transformers, each has its number in front."""
+    for n, gaze in enumerate(answer.gazes):
+        prefix = "" if len(answer.gazes) == 1 else f"{n}."
+        yield from (f"{prefix}theta.{i:02d}" for i in range(len(gaze.theta)))
+        yield from (f"{prefix}{corner}.{axis}" for corner in CORNERS for axis in "xy")
+
+
+def drawn(answer: Answer) -> Image.Image:
+    """The picture with the outline of where each transformer looks, and beside it what each hands on."""
+    with Image.open(answer.file) as opened:
+        picture = opened.convert("RGB")
+    factor = SIDE / max(picture.size)
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    sheet = Image.new("RGB", (width + len(answer.gazes) * (SIDE + 4), SIDE if answer.gazes else height), "white")
+    enlarged = picture.resize((width, height), Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(enlarged)
+    for n, gaze in enumerate(answer.gazes):
+        rim = (gaze.outline * factor - 0.5).clamp(-SIDE, 2 * SIDE)
+        pen.line([(x, y) for x, y in [*rim.tolist(), rim[0].tolist()]], fill=COLOURS[n % len(COLOURS)], width=2)
+        crop = gaze.crop.clamp(0, 1) if gaze.crop.min() >= 0 else gaze.crop - gaze.crop.min()
+        values = (crop / max(1.0, float(crop.max())) * 255).round().byte().expand(3, -1, -1)
+        shown = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy()).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        sheet.paste(shown, (width + 4 + n * (SIDE + 4), 0))
+    sheet.paste(enlarged, (0, 0))
+    return sheet
+
+
+def _save(picture: Image.Image, folder: Path, file: Path, number: int) -> None:
+    """Under a number and the file's name: files of one name may come from several folders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.save(folder / f"{number:06d}-{file.stem}.png")
