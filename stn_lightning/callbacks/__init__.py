@@ -8,7 +8,6 @@ from stn_lightning.callbacks.instruments import Instruments
 from stn_lightning.callbacks.misread import Misread
 from stn_lightning.callbacks.panel import Panel
 from stn_lightning.callbacks.parts import PartScore, PartScores
-from stn_lightning.callbacks.predictions import Predictions
 from stn_lightning.callbacks.preemption import Preempted, Preemption
 from stn_lightning.callbacks.progress import EpochLines, Summary
 from stn_lightning.callbacks.results import Results
@@ -28,7 +27,6 @@ __all__ = [
     "Panel",
     "PartScore",
     "PartScores",
-    "Predictions",
     "Preempted",
     "Preemption",
     "Results",

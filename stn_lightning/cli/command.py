@@ -31,7 +31,6 @@ from stn_lightning.callbacks import (
     NonFiniteError,
     Panel,
     PartScores,
-    Predictions,
     Preempted,
     Preemption,
     Results,
@@ -122,7 +121,7 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Panel(), Misread(), Instruments(), RunState(), PartScores(), Predictions()]
+        callbacks: list[Callback] = [Throughput(), Panel(), Misread(), Instruments(), RunState(), PartScores()]
         callbacks += [self.results, ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw
@@ -77,9 +77,11 @@ def predict(arguments: list[str]) -> int:
 def _options() -> Options:
     options = Options("predict", "What a run says of pictures in files: label, probability, theta, outline.")
     options.add_argument("run", metavar="RUN", help="its name, or its folder")
-    options.add_argument("pictures", nargs="+", metavar="PICTURES", help="files, folders and everything in them, or patterns such as 'scans/*.png'")
-    options.add_argument("--out", type=Path, metavar="FILE", help=".csv or .jsonl, a JSON object a line; CSV on the screen when left out")
-    options.add_argument("--draw", type=Path, metavar="FOLDER", help="for a PNG of each picture: with the outline, and beside it the warped crop")
+    options.add_argument("pictures", nargs="+", metavar="PICTURES", help="files, folders with all that is in them, patterns as 'a/*.png'")
+    options.add_argument("--out", type=Path, metavar="FILE", help="FILE.csv or FILE.jsonl, a JSON object a line; else CSV on the screen")
+    options.add_argument(
+        "--draw", type=Path, metavar="FOLDER", help="for a PNG of each picture with the outline, and the warped crop beside"
+    )
     return options
 
 
@@ -90,7 +92,7 @@ def found(patterns: Iterable[str]) -> Iterator[Path]:
         ValueError: where a name stands for nothing.
     """
     for pattern in patterns:
-        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path's takes no absolute pattern
         if not paths:
             raise ValueError(f"{pattern}: there is no such file, folder or pattern")
         for path in paths:
@@ -168,7 +170,7 @@ def _answer(run: Trained, files: Iterable[Path], out: Path | None, folder: Path 
     return UNREADABLE if unreadable else 0
 
 
-def _as_json(file: IO[str]) -> Callable[[Answer], Any]:
+def _as_json(file: Any) -> Callable[[Answer], Any]:
     def write(answer: Answer) -> None:
         looks = [{"theta": gaze.theta, "corners": gaze.corners} for gaze in answer.gazes]
         line = {"file": str(answer.file), "label": answer.label, "probability": answer.probability, "looks": looks}
@@ -177,7 +179,7 @@ def _as_json(file: IO[str]) -> Callable[[Answer], Any]:
     return write
 
 
-def _as_csv(file: IO[str]) -> Callable[[Answer], Any]:
+def _as_csv(file: Any) -> Callable[[Answer], Any]:
     table = csv.writer(file, lineterminator="\n")
     begun = False
 

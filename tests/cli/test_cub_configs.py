@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision import models
 
 from stn_lightning.backbones import trunks
+from stn_lightning.cli.predict import predict
 from tests.cli.conftest import CONFIGS, Stn
 from tests.cub_miniature import CLASSES, gradient, write_cub
 
@@ -97,13 +98,13 @@ def test_a_network_learns_from_a_folder_and_predicts_another(stn: Stn, tmp_path:
         "--trainer.log_every_n_steps=1",
     )
     assert (code, err) == (0, "")
-    code, _, err = stn("predict", "--name", "small_st2", "--data.init_args.predict", "data/photographs/wren")
-    assert (code, err) == (0, "")
-    lines = (tmp_path / "runs/small_st2/predictions.csv").read_text().splitlines()
-    assert lines[0] == "file,class,finch,wren"
+    assert predict(["small_st2", "data/photographs/wren", "--out", "answers.csv"]) == 0
+    lines = (tmp_path / "answers.csv").read_text().splitlines()
+    assert lines[0].startswith("file,label,probability,0.theta.00,")
     assert len(lines) == 31
-    assert all(line.startswith(f"{name},") for line, name in zip(lines[1:], sorted(f"{i}.png" for i in range(30)), strict=True))
-    assert all(abs(sum(map(float, line.split(",")[2:])) - 1) < 1e-3 for line in lines[1:])
+    names = sorted(f"data/photographs/wren/{i}.png" for i in range(30))
+    assert [line.split(",")[0] for line in lines[1:]] == names
+    assert all(line.split(",")[1] in ("finch", "wren") for line in lines[1:])
 
 
 def test_the_proof_takes_a_step(stn: Stn) -> None:

@@ -28,7 +28,7 @@ def test_a_small_picture_is_not_enlarged_but_lies_in_the_middle_of_zeros() -> No
 
 def test_grey_is_what_pillow_calls_grey() -> None:
     picture = np.random.default_rng(0).integers(256, size=(5, 5, 3), dtype=np.uint8)
-    expected = torch.from_numpy(np.asarray(Image.fromarray(picture).convert("L"))) / 255
+    expected = torch.from_numpy(np.array(Image.fromarray(picture).convert("L"))) / 255
     actual = whole(torch.from_numpy(picture).permute(2, 0, 1), (1, 5, 5)).image[0]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1.01 / 255)  # Pillow rounds its weights to 16 bits
 

@@ -2,7 +2,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -29,7 +28,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def module_of(root: Path, cached: bool = True, rank: int = 0, ranks: int = 1, **options: int) -> PhotographsDataModule:
     source = CUB(str(root), 32, str(root / "cache") if cached else None, validation=1)
-    module = PhotographsDataModule(source, **({"size": SIZE, "batch_size": 4} | options))  # type: ignore[arg-type]
+    module = PhotographsDataModule(source, **({"size": SIZE, "batch_size": 4} | options))
     module.trainer = cast(Trainer, SimpleNamespace(global_rank=rank, world_size=ranks))
     module.setup("fit")
     module.setup("test")
