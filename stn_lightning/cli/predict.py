@@ -128,7 +128,7 @@ def answers(run: Trained, files: Iterable[Path], unreadable: list[str]) -> Itera
 def _read(run: Trained, file: Path) -> Fitted | str:
     try:
         picture_size(file)  # refuses what would unfold into gigabytes
-        return run.data.fitted(decode(file), run.image_shape)
+        return run.data.fitted(torch.from_numpy(decode(file)).permute(2, 0, 1), run.image_shape)
     except (ValueError, OSError) as problem:
         return str(problem)
 
@@ -148,8 +148,8 @@ def _looked_at(run: Trained, pictures: list[tuple[Path, Fitted]]) -> Iterator[An
 
 
 def _answer(run: Trained, files: Iterable[Path], out: Path | None, folder: Path | None) -> int:
-    if len(run.image_shape) != 3 or not hasattr(run.data, "fitted"):
-        raise ValueError(f"{run.run.path} was trained on images of shape {run.image_shape}; stn predict reads flat pictures")
+    if len(run.image_shape) != 3 or run.image_shape[0] not in (1, 3):
+        raise ValueError(f"{run.run.path} takes images of shape {run.image_shape}; pictures in files are flat, grey or in colour")
     unreadable: list[str] = []
     number, start = 0, time.perf_counter()
     with out.open("w", newline="") if out else contextlib.nullcontext(sys.stdout) as file:

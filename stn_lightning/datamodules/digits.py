@@ -1,7 +1,7 @@
 """Digits in memory, distorted on the device."""
 
-from jaxtyping import UInt8
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 

@@ -100,7 +100,8 @@ class PhotographsDataModule(SplitsDataModule):
             picture: in colour.
             shape: of the image.
         """
-        return middle(picture, torch.from_numpy(resized(picture, self.source.side)).permute(2, 0, 1), shape[1])
+        small = resized(picture.permute(1, 2, 0).numpy(), self.source.side)
+        return middle(picture, torch.from_numpy(small).permute(2, 0, 1), shape[1])
 
     def distorted(self, batch: Batch) -> Batch:
         """The batch with its pictures as floats, mirrored or not."""

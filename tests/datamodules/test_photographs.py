@@ -196,7 +196,7 @@ def test_a_picture_from_elsewhere_becomes_what_the_test_makes_of_it(tmp_path: Pa
     write_folder(tmp_path / "birds")
     module = FolderDataModule(str(tmp_path / "birds"), size=16, side=20)
     module.setup("test")
-    batch = module.mirrored(next(iter(module.test_dataloader())))
+    batch = module.distorted(next(iter(module.test_dataloader())))
     for image, name in zip(batch.image, module.splits["test"].names, strict=True):
-        fit = module.fitted(decode(tmp_path / "birds" / name), module.image_shape)
+        fit = module.fitted(torch.from_numpy(decode(tmp_path / "birds" / name)).permute(2, 0, 1), module.image_shape)
         torch.testing.assert_close(fit.image, image, rtol=0, atol=0)
