@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stn_lightning import signals
 
-ALONE = ("predict", "export", "prepare", "table", "bench", "submit", "status")
+ALONE = ("predict", "export", "report", "prepare", "table", "bench", "submit", "status")
 """Commands without Lightning's command line: each a function in a file of its name in `cli`."""
 COMMANDS = ("fit", "validate", "test", *ALONE)
 USAGE = """\
@@ -18,6 +18,8 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   test       error of a run on the test pictures; writes results.json
   predict    what a run says of your own pictures, and where it looks in them
   export     a run's network as safetensors, torch.export and ONNX
+  export     a run's network as safetensors, torch.export and ONNX
+  report     a page about one run or several: curves, where they look, what they get wrong
   prepare    download what is missing of a data set (mnist, cub, svhn) and check what is there
   table      run what is missing of a table of the paper, and print it beside the paper's numbers
   bench      measure speed, side by side with others (in the repository)

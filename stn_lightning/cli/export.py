@@ -121,8 +121,16 @@ def _read_exported(_network: nn.Module, content: bytes) -> Callable[[Tensor], Te
 
 
 def _write_onnx(network: nn.Module, example: tuple[Tensor]) -> bytes:
-    names = {"input_names": ["image"], "output_names": ["logits"]}
-    program: Any = torch.onnx.export(network, example, dynamo=True, opset_version=OPSET, dynamic_shapes=_free(), verbose=False, **names)
+    program: Any = torch.onnx.export(
+        network,
+        example,
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=_free(),
+        verbose=False,
+        input_names=["image"],
+        output_names=["logits"],
+    )
     return program.model_proto.SerializeToString()
 
 

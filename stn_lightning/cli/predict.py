@@ -128,7 +128,7 @@ def answers(run: Trained, files: Iterable[Path], unreadable: list[str]) -> Itera
 def _read(run: Trained, file: Path) -> Fitted | str:
     try:
         picture_size(file)  # refuses what would unfold into gigabytes
-        return run.data.fitted(torch.from_numpy(decode(file)).permute(2, 0, 1), run.image_shape)
+        return run.data.fitted(torch.from_numpy(decode(file).copy()).permute(2, 0, 1), run.image_shape)
     except (ValueError, OSError) as problem:
         return str(problem)
 

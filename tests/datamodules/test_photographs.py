@@ -198,5 +198,5 @@ def test_a_picture_from_elsewhere_becomes_what_the_test_makes_of_it(tmp_path: Pa
     module.setup("test")
     batch = module.distorted(next(iter(module.test_dataloader())))
     for image, name in zip(batch.image, module.splits["test"].names, strict=True):
-        fit = module.fitted(torch.from_numpy(decode(tmp_path / "birds" / name)).permute(2, 0, 1), module.image_shape)
+        fit = module.fitted(torch.from_numpy(decode(tmp_path / "birds" / name).copy()).permute(2, 0, 1), module.image_shape)
         torch.testing.assert_close(fit.image, image, rtol=0, atol=0)

@@ -1,0 +1,175 @@
+"""`stn report`: one page about one run or several, in one file."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from stn_lightning.callbacks.panel import draw
+from stn_lightning.cli.options import Options
+from stn_lightning.cli.page import page
+from stn_lightning.cli.tabulate import read_table
+from stn_lightning.cli.trained import Trained, trained
+from stn_lightning.files import whole
+from stn_lightning.transformers import Warp
+
+PICTURES = 12
+"""In each gallery."""
+FRAMES = 60
+"""Most of an animation; a longer training is shown in as many, evenly chosen."""
+
+
+class Seen(NamedTuple):
+    """What a run made of the test pictures."""
+
+    label: Int64[Tensor, "pictures *digits"]
+    answer: Int64[Tensor, "pictures *digits"]
+    theta: Float[Tensor, "pictures n numbers"] | None
+    chosen: Any
+    """PNG: the first pictures with outlines and crops; None where nothing can be drawn"""
+    worst: Any
+    """PNG: those of the highest loss"""
+    worst_said: list[str]
+    """what they are and were taken for, as far as they are errors"""
+
+
+class Told(NamedTuple):
+    """All that the page says of a run."""
+
+    name: str
+    results: dict[str, Any]
+    config: str
+    classes: tuple[str, ...]
+    curves: dict[str, list[tuple[int, float]]]
+    """by their names in TensorBoard: (step, value)"""
+    paper: list[str]
+    """the paper's number beside ours, for each table that the run belongs to"""
+    seen: Seen
+    animation: bytes | None
+    """WebP: the same pictures after each epoch"""
+
+
+def report(arguments: list[str]) -> int:
+    """Write the page.
+
+    Returns:
+        the process's exit code: 0, or 2 where the user got something wrong.
+    """
+    options = Options("report", "A page about runs in one file: curves, the paper's numbers, where they look, what they get wrong.")
+    options.add_argument("runs", nargs="+", metavar="RUN", help="names of runs, or their folders")
+    options.add_argument("--out", type=Path, metavar="FILE", help="report.html in the folder of the first run when left out")
+    chosen = options.parse_args(arguments)
+    try:
+        runs = [trained(name) for name in chosen.runs]
+        file = chosen.out or runs[0].run.path / "report.html"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = page([told(run) for run in runs])
+        with whole(file) as out:
+            out.write(text.encode())
+    except (ValueError, OSError) as problem:
+        print(f"stn report: {problem}", file=sys.stderr)
+        return 2
+    print(f"{file}, {len(text) / 2**20:.1f} MB: open it in any browser")
+    return 0
+
+
+def told(run: Trained) -> Told:
+    """Read a run's folder, and look at the test pictures through it."""
+    file = run.run.path / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    curves, pictures = recorded(run.run.path)
+    numbers = papers_numbers(results, Path("configs/tables"))
+    config = yaml.safe_dump(run.config, sort_keys=False)
+    return Told(run.run.name, results, config, run.classes, curves, numbers, seen(run), animated(pictures))
+
+
+def recorded(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], list[bytes]]:
+    """Curves, and the panel's picture after each epoch, from TensorBoard's files; nothing where a run was told to log nothing."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # seconds
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 1})
+    events.Reload()
+    tags = events.Tags()
+    curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    shown = "where it looks"
+    return curves, [event.encoded_image_string for event in events.Images(shown)] if shown in tags["images"] else []
+
+
+def animated(pictures: list[bytes]) -> bytes | None:
+    """The panels one after the other, a tenth of a second each, as WebP: the paper's video."""
+    if len(pictures) < 2:
+        return None
+    indices = sorted({round(i * (len(pictures) - 1) / (FRAMES - 1)) for i in range(FRAMES)})
+    frames = [Image.open(io.BytesIO(pictures[i])).convert("RGB") for i in indices]
+    file = io.BytesIO()
+    durations = [100] * (len(frames) - 1) + [2000]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=60)
+    return file.getvalue()
+
+
+def papers_numbers(results: dict[str, Any], tables: Path) -> list[str]:
+    """For each of the paper's tables that has a cell of the run's configuration files."""
+    said = []
+    for path in sorted(tables.glob("*.yaml")):
+        table = read_table(path)
+        files = {Path(file) for file in results.get("configs", [])}
+        for row, column in ((r, c) for r, f in table.rows.items() for c, g in table.columns.items() if {f, g} <= files):
+            number, ours = table.paper.get(row, {}).get(column), results["metrics"].get(table.metric)
+            if number is not None and ours is not None:
+                said.append(f"{table.title}, {row} on {column}: {ours:.2f}, the paper {number:g}")
+    return said
+
+
+def seen(run: Trained) -> Seen:
+    """Go through the test pictures once; of the pictures themselves, the first and the worst are kept."""
+    run.data.prepare_data()
+    run.data.setup("test")
+    labels, best, thetas = [], [], []
+    chosen: list[Any] = []
+    worst: list[Any] = []
+    for batch in run.data.test_dataloader():
+        batch = run.data.on_after_batch_transfer(batch, 0)
+        logits, look = run.see(batch.image)
+        logits = logits.float().cpu()
+        loss = functional.cross_entropy(logits.movedim(-1, 1), batch.label, reduction="none").reshape(len(logits), -1).sum(1)
+        if look is not None:
+            thetas.append(look.thetas.float().cpu())
+        answers = logits.argmax(-1)
+        places = [look and _row(look.warp, i) for i in range(len(loss))]
+        rows = list(zip(loss.tolist(), batch.image, places, batch.label, answers, strict=True))
+        chosen += rows[: PICTURES - len(chosen)]
+        worst = sorted([*worst, *rows], key=lambda row: -row[0])[:PICTURES]
+        labels.append(batch.label)
+        best.append(answers)
+    names = [f"{_read(run, label)} taken for {_read(run, answer)}" for *_, label, answer in worst if (label != answer).any()]
+    return Seen(torch.cat(labels), torch.cat(best), torch.cat(thetas) if thetas else None, _gallery(chosen), _gallery(worst), names)
+
+
+def _row(warp: Warp, i: int) -> Warp:
+    """Of one picture, with memory of its own."""
+    return Warp(*(value[i].float().cpu().clone() for value in warp))
+
+
+def _gallery(rows: list[Any]) -> bytes | None:
+    image = torch.stack([row[1] for row in rows]).cpu()
+    if image.dim() != 4 or image.shape[1] not in (1, 3) or rows[0][2] is None:
+        return None
+    low = image.amin((1, 2, 3), keepdim=True).clamp(max=0)  # of pictures less their mean
+    warps = [row[2] for row in rows]
+    warp = Warp(*(torch.stack([getattr(w, name) for w in warps]) for name in Warp._fields))
+    crops = warp.image - low.view(-1, *[1] * (warp.image.dim() - 1))
+    file = io.BytesIO()
+    Image.fromarray(draw(image - low, warp._replace(image=crops), columns=2)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _read(run: Trained, label: Tensor) -> str:
+    return "".join(run.classes[i] for i in label.reshape(-1).tolist())
