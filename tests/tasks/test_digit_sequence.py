@@ -1,4 +1,3 @@
-import csv
 import functools
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.backbones import HouseNumberCNN
-from stn_lightning.callbacks import LabelGuard, Predictions
+from stn_lightning.callbacks import LabelGuard
 from stn_lightning.datamodules import HouseNumbersDataModule
 from stn_lightning.datasets import SVHN, house_numbers
 from stn_lightning.tasks import DigitSequenceTask
@@ -79,25 +78,21 @@ def test_the_parts_of_the_error_agree_with_counting(module: HouseNumbersDataModu
     assert not found  # no number has five digits, so there is no such error
 
 
-def test_a_miniature_in_the_original_format_is_prepared_learnt_tested_and_read(module: HouseNumbersDataModule, tmp_path: Path) -> None:
+def test_a_miniature_in_the_original_format_is_prepared_learnt_tested_and_read(module: HouseNumbersDataModule) -> None:
     task, trainer = task_of(), trainer_of(max_epochs=30, callbacks=[LabelGuard()], limit_val_batches=1)
     trainer.fit(task, module)
     assert trainer.callback_metrics["train/loss"] < 8  # 12 where it knows nothing
     (found,) = trainer.test(task, module, verbose=False)
     assert found["test/samples"] == 21
-    batches: Any = trainer_of(callbacks=[Predictions()], default_root_dir=tmp_path).predict(task, module)
+    batches: Any = trainer_of().predict(task, module)
     probabilities = torch.cat(batches)
     assert probabilities.shape == (21, 5, 11)
     label = module.splits["test"].label
     assert found["test/error"] == pytest.approx(100 * (probabilities.argmax(2) != label).any(1).double().mean().item(), rel=1e-5)
     assert found["test/error_at_1"] == pytest.approx(100 * (probabilities.argmax(2) != label)[:, 0].double().mean().item(), rel=1e-5)
-    with (tmp_path / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    for i, row in enumerate(rows):
-        digits = probabilities[i].argmax(1).tolist()
-        assert (row["picture"], row["number"]) == (str(i), "".join(str(d) for d in digits if d < 10))
-        assert float(row["probability"]) == pytest.approx(probabilities[i].amax(1).prod().item(), abs=1e-4)
-    assert len(rows) == 21
+    for row, (number, probability) in zip(probabilities, task.answers(probabilities.log(), module.classes), strict=True):
+        assert number == "".join(str(digit) for digit in row.argmax(1).tolist() if digit < 10)
+        assert probability == pytest.approx(row.amax(1).prod().item(), abs=1e-4)
     assert task.confusion is not None
     assert task.confusion.sum() == 21 * 5
 
