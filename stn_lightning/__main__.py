@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stn_lightning import signals
 
-ALONE = ("predict", "export", "report", "prepare", "table", "bench", "submit", "status")
+ALONE = ("predict", "export", "report", "demo", "prepare", "table", "bench", "submit", "status")
 """Commands without Lightning's command line: each a function in a file of its name in `cli`."""
 COMMANDS = ("fit", "validate", "test", *ALONE)
 USAGE = """\
@@ -20,6 +20,7 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   export     a run's network as safetensors, torch.export and ONNX
   export     a run's network as safetensors, torch.export and ONNX
   report     a page about one run or several: curves, where they look, what they get wrong
+  demo       a page on this machine: draw a digit, move it, watch where the transformer looks
   prepare    download what is missing of a data set (mnist, cub, svhn) and check what is there
   table      run what is missing of a table of the paper, and print it beside the paper's numbers
   bench      measure speed, side by side with others (in the repository)

@@ -30,8 +30,10 @@ class SplitsDataModule(LightningDataModule):
 
     def __init__(self, batch_size: int, seed: int, workers: int = 0) -> None:
         super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise ValueError(f"batch_size {batch_size}, workers {workers}; give 1 or more, and 0 or more")
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}; give 1 or more")
+        if workers < 0:
+            raise ValueError(f"workers {workers}; give 0 or more")
         self.workers = workers
         self.batch_size = batch_size
         self.seed = seed
