@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from stn_lightning.batch import Batch
-from stn_lightning.datamodules import DigitsDataModule, digits
+from stn_lightning.datamodules import DigitsDataModule, splits
 from stn_lightning.datasets import MNIST, EmbeddedDigits, PictureSource
 from tests.datasets.originals import mnist_folder
 
@@ -38,7 +38,7 @@ def measured(source: PictureSource, name: str, monkeypatch: pytest.MonkeyPatch) 
             super().__init__(seed, stream, epoch, index)
             self.kept.append(self)
 
-    monkeypatch.setattr(digits, "Randomness", Kept)
+    monkeypatch.setattr(splits, "Randomness", Kept)
     module = DigitsDataModule(source, DISTORTIONS[name](), batch_size=500)
     module.setup("test")
     numbers = np.random.RandomState(2015)  # NumPy promises never to change what this generator gives
