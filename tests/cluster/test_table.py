@@ -55,7 +55,7 @@ def test_a_table_goes_through_a_job_array_is_interrupted_twice_and_is_the_same_a
         return cluster.job(f"{array}_{n}")
 
     until(lambda: "epoch   1/3" in output(0), f"the first element trains; {cluster.said()}")
-    cluster.call("scancel", "--signal=USR1", "--state=RUNNING", array)  # all that run
+    cluster.call("scancel", "--signal=USR1", f"{array}_0")
     until(lambda: element(0)["Restarts"] == "1", f"the first element is put back; {output(0)}")
     assert "stopped by SIGUSR1" in output(0)
     until(lambda: "epoch   1/3" in output(4), f"a later element trains; {cluster.said()}")
