@@ -42,7 +42,7 @@ SCRIPT = """\
 {before}{run}
 code=$?
 if [ $code -eq 75 ]; then  # stopped and saved: back into the queue, and on from there
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue {job}
 {lost}fi
 exit $code
 """
@@ -145,6 +145,8 @@ def script(chosen: Namespace, site: dict[str, Any], file: Path, directives: dict
         directives="\n".join(f"#SBATCH --{key}" + ("" if value is None else f"={value}") for key, value in directives.items()),
         before="".join(f"{line}\n" for line in before),
         run=run,
+        # an array's number is also that of one of its elements, and would put back all
+        job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if "array" in directives else "$SLURM_JOB_ID",
         lost=LOST if chosen.nodes > 1 else "",
     )
 

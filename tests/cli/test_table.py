@@ -109,6 +109,7 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert "#SBATCH --array=0-1%2\n" in text
     assert "#SBATCH --nodes=1\n" in text
+    assert "scontrol requeue ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\n" in text, "this element alone"
     files = "--config configs/quickstart.yaml --config configs/hardware/cpu.yaml"
     for n in (0, 1):
         (line,) = [line for line in text.splitlines() if line.startswith(f"{n}) srun ")]
