@@ -62,7 +62,7 @@ def test_a_table_goes_through_a_job_array_is_interrupted_twice_and_is_the_same_a
     cluster.call("scontrol", "requeue", f"{array}_4")
     until(lambda: all(element(n)["JobState"] in ("COMPLETED", "FAILED") for n in range(6)), f"all end; {cluster.said()}")
     assert [element(n)["JobState"] for n in range(6)] == ["COMPLETED"] * 6, cluster.said()
-    assert [element(n)["Restarts"] for n in (0, 4)] == ["1", "1"]
+    assert all(int(element(n)["Restarts"]) >= 1 for n in (0, 4))
     assert "going on with" in output(0)
     assert "going on with" in output(4)
     cluster.call(*STN, *ARGUMENTS, "--show")
