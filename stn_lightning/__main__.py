@@ -18,7 +18,6 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   test       error of a run on the test pictures; writes results.json
   predict    what a run says of your own pictures, and where it looks in them
   export     a run's network as safetensors, torch.export and ONNX
-  export     a run's network as safetensors, torch.export and ONNX
   report     a page about one run or several: curves, where they look, what they get wrong
   demo       a page on this machine: draw a digit, move it, watch where the transformer looks
   prepare    download what is missing of a data set (mnist, cub, svhn) and check what is there

@@ -6,14 +6,12 @@ Synthetic. Errors on them say how two networks compare, and nothing of SVHN.
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
-from stn_lightning.datamodules.fitting import Fitted, stretched
-from stn_lightning.datamodules.splits import SplitsDataModule, centred
+from stn_lightning.datamodules.numbers import NumbersDataModule
 from stn_lightning.datasets import PictureSource
 from stn_lightning.datasets.mnist import data_folder
 from stn_lightning.datasets.numbers import CLASSES, Layouts, drawn_layouts, layouts, read_json
@@ -41,7 +39,7 @@ class _Placed(Dataset[Batch]):
         return Batch(number, self.places.label[i], i, draw.epoch, draw.share, self.split)
 
 
-class ComposedNumbersDataModule(SplitsDataModule):
+class ComposedNumbersDataModule(NumbersDataModule):
     """SYNTHETIC house numbers of up to five digits, composed anew in each epoch of training, frozen for validation and test.
 
     Labels and places are those of SVHN's own numbers where its annotations (`svhn_format1_*_labels.json`) are at hand, else drawn with
@@ -55,9 +53,6 @@ class ComposedNumbersDataModule(SplitsDataModule):
         seed: of order and composition in training; the command line sets it from `seed_everything`.
         annotations: folder of SVHN's annotations; `svhn` in the data folder when left out.
     """
-
-    fits = "stretched, less its own mean"
-    """What becomes of a picture from elsewhere, in words."""
 
     classes = CLASSES
 
@@ -101,21 +96,7 @@ class ComposedNumbersDataModule(SplitsDataModule):
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _Placed(self.splits[split], split)
 
-    def fitted(self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]) -> Fitted:
-        """A picture from elsewhere as the task gets it: all of it, stretched to the image's shape as SVHN's are, less its own mean.
-
-        Args:
-            picture: of one number, with a margin of 15 % of its width and height on each side.
-            shape: of the image.
-        """
-        fit = stretched(picture, shape)
-        return fit._replace(image=centred(fit.image[None])[0])
-
-    def distorted(self, batch: Batch) -> Batch:
-        return batch._replace(image=centred(self.composed(batch)))
-
-    def composed(self, batch: Batch) -> Tensor:
-        """The pictures, 0 to 1."""
+    def coloured(self, batch: Batch) -> Tensor:
         pool = self.pools[batch.split].to(batch.image.device)
         box, aspect = batch.image[:, :-1].unflatten(1, (-1, 4)), batch.image[:, -1]
         return self.composition(box, batch.label, aspect, pool, self.randomness(batch))

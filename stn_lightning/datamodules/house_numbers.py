@@ -7,8 +7,7 @@ from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
-from stn_lightning.datamodules.fitting import Fitted, stretched
-from stn_lightning.datamodules.splits import SplitsDataModule, centred
+from stn_lightning.datamodules.numbers import NumbersDataModule
 from stn_lightning.datasets.house_numbers import SVHN, Cuttings
 
 
@@ -25,7 +24,7 @@ class _Mapped(Dataset[Batch]):
         return Batch(self.cuttings.read(i), self.cuttings.label[i], i, draw.epoch, draw.share, self.split)
 
 
-class HouseNumbersDataModule(SplitsDataModule):
+class HouseNumbersDataModule(NumbersDataModule):
     """Photographs of whole house numbers, each less its own mean; in training a crop at a place drawn anew in each epoch, else the middle.
 
     Args:
@@ -33,9 +32,6 @@ class HouseNumbersDataModule(SplitsDataModule):
         batch_size: of the global batch; the paper's is 128.
         seed: of order and crops in training; the command line sets it from `seed_everything`.
     """
-
-    fits = "stretched, less its own mean"
-    """What becomes of a picture from elsewhere, in words."""
 
     def __init__(self, source: SVHN, batch_size: int = 128, seed: int = 0) -> None:
         super().__init__(batch_size, seed)
@@ -56,23 +52,13 @@ class HouseNumbersDataModule(SplitsDataModule):
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _Mapped(self.splits[split], split)
 
-    def fitted(self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]) -> Fitted:
-        """A picture from elsewhere as the task gets it: all of it, stretched to the image's shape as SVHN's are, less its own mean.
-
-        Args:
-            picture: of one number, with a margin of 15 % of its width and height on each side.
-            shape: of the image.
-        """
-        fit = stretched(picture, shape)
-        return fit._replace(image=centred(fit.image[None])[0])
-
-    def distorted(self, batch: Batch) -> Batch:
+    def coloured(self, batch: Batch) -> Tensor:
         margin = self.source.margin
         if batch.split == "train":
             corner = self.randomness(batch).integer(2, 2 * margin + 1)
         else:
             corner = torch.full((len(batch.image), 2), margin, device=batch.image.device)
-        return batch._replace(image=centred(cropped(batch.image, corner, self.source.size).float() / 255))
+        return cropped(batch.image, corner, self.source.size).float() / 255
 
 
 def cropped(

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
@@ -82,8 +81,3 @@ class SplitsDataModule(LightningDataModule):
         """Of the batch's pictures: new in each epoch of training, frozen otherwise; each `part` has numbers of its own."""
         seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
         return Randomness(seed, STREAMS[batch.split] + PARTS * part, epoch, batch.indices)
-
-
-def centred(image: Tensor) -> Tensor:
-    """Each picture less its own mean: what a transformer sees outside, zero, is then the picture's mean colour."""
-    return image - image.mean((1, 2, 3), keepdim=True)
