@@ -4,6 +4,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from stn_lightning import signals
 
@@ -40,6 +41,7 @@ def main() -> int:
     Returns:
         0 finished, 2 the user got something wrong, 75 preempted and resumable, anything else a failure.
     """
+    sys.path.append(str(Path.cwd()))  # a YAML names your own classes; last, so that a file there hides no library
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
