@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from stn_lightning.callbacks.results import commit, device_name
+from stn_lightning.callbacks.results import device_name
 from stn_lightning.cli.memory import keep_freed_memory
+from stn_lightning.provenance import commit
 
 PACKAGES = ("torch", "torchvision", "lightning", "kornia")
 LOAD = os.getloadavg()[0]

@@ -2,11 +2,12 @@
 
 import difflib
 import importlib
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from stn_lightning import signals
+from stn_lightning import provenance, signals
 
 ALONE = ("predict", "export", "report", "demo", "prepare", "table", "bench", "submit", "status")
 """Commands without Lightning's command line: each a function in a file of its name in `cli`."""
@@ -47,7 +48,7 @@ def main() -> int:
         print(USAGE)
         return 0
     if arguments[0] in ("-V", "--version"):
-        print(versions())
+        print(about())
         return 0
     if arguments[0] not in COMMANDS:
         close = difflib.get_close_matches(arguments[0], COMMANDS, 1)
@@ -63,13 +64,10 @@ def main() -> int:
     return run(arguments)
 
 
-def versions() -> str:
+def about() -> str:
     """What matters in a bug report, one line each, without importing any of it."""
-    import platform
-    from importlib.metadata import version
-
-    packages = ("stn-lightning", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse")
-    return "\n".join([*(f"{name} {version(name)}" for name in packages), f"python {platform.python_version()} on {platform.platform()}"])
+    found = {**provenance.versions(), "commit": provenance.commit(), "system": platform.platform(), "installed in": Path(__file__).parent}
+    return "\n".join(f"{name} {value}" for name, value in found.items() if value)
 
 
 if __name__ == "__main__":

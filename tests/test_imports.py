@@ -16,8 +16,8 @@ import stn_lightning
 
 PACKAGE = Path(stn_lightning.__file__).parent
 EVERYTHING = None
-ANYWHERE = {"jaxtyping", "files"}
-"""Shapes in signatures; and a room of the standard library alone."""
+ANYWHERE = {"jaxtyping", "files", "provenance"}
+"""Shapes in signatures; and rooms of the standard library alone."""
 PROCESSES = {"signals", "checkpoints", "ranks"}
 """What keeps a training alive, and lets several processes agree."""
 
@@ -26,6 +26,7 @@ TABLE: dict[str, set[str] | None] = {
     "lazy": {"torch"},
     "batch": {"torch"},
     "files": set(),
+    "provenance": set(),
     "signals": set(),
     "checkpoints": {"torch", "lightning"},
     "ranks": {"torch", "lightning"},

@@ -2,8 +2,6 @@
 
 import json
 import platform
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from stn_lightning.callbacks.throughput import Throughput
-
-PACKAGES = ("stn-lightning", "torch", "torchvision", "lightning", "torchmetrics")
+from stn_lightning.provenance import commit, versions
 
 
 class Results(Callback):
@@ -53,7 +50,7 @@ class Results(Callback):
             "configs": self.configs,
             "seed": self.seed,
             "commit": commit(),
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            "versions": versions(),
             "device": device_name(pl_module.device),
             "devices": trainer.world_size,
             "precision": str(trainer.precision),
@@ -75,18 +72,6 @@ class Results(Callback):
         return {key: self.training.get(key) for key in keys}
 
 
-def commit() -> str | None:
-    """Of the source this runs from, with a + where files differ from it; None outside of a repository."""
-    folder = Path(__file__).parent
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"], cwd=folder, capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return None
-    return run.stdout.strip() or None
-
-
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's."""
     if device.type == "cuda":
@@ -97,10 +82,3 @@ def device_name(device: torch.device) -> str:
         return platform.machine()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{models[0]}, {torch.get_num_threads()} threads" if models else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -43,6 +43,7 @@ from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
 from stn_lightning.cli.errors import check_yaml, one_line
 from stn_lightning.cli.memory import keep_freed_memory
 from stn_lightning.cli.runs import RunFolder, default_name
+from stn_lightning.cli.shipped import found
 from stn_lightning.ranks import DDP, lost
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
@@ -75,6 +76,7 @@ class CommandLine(LightningCLI):
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        args = _located(args)
         for config in _configs(args):
             check_yaml(config)
         try:
@@ -223,6 +225,13 @@ def _configs(arguments: list[str]) -> list[Path]:
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     spaced = [value for option, value in pairs if option in ("-c", "--config")]
     return [Path(value) for value in [*spaced, *(a.split("=", 1)[1] for a in arguments if a.startswith("--config="))]]
+
+
+def _located(arguments: list[str]) -> list[str]:
+    """The same; the files that --config names are where they are, which may be in the package."""
+    options = zip(["", *arguments], arguments, strict=False)
+    spaced = [str(found(Path(word))) if option in ("-c", "--config") else word for option, word in options]
+    return [f"--config={found(Path(word.split('=', 1)[1]))}" if word.startswith("--config=") else word for word in spaced]
 
 
 def _with_config_of_the_run(arguments: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from stn_lightning.callbacks.panel import draw
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.page import page
+from stn_lightning.cli.shipped import found
 from stn_lightning.cli.tabulate import read_table
 from stn_lightning.cli.trained import Trained, trained
 from stn_lightning.files import whole
@@ -86,7 +87,7 @@ def told(run: Trained) -> Told:
     file = run.run.path / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     curves, pictures = recorded(run.run.path)
-    numbers = papers_numbers(results, Path("configs/tables"))
+    numbers = papers_numbers(results, found(Path("configs/tables")))
     config = yaml.safe_dump(run.config, sort_keys=False)
     return Told(run.run.name, results, config, run.classes, curves, numbers, seen(run), animated(pictures))
 

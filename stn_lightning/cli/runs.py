@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from stn_lightning.cli.shipped import found
+
 RUNS = Path("runs")
 MAY_CHANGE = (
     "trainer.accelerator",
@@ -102,7 +104,7 @@ class RunFolder:
 def says(settings: Any, configs: list[Path], options: list[str]) -> bool:
     """Whether a run with these settings, as its config.yaml has them, is what the files and options (`--key value`) ask for now."""
     given: Any = {}
-    for content in [*(yaml.safe_load(path.read_text()) for path in configs), *nested(options)]:
+    for content in [*(yaml.safe_load(found(path).read_text()) for path in configs), *nested(options)]:
         given = _merged(given, content)
     return _within(given, settings)
 

@@ -20,6 +20,7 @@ import yaml
 from stn_lightning.cli.errors import check_yaml
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.runs import nested
+from stn_lightning.cli.shipped import found
 
 SITE = Path("slurm.yaml")
 SITE_KEYS = {"sbatch": dict, "srun": list, "before": list}
@@ -106,7 +107,7 @@ def refuse(chosen: Namespace, configs: Iterable[Path], passed_on: list[str]) -> 
     if chosen.gpus and chosen.processes:
         raise ValueError(f"--gpus {chosen.gpus} has a process for each GPU; leave --processes out, or give --gpus 0")
     for path in configs:
-        check_yaml(path)
+        check_yaml(found(path))
     for content in nested(passed_on):  # these come last and would win
         for key, wanted in {"devices": _processes(chosen), "num_nodes": chosen.nodes}.items():
             if (given := content.get("trainer", {}).get(key, wanted)) != wanted:

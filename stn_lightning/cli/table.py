@@ -14,6 +14,7 @@ from stn_lightning import signals
 from stn_lightning.cli.jobs import Job, run_jobs
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.runs import RunFolder, default_name, says
+from stn_lightning.cli.shipped import found
 from stn_lightning.cli.slurm import add_resources, fit, read_site, refuse, script, send
 from stn_lightning.cli.tabulate import Table, markdown, picture, read_table
 
@@ -108,7 +109,7 @@ def _cells(wanted: Table, chosen: Namespace, options: list[str]) -> list[Cell]:
     """A first seed of every cell before the second of any."""
     rows, columns = wanted.chosen("rows", chosen.rows), wanted.chosen("columns", chosen.columns)
     for path in chosen.config:
-        if not path.is_file():
+        if not found(path).is_file():
             raise ValueError(f"--config {path}: there is no such file")
     if chosen.jobs is not None and chosen.jobs < 1:
         raise ValueError(f"--jobs {chosen.jobs}; give 1 or more")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from stn_lightning.cli.errors import check_yaml, closest
+from stn_lightning.cli.shipped import found
 
 Results = list[tuple[str, str, dict[str, Any]]]
 """Row, column and the record of a run."""
@@ -52,8 +53,9 @@ def read_table(path: Path) -> Table:
     Raises:
         ValueError: names the file and what is missing or unknown in it.
     """
-    check_yaml(path)
-    content = yaml.safe_load(path.read_text())
+    file = found(path)
+    check_yaml(file)
+    content = yaml.safe_load(file.read_text())
     try:
         rows, columns = ({str(name): Path(file) for name, file in content[key].items()} for key in ("rows", "columns"))
         claims = [Claim(**claim) for claim in content.get("claims", [])]
