@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning import Trainer
 
 from stn_lightning.datamodules import composed_numbers
-from stn_lightning.datasets import house_numbers
+from stn_lightning.datasets import MNIST, house_numbers
 from tests.cli.conftest import CONFIGS, Stn
 from tests.mnist_miniature import write_mnist
 from tests.svhn_miniature import write_svhn
@@ -34,6 +35,37 @@ def test_a_network_and_a_data_set_pair_and_take_a_step(
     code, out, err = stn("fit", "--config", files[0], "--config", files[1], *ONE_STEP)
     assert (code, err) == (0, "")
     assert f"training runs/{network}-{data}" in out
+
+
+def test_the_papers_recipe_goes_on_top_of_any_network(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = [f"configs/mnist/{file}.yaml" for file in ("networks/st_cnn_affine", "data/rts", "recipes/paper")]
+    options = [word for file in files for word in ("--config", file)]
+    code, out, err = stn("fit", *options, "--trainer.max_steps", "6", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1")
+    assert (code, err) == (0, "")
+    assert "training runs/st_cnn_affine-rts-paper" in out
+    chosen = yaml.safe_load((tmp_path / "runs/st_cnn_affine-rts-paper/config.yaml").read_text())
+    assert chosen["model"]["init_args"]["optimizer"] == {
+        "class_path": "torch.optim.SGD",
+        "init_args": {**chosen["model"]["init_args"]["optimizer"]["init_args"], "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0},
+    }
+    assert chosen["data"]["init_args"]["batch_size"] == 256
+
+
+@pytest.mark.parametrize("data", ["mnist/data/cluttered", "addition/data"])
+def test_no_test_picture_is_loaded_before_training_and_the_choice_of_a_checkpoint_are_over(
+    data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    story: list[str] = []
+    load, test = MNIST.load, Trainer.test
+    monkeypatch.setattr(MNIST, "load", lambda source, split: (story.append(split), load(source, split))[1])
+    monkeypatch.setattr(Trainer, "test", lambda trainer, *args, **options: (story.append("now"), test(trainer, *args, **options))[1])
+    files = ("--config", "configs/mnist/networks/st_fcn_affine.yaml", "--config", f"configs/{data}.yaml")
+    code, _, err = stn("fit", *files, "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1")
+    assert (code, err) == (0, "")
+    assert set(story[: story.index("now")]) == {"train", "val"}
+    assert story[story.index("now") :] == ["now", "test"]
 
 
 ADDITION = [f"configs/addition/st2_fcn_{family}.yaml" for family in ("affine", "projective", "tps")]
