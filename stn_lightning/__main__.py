@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stn_lightning import provenance, signals
 
-ALONE = ("predict", "export", "report", "demo", "prepare", "table", "bench", "submit", "status")
+ALONE = ("predict", "export", "report", "demo", "tune", "sweep", "prepare", "table", "bench", "submit", "status")
 """Commands without Lightning's command line: each a function in a file of its name in `cli`."""
 COMMANDS = ("fit", "validate", "test", *ALONE)
 USAGE = """\
@@ -22,6 +22,8 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   export     a run's network as safetensors, torch.export and ONNX
   report     a page about one run or several: curves, where they look, what they get wrong
   demo       a page on this machine: draw a digit, move it, watch where the transformer looks
+  tune       a learning rate or a batch size to begin with
+  sweep      many runs with other values, the best by its validation
   prepare    download what is missing of a data set (mnist, cub, svhn) and check what is there
   table      run what is missing of a table of the paper, and print it beside the paper's numbers
   bench      measure speed, side by side with others (in the repository)

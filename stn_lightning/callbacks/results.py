@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from stn_lightning.callbacks.checkpoints import Checkpoints
 from stn_lightning.callbacks.throughput import Throughput
 from stn_lightning.provenance import commit, versions
 
@@ -38,6 +39,7 @@ class Results(Callback):
             "samples_seen": throughput.samples,
             "train_seconds": round(throughput.seconds, 1),
             "images_per_second": round(throughput.images_per_second, 1),
+            **_best(trainer),
         }
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,11 +67,17 @@ class Results(Callback):
 
     def _training_so_far(self, folder: Path) -> dict[str, Any]:
         """From this process's training, else from the results that an earlier one wrote."""
-        keys = ("epochs", "samples_seen", "train_seconds", "images_per_second")
+        keys = ("epochs", "samples_seen", "train_seconds", "images_per_second", "monitor", "best_validation")
         if not self.training and (folder / "results.json").exists():
             earlier = json.loads((folder / "results.json").read_text())
             return {key: earlier.get(key) for key in keys}
         return {key: self.training.get(key) for key in keys}
+
+
+def _best(trainer: Trainer) -> dict[str, Any]:
+    """The metric by which the checkpoint that is tested was chosen, and its best value; nothing where none was kept."""
+    kept = (callback for callback in trainer.callbacks if isinstance(callback, Checkpoints) and callback.ranking)  # type: ignore[attr-defined]
+    return next(({"monitor": each.monitor, "best_validation": round(each.ranking[0][0], 6)} for each in kept), {})
 
 
 def device_name(device: torch.device) -> str:

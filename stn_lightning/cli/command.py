@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,8 +185,13 @@ class CommandLine(LightningCLI):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = CommandLine, name: str | None = None) -> int:
     """Parse `arguments` and run their command.
+
+    Args:
+        arguments: the command and what follows it.
+        made: of the arguments.
+        name: by which the user called it, where that is another one.
 
     Returns:
         the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 1 a failure.
@@ -193,8 +199,9 @@ def run(arguments: list[str]) -> int:
     _quiet()
     keep_freed_memory()
     command: CommandLine | None = None
+    called = f"stn {name or arguments[0]}"
     try:
-        command = CommandLine(_with_config_of_the_run(arguments))
+        command = made(_with_config_of_the_run(arguments))
         command.execute()
     except Preempted as stopped:
         _say(str(stopped))
@@ -202,7 +209,7 @@ def run(arguments: list[str]) -> int:
     except SystemExit as leaving:  # --help
         return int(leaving.code or 0)
     except NonFiniteError as problem:
-        _say(f"stn {arguments[0]}: {problem}", sys.stderr)
+        _say(f"{called}: {problem}", sys.stderr)
         return 1
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as problem:
         if command is not None and command.training:
@@ -210,12 +217,12 @@ def run(arguments: list[str]) -> int:
             return 1
         if os.environ.get("STN_TRACEBACK"):
             traceback.print_exc()
-        _say(f"stn {arguments[0]}: {one_line(str(problem))}", sys.stderr)
+        _say(f"{called}: {one_line(str(problem))}", sys.stderr)
         return 2
     except RuntimeError as problem:
         if (said := lost(problem)) is None:
             raise
-        print(f"stn {arguments[0]}: {said}; started again it goes on from its last.ckpt", file=sys.stderr, flush=True)
+        print(f"{called}: {said}; started again it goes on from its last.ckpt", file=sys.stderr, flush=True)
         os._exit(1)  # whatever is tidied up now may wait for the other
     return 0
 
