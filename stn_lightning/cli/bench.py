@@ -20,7 +20,7 @@ BENCHMARKS = {
 
 
 def bench(arguments: list[str]) -> int:
-    """Run the benchmarks, print their tables and write them to runs/bench.
+    """Run the benchmarks, print their tables and write them to a folder.
 
     Returns:
         the process's exit code: 0 finished, 2 the user got something wrong, 1 a benchmark failed.
@@ -28,8 +28,9 @@ def bench(arguments: list[str]) -> int:
     known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
     options = Options("bench", f"Measure speed, side by side with others. Needs the repository. {known}.")
     options.add_argument("names", nargs="*", metavar="NAME", help="these alone")
-    options.add_argument("--quick", action="store_true", help="few and small cases: two minutes instead of twelve")
+    options.add_argument("--quick", action="store_true", help="few and small cases: two minutes instead of seven")
     options.add_argument("--processor", action="store_true", help="one thread and processor time where it applies: for a busy machine")
+    options.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="FOLDER", help="where the tables go; runs/bench")
     chosen = options.parse_args(arguments)
     if unknown := set(chosen.names) - set(BENCHMARKS):
         options.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
@@ -37,19 +38,18 @@ def bench(arguments: list[str]) -> int:
         print("stn bench: the benchmarks are in the repository, not in the installed package; clone it and run make bench", file=sys.stderr)
         return 2
     passed = [f"--{option}" for option in ("quick", "processor") if getattr(chosen, option)]
-    failed = [name for name in chosen.names or BENCHMARKS if not _run(name, passed)]
+    failed = [name for name in chosen.names or BENCHMARKS if not _run(name, passed, chosen.out)]
     if failed:
         print(f"stn bench: {', '.join(failed)} failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _run(name: str, options: list[str]) -> bool:
+def _run(name: str, options: list[str], folder: Path) -> bool:
     """One benchmark; whether it finished."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
     run = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], stdout=subprocess.PIPE, text=True, env=environment)
     if run.returncode == 0:
         print(run.stdout, flush=True)
-        file = Path("runs/bench") / f"{name}.md"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(run.stdout)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.md").write_text(run.stdout)
     return run.returncode == 0
