@@ -30,6 +30,7 @@ TABLE: dict[str, set[str] | None] = {
     "signals": set(),
     "checkpoints": {"torch", "lightning"},
     "ranks": {"torch", "lightning"},
+    "torchrun": {"torch"},
     "transformers": {"torch", "geometry", "lazy"},
     "backbones": {"torch", "torchvision", "timm", "safetensors", "lazy"},  # a backbone with transformers inside is given them
     "distortions": {"torch", "geometry"},

@@ -57,12 +57,19 @@ class Cluster:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def describe(self, name: str, pause: float = 0.2) -> None:
-        """Write a run's configuration: 3 short passes of the quickstart, recorded, with time to be interrupted in."""
+    def describe(self, name: str, pause: float = 0.0, linger: int | None = None) -> None:
+        """Write a run's configuration: 3 short passes of the quickstart, recorded, with time to be interrupted in.
+
+        Args:
+            name: of the run.
+            pause: seconds after each step.
+            linger: the step at whose end it waits for a signal.
+        """
         callbacks = [
             {"class_path": "tests.reliability.training.Record", "init_args": {"file": f"{self.work}/{name}.jsonl"}},
             {"class_path": "tests.cluster.watching.Place", "init_args": {"file": f"{self.work}/{name}.places"}},
             {"class_path": "tests.reliability.training.Slowly", "init_args": {"seconds": pause}},
+            *([] if linger is None else [{"class_path": "tests.cluster.watching.Linger", "init_args": {"step": linger}}]),
         ]
         limits = {"limit_train_batches": 12, "limit_val_batches": 2, "limit_test_batches": 2}
         # of Adam's steps 1e-6 could not be asked: a gradient that is nearly 0 has a sign, and its rounding another

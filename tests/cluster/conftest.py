@@ -38,7 +38,7 @@ def straight(cluster: Cluster) -> dict[str, Tensor]:
     sizes = {"nodes": TWO_NODES, "tasks": ("--processes", "2"), "alone": ()}
     jobs = {}
     for name, size in sizes.items():
-        cluster.describe(name, pause=0.0)
+        cluster.describe(name)
         jobs[name] = cluster.submit(name, *size)
     again = cluster.submit("nodes", *TWO_NODES)
     until(lambda: cluster.job(again)["Reason"] == "Dependency", "a second job of one run waits for the first")

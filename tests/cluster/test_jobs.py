@@ -53,10 +53,11 @@ def with_a_dead_node(cluster: Cluster, job: str) -> None:
 def test_an_interrupted_job_comes_back_by_itself_and_ends_in_the_same_weights(
     cluster: Cluster, straight: dict[str, Tensor], interrupted: Callable[[Cluster, str], None], round_: int
 ) -> None:
-    name = f"{interrupted.__name__}-{round_}"
-    cluster.describe(name)
+    name, step = f"{interrupted.__name__}-{round_}", 5 + 8 * round_
+    # nobody signals the processes of a job whose node is lost
+    cluster.describe(name, **({"pause": 0.2} if interrupted is with_a_dead_node else {"linger": step}))
     job = cluster.submit(name, *TWO_NODES)
-    cluster.wait_for_step(name, 5 + 8 * round_)
+    cluster.wait_for_step(name, step)
     interrupted(cluster, job)
     ended = cluster.wait(job, *ENDED)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), cluster.said()
@@ -68,10 +69,10 @@ def test_an_interrupted_job_comes_back_by_itself_and_ends_in_the_same_weights(
 def test_a_cancelled_job_stays_away_and_the_same_command_goes_on_with_it(
     cluster: Cluster, straight: dict[str, Tensor], round_: int
 ) -> None:
-    name = f"cancelled-{round_}"
-    cluster.describe(name)
+    name, step = f"cancelled-{round_}", 5 + 8 * round_
+    cluster.describe(name, linger=step)
     job = cluster.submit(name, *TWO_NODES)
-    cluster.wait_for_step(name, 5 + 8 * round_)
+    cluster.wait_for_step(name, step)
     cluster.call("scancel", job)
     assert cluster.wait(job, *ENDED)["JobState"] == "CANCELLED"
     again = cluster.submit(name, *TWO_NODES)

@@ -55,14 +55,15 @@ def test_a_table_goes_through_a_job_array_is_interrupted_twice_and_is_the_same_a
         return cluster.job(f"{array}_{n}")
 
     until(lambda: "epoch   1/3" in output(0), f"the first element trains; {cluster.said()}")
-    cluster.call("scancel", "--signal=USR1", f"{array}_0")
+    # the element's step: to the element, scancel of 22.05 sends it again and again for as long as others wait in the queue
+    cluster.call("scancel", "--signal=USR1", f"{array}_0.0")
     until(lambda: element(0)["Restarts"] == "1", f"the first element is put back; {output(0)}")
     assert "stopped by SIGUSR1" in output(0)
     until(lambda: "epoch   1/3" in output(4), f"a later element trains; {cluster.said()}")
     cluster.call("scontrol", "requeue", f"{array}_4")
     until(lambda: all(element(n)["JobState"] in ("COMPLETED", "FAILED") for n in range(6)), f"all end; {cluster.said()}")
     assert [element(n)["JobState"] for n in range(6)] == ["COMPLETED"] * 6, cluster.said()
-    assert all(int(element(n)["Restarts"]) >= 1 for n in (0, 4))
+    assert [element(n)["Restarts"] for n in range(6)] == ["1", "0", "0", "0", "1", "0"]
     assert "going on with" in output(0)
     assert "going on with" in output(4)
     cluster.call(*STN, *ARGUMENTS, "--show")

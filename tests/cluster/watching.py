@@ -1,10 +1,14 @@
-"""Where the processes of a job find themselves."""
+"""Where the processes of a job find themselves, and a step at which they wait for what is to happen to them."""
 
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+
+from stn_lightning import signals
 
 
 class Place(Callback):
@@ -18,3 +22,17 @@ class Place(Callback):
         place = [os.environ.get("SLURM_JOB_ID"), *ranks, os.uname().nodename, os.environ.get("MASTER_ADDR")]
         with self.file.open("a") as file:
             file.write(json.dumps(place) + "\n")
+
+
+class Linger(Callback):
+    """Waits at the end of a step until a signal comes, at most `seconds`; not in a job that has come back."""
+
+    def __init__(self, step: int, seconds: float = 120) -> None:
+        self.step, self.seconds = step, seconds
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        end = time.monotonic() + self.seconds
+        while trainer.global_step == self.step and "SLURM_RESTART_COUNT" not in os.environ and time.monotonic() < end:
+            if signals.caught():
+                return
+            time.sleep(0.05)
