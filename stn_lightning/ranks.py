@@ -19,6 +19,8 @@ from stn_lightning.files import MACHINE
 
 MINUTES = 5.0
 """Until a collective that not all processes join is an error; PyTorch waits 30 minutes (10 with NCCL)."""
+_patience = timedelta(minutes=MINUTES)
+"""Of votes, which have a group of their own where there are GPUs: that of the strategy."""
 
 
 class DDP(DDPStrategy):
@@ -27,13 +29,25 @@ class DDP(DDPStrategy):
     Args:
         minutes: until a collective that not all processes join is an error.
         options: of `DDPStrategy` and `DistributedDataParallel`.
+
+    Raises:
+        ValueError: at the start of a training that accumulates gradients with `static_graph`, which PyTorch cannot do.
     """
 
     def __init__(self, minutes: float = MINUTES, **options: Any) -> None:
         super().__init__(timeout=timedelta(minutes=minutes), **options)
 
+    def setup(self, trainer: Trainer) -> None:
+        if self._ddp_kwargs.get("static_graph") and trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"static_graph true does not go with accumulate_grad_batches {trainer.accumulate_grad_batches}; leave one of them out"
+            )
+        super().setup(trainer)
+
     def setup_environment(self) -> None:
         """Lightning seeds anew here, and layers that a first picture sizes, drawn later, would not start as in one process."""
+        global _patience
+        _patience = self._timeout or _patience
         with torch.random.fork_rng(devices=[]):
             super().setup_environment()
 
@@ -105,4 +119,4 @@ def _processors(world: Any) -> Any:
     """A group for tensors of the CPU, so that a vote never waits for a GPU."""
     if distributed.get_backend() == "gloo":
         return world
-    return distributed.new_group(backend="gloo", timeout=timedelta(minutes=MINUTES))
+    return distributed.new_group(backend="gloo", timeout=_patience)

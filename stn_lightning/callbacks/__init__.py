@@ -2,6 +2,7 @@
 
 from stn_lightning.callbacks.batch_norm import AverageBatchNorm
 from stn_lightning.callbacks.checkpoints import Checkpoints
+from stn_lightning.callbacks.compile import Compile
 from stn_lightning.callbacks.exact_state import ExactState
 from stn_lightning.callbacks.guards import FiniteGuard, LabelGuard, NonFiniteError
 from stn_lightning.callbacks.instruments import Instruments
@@ -17,6 +18,7 @@ from stn_lightning.callbacks.throughput import Throughput
 __all__ = [
     "AverageBatchNorm",
     "Checkpoints",
+    "Compile",
     "EpochLines",
     "ExactState",
     "FiniteGuard",

@@ -48,7 +48,7 @@ from stn_lightning.cli.shipped import found
 from stn_lightning.ranks import DDP, lost
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
-NOT_THE_EXPERIMENT = ("config", "name", "resume", "ckpt_path", "weights_only", "verbose")
+NOT_THE_EXPERIMENT = ("config", "name", "resume", "prepare", "ckpt_path", "weights_only", "verbose")
 
 
 class CommandLine(LightningCLI):
@@ -91,6 +91,10 @@ class CommandLine(LightningCLI):
         parser.add_argument("--resume", type=Literal["auto", "must", "never"], default="auto", help=resume)
         monitor = "the validation metric whose smallest value makes the best checkpoint"
         parser.add_argument("--monitor", type=str | None, default="val/error", help=monitor)
+        prepare = (
+            "who prepares the data: a process of each node, on its own disk or a shared one, or the first of all"
+        )
+        parser.add_argument("--prepare", type=Literal["node", "first"], default="node", help=prepare)
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _parse_ckpt_path(self) -> None:
@@ -138,6 +142,7 @@ class CommandLine(LightningCLI):
 
     def execute(self) -> None:
         """Run the command."""
+        self.datamodule.prepare_data_per_node = self.options.prepare == "node"
         if self.subcommand == "fit":
             self._fit()
         else:

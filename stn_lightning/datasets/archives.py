@@ -17,7 +17,7 @@ PADDING = 1 << 20
 """Bytes, more than tar rounds its archives up to."""
 
 
-def unpack(archive: Path, folder: Path, *, members: int, size: int) -> None:
+def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str = ".") -> None:
     """Make sure that `folder` holds what is in `archive`, a tar of any compression or a zip.
 
     It goes into a temporary folder, which takes its place once it is whole; a folder that is there is taken for whole. Of several
@@ -28,6 +28,7 @@ def unpack(archive: Path, folder: Path, *, members: int, size: int) -> None:
         folder: that it becomes.
         members: how many files and folders it may hold.
         size: how many bytes these may have together: a small archive can hold a disk full of zeros.
+        inside: the archive's folder that is wanted; what lies beside it is left out.
 
     Raises:
         ValueError: names the archive and the member that is refused, or that it is damaged.
@@ -46,8 +47,10 @@ def unpack(archive: Path, folder: Path, *, members: int, size: int) -> None:
             with _refusals(archive):
                 unpack_kind = _unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar
                 unpack_kind(archive, partial, _Limits(members, size))
+                if not (partial / inside).is_dir():
+                    raise ValueError(f"it holds no folder {inside}")
             os.sync()  # a rename that survives a power failure is of no use without the content
-            partial.rename(folder)
+            (partial / inside).rename(folder)
             sync_folder(folder.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -4,7 +4,6 @@ Reference:
     Wah, Branson, Welinder, Perona and Belongie 2011, "The Caltech-UCSD Birds-200-2011 Dataset"; for non-commercial research and education.
 """
 
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -86,11 +85,7 @@ class CUB(PhotographSource):
     def prepare(self) -> None:
         if not self.folder.is_dir():
             fetch(ARCHIVE, self.root, MIRRORS)
-            # the archive holds the folder, and a file of attributes beside it
-            unpacked = self.root / "unpacked"
-            unpack(self.root / ARCHIVE.name, unpacked, members=20_000, size=SIZE)
-            (unpacked / self.folder.name).rename(self.folder)
-            shutil.rmtree(unpacked)
+            unpack(self.root / ARCHIVE.name, self.folder, members=20_000, size=SIZE, inside=self.folder.name)
         files = self._files(self._pictures())
         refuse_missing(files)
         if self.cache is not None:

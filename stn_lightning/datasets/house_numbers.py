@@ -5,7 +5,6 @@ Reference:
     and Jaderberg et al. 2015, section 4.2.
 """
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from stn_lightning.datasets.download import File, fetch
 from stn_lightning.datasets.mnist import data_folder
 from stn_lightning.datasets.numbers import CLASSES
 from stn_lightning.datasets.pictures import Source
-from stn_lightning.files import alone
 
 MIRRORS = ("http://ufldl.stanford.edu/housenumbers/",)
 ARCHIVES = {
@@ -101,12 +99,8 @@ class SVHN(Source):
         if folder.is_dir():
             return
         fetch(archive, self.root, MIRRORS)
-        unpacked = self.root / f"{part}.unpacked"  # the archive holds a folder of the part's name
-        unpack(self.root / archive.name, unpacked, members=MEMBERS, size=UNPACKED * (self.root / archive.name).stat().st_size)
-        with alone(folder):
-            if not folder.is_dir():
-                (unpacked / part).rename(folder)
-                shutil.rmtree(unpacked)
+        size = UNPACKED * (self.root / archive.name).stat().st_size
+        unpack(self.root / archive.name, folder, members=MEMBERS, size=size, inside=part)
 
     def load(self, split: Split) -> Cuttings:
         parts = ("test",) if split == "test" else tuple(part for part in self.parts if part != "test")

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from lightning import Trainer
 
+from stn_lightning.callbacks import Compile
+from stn_lightning.cli.command import CommandLine
 from stn_lightning.datamodules import composed_numbers
 from stn_lightning.datasets import MNIST, house_numbers
 from tests.cli.conftest import CONFIGS, Stn
@@ -154,6 +156,18 @@ def test_a_hardware_file_goes_on_top_of_any_experiment(overlay: str, stn: Stn) -
     code, out, err = stn("fit", *files, *ONE_STEP)
     assert (code, err) == (0, "")
     assert f"training runs/quickstart-{overlay}" in out
+
+
+def test_the_files_for_several_gpus_and_for_compiling_reach_what_they_are_about(stn: Stn, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[CommandLine] = []
+    monkeypatch.setattr(CommandLine, "_fit", lambda command: built.append(command))
+    files = [word for file in ("quickstart", "hardware/ddp", "hardware/compile") for word in ("--config", f"configs/{file}.yaml")]
+    code, _, err = stn("fit", *files, "--trainer.accelerator=cpu", "--trainer.devices=2", "--prepare=first")
+    assert (code, err) == (0, "")
+    (command,) = built
+    assert command.trainer.strategy._ddp_kwargs.items() >= {"gradient_as_bucket_view": True, "bucket_cap_mb": 25}.items()  # type: ignore[attr-defined]
+    assert any(isinstance(callback, Compile) for callback in command.trainer.callbacks)  # type: ignore[attr-defined]
+    assert not command.datamodule.prepare_data_per_node
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)

@@ -6,6 +6,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from stn_lightning.files import MACHINE, sweep
 from tests.reliability.processes import SERVER, started
 
 CONTENT = {"a.txt": b"one", "folder/b.txt": b"two" * 100, "folder/deep/c.txt": b""}
-LIMITS = {"members": 10, "size": 1000}
+LIMITS: Any = {"members": 10, "size": 1000}
 
 
 def tarball(path: Path, content: dict[str, bytes], *special: tarfile.TarInfo, mode: str = "w:gz", padding: int = 0) -> Path:
@@ -114,10 +115,19 @@ def test_an_archive_that_ends_early_is_named(tmp_path: Path, kind: str, part: fl
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
 
 
+def test_one_folder_of_an_archive_is_taken_and_the_rest_left_out(tmp_path: Path) -> None:
+    archive = tarball(tmp_path / "a.tgz", {"digits/1.txt": b"one", "attributes.txt": b"many"})
+    unpack(archive, tmp_path / "digits", **LIMITS, inside="digits")
+    assert held(tmp_path / "digits") == {"1.txt": b"one"}
+    with pytest.raises(ValueError, match=r"a\.tgz: it holds no folder birds; delete it"):
+        unpack(archive, tmp_path / "birds", **LIMITS, inside="birds")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tgz", "digits"]
+
+
 def test_several_processes_unpack_it_once_and_a_kill_leaves_nothing(tmp_path: Path) -> None:
     content = {f"{i}.txt": bytes(random.Random(i).randbytes(500)) for i in range(2000)}
     archive = tarball(tmp_path / "a.tgz", content)
-    limits = {"members": 2000, "size": 10**6}
+    limits: Any = {"members": 2000, "size": 10**6}
     interrupted = 0
     while not interrupted:
         with started(_unpack, archive, tmp_path / "set", limits, environment={}) as process:
@@ -138,5 +148,5 @@ def test_several_processes_unpack_it_once_and_a_kill_leaves_nothing(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tgz", "set"]
 
 
-def _unpack(archive: Path, folder: Path, limits: dict[str, int]) -> None:
+def _unpack(archive: Path, folder: Path, limits: Any) -> None:
     unpack(archive, folder, **limits)

@@ -10,9 +10,24 @@ import pytest
 import torch
 from torch.nn import functional
 
+from stn_lightning.callbacks import Compile
 from stn_lightning.checkpoints import load
 from tests.reliability.processes import finish, log, run, running, wait_for
-from tests.reliability.training import SIZES, Do, FewDigits, Poison, Slowly, Statistics, backbone, die, fill_disk, record, stop, train
+from tests.reliability.training import (
+    SIZES,
+    Do,
+    FewDigits,
+    Poison,
+    Slowly,
+    Statistics,
+    backbone,
+    die,
+    fill_disk,
+    looking,
+    record,
+    stop,
+    train,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),  # the data are in memory
@@ -31,6 +46,7 @@ def global_losses(folder: Path) -> list[float]:
     return [sum(values) / len(values) for _, values in sorted(parts.items())]
 
 
+VIEWS = {"gradient_as_bucket_view": True}
 STOPS: list[tuple[dict[str, Any], int, int | None]] = [
     ({}, 10, 2),
     ({"accumulate_grad_batches": 3}, 4, None),
@@ -39,6 +55,7 @@ STOPS: list[tuple[dict[str, Any], int, int | None]] = [
     ({"max_steps": 22}, 21, 1),
     ({"workers": 2}, 4, None),
     ({"limit_val_batches": 0}, 10, None),
+    ({"ddp": VIEWS, "accumulate_grad_batches": 3}, 4, None),
 ]
 
 
@@ -74,6 +91,31 @@ def test_losses_are_those_of_one_process_with_the_same_global_batch(tmp_path: Pa
     assert one[0] > 1.3 * one[-1], "it learns"
     validated = [[line[4] for line in record(tmp_path / name, "val") if line[1] == 0] for name in ("one", "two")]
     assert [line["val/error"] for line in validated[0]] == [line["val/error"] for line in validated[1]]
+
+
+@pytest.mark.parametrize(("ddp", "accumulate"), [(VIEWS, 2), pytest.param({**VIEWS, "static_graph": True}, 1, marks=pytest.mark.slow)])
+def test_buckets_that_are_views_and_a_static_graph_change_nothing(tmp_path: Path, ddp: dict[str, Any], accumulate: int) -> None:
+    for name, options in {"plain": {}, "views": ddp}.items():
+        done = run(tmp_path / name, ranks=2, max_steps=6, accumulate_grad_batches=accumulate, ddp=options)
+        assert done == [0, 0], log(tmp_path / name)
+    assert by_rank(tmp_path / "views") == by_rank(tmp_path / "plain")
+
+
+def test_a_static_graph_is_refused_where_gradients_are_accumulated(tmp_path: Path) -> None:
+    """PyTorch 2.14 fails an assertion of its own at the first step."""
+    assert run(tmp_path, ranks=2, accumulate_grad_batches=2, ddp={"static_graph": True}) == [1, 1]
+    assert "static_graph true does not go with accumulate_grad_batches 2" in log(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_with_compiled_networks_see_the_losses_of_plain_ones(tmp_path: Path) -> None:
+    for name, extra in {"plain": [], "compiled": [Compile(backend="aot_eager")]}.items():
+        torch.manual_seed(1)
+        assert run(tmp_path / name, *extra, ranks=2, max_steps=6, network=looking()) == [0, 0], log(tmp_path / name)
+    plain, compiled = (global_losses(tmp_path / name) for name in ("plain", "compiled"))
+    assert len(plain) == 6
+    assert max(abs(a - b) for a, b in zip(plain, compiled, strict=True)) < 1e-6
+    assert plain[0] != plain[-1], "it learns"
 
 
 @pytest.mark.parametrize("accumulate", [1, pytest.param(3, marks=pytest.mark.slow)])

@@ -27,6 +27,7 @@ from stn_lightning.datamodules import DigitsDataModule
 from stn_lightning.datasets import EmbeddedDigits, Pictures
 from stn_lightning.ranks import DDP
 from stn_lightning.tasks import ClassificationTask, Cosine
+from stn_lightning.transformers import Affine, SpatialTransformer
 
 
 @functools.cache
@@ -182,6 +183,12 @@ def backbone(dropout: float, norm: bool = False) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(12, 10))
 
 
+def looking() -> nn.Module:
+    """A backbone behind a transformer."""
+    localisation = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.Tanh())
+    return nn.Sequential(SpatialTransformer(localisation, Affine()), backbone(0.0))
+
+
 def train(
     folder: Path,
     *extra: Callback,
@@ -203,9 +210,10 @@ def train(
     plugins: Sequence[Any] = (),
     epochs: int = 3,
     plateau: bool = False,
+    ddp: dict[str, Any] | None = None,
     **options: Any,
 ) -> Trainer:
-    """Train in `folder`, going on where it was stopped."""
+    """Train in `folder`, going on where it was stopped; `ddp` are options of the strategy on several processes."""
     seed_everything(1, verbose=False)
     optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
     task = (Plateau if plateau else ClassificationTask)(network or backbone(dropout, norm), optimizer, schedule=Cosine(0.1))
@@ -217,7 +225,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     options.setdefault("max_epochs", None if "max_steps" in options else epochs)
     options.update(plugins=[AtomicCheckpointIO(), *plugins], num_sanity_val_steps=sanity)
-    trainer = _trainer(ranks, [*callbacks, guard or FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()], **options)
+    callbacks += [guard or FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()]
+    trainer = _trainer(ranks, callbacks, DDP(**(ddp or {})), **options)
     found = newest_loadable(folder / "checkpoints").path if resume is True else resume or None
     try:
         trainer.fit(task, datamodule=data, ckpt_path=found, weights_only=True)
@@ -227,11 +236,11 @@ def train(
     return trainer
 
 
-def _trainer(ranks: int, callbacks: list[Callback], **options: Any) -> Trainer:
+def _trainer(ranks: int, callbacks: list[Callback], ddp: DDP, **options: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy=DDP() if ranks > 1 else "auto",
+        strategy=ddp if ranks > 1 else "auto",
         callbacks=callbacks,
         logger=False,
         enable_progress_bar=False,
@@ -245,7 +254,7 @@ def evaluate(folder: Path, ranks: int = 1) -> None:
     """Test an untrained network, on 31 pictures, and write down what came of it."""
     seed_everything(1, verbose=False)
     task = ClassificationTask(backbone(0.0), functools.partial(torch.optim.SGD, lr=0.0))
-    trainer = _trainer(ranks, [])
+    trainer = _trainer(ranks, [], DDP())
     (results,) = trainer.test(task, datamodule=Data(batch_size=8), verbose=False)
     (folder / f"results.{trainer.global_rank}").write_text(json.dumps(results))
 
