@@ -91,9 +91,7 @@ class CommandLine(LightningCLI):
         parser.add_argument("--resume", type=Literal["auto", "must", "never"], default="auto", help=resume)
         monitor = "the validation metric whose smallest value makes the best checkpoint"
         parser.add_argument("--monitor", type=str | None, default="val/error", help=monitor)
-        prepare = (
-            "who prepares the data: a process of each node, on its own disk or a shared one, or the first of all"
-        )
+        prepare = "who prepares the data: a process of each node, on its own disk or a shared one, or the first of all"
         parser.add_argument("--prepare", type=Literal["node", "first"], default="node", help=prepare)
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
