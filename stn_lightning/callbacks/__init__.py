@@ -1,6 +1,7 @@
 """What is looked at, written down and guarded while it trains."""
 
 from stn_lightning.callbacks.batch_norm import AverageBatchNorm
+from stn_lightning.callbacks.board import Board
 from stn_lightning.callbacks.checkpoints import Checkpoints
 from stn_lightning.callbacks.compile import Compile
 from stn_lightning.callbacks.exact_state import ExactState
@@ -17,6 +18,7 @@ from stn_lightning.callbacks.throughput import Throughput
 
 __all__ = [
     "AverageBatchNorm",
+    "Board",
     "Checkpoints",
     "Compile",
     "EpochLines",

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from stn_lightning.callbacks import (
     AverageBatchNorm,
+    Board,
     Checkpoints,
     EpochLines,
     ExactState,
@@ -129,7 +130,7 @@ class CommandLine(LightningCLI):
         callbacks: list[Callback] = [Throughput(), Panel(), Misread(), Instruments(), RunState(), PartScores()]
         callbacks += [self.results, ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
-            callbacks.append(LearningRateMonitor("step"))
+            callbacks += [LearningRateMonitor("step"), Board()]
         if chosen["enable_checkpointing"] is not False:
             callbacks += [Checkpoints(self.run_folder.checkpoints, self.options.monitor), Preemption()]
         if chosen["enable_model_summary"] is not False:
