@@ -24,7 +24,7 @@ from stn_lightning.transformers import Warp
 
 PICTURES = 12
 """In each gallery."""
-FRAMES = 60
+FRAMES = 30
 """Most of an animation; a longer training is shown in as many, evenly chosen."""
 
 
@@ -67,14 +67,20 @@ def report(arguments: list[str]) -> int:
     options = Options("report", "A page about runs in one file: curves, the paper's numbers, where they look, what they get wrong.")
     options.add_argument("runs", nargs="+", metavar="RUN", help="names of runs, or their folders")
     options.add_argument("--out", type=Path, metavar="FILE", help="report.html in the folder of the first run when left out")
+    options.add_argument("--film", type=Path, metavar="FILE", help="besides: what the first run looked at after each epoch, as animated WebP")
     chosen = options.parse_args(arguments)
     try:
         runs = [trained(name) for name in chosen.runs]
         file = chosen.out or runs[0].run.path / "report.html"
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = page([told(run) for run in runs])
+        said = [told(run) for run in runs]
+        text = page(said)
         with whole(file) as out:
             out.write(text.encode())
+        if chosen.film is not None:
+            if said[0].animation is None:
+                raise ValueError(f"{runs[0].run.path} has no pictures of two epochs or more; leave --film out")
+            chosen.film.write_bytes(said[0].animation)
     except (ValueError, OSError) as problem:
         print(f"stn report: {problem}", file=sys.stderr)
         return 2
@@ -105,14 +111,14 @@ def recorded(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], list[byt
 
 
 def animated(pictures: list[bytes]) -> bytes | None:
-    """The panels one after the other, a tenth of a second each, as WebP: the paper's video."""
+    """The panels one after the other, a seventh of a second each, as WebP: the paper's video."""
     if len(pictures) < 2:
         return None
     indices = sorted({round(i * (len(pictures) - 1) / (FRAMES - 1)) for i in range(FRAMES)})
     frames = [Image.open(io.BytesIO(pictures[i])).convert("RGB") for i in indices]
     file = io.BytesIO()
-    durations = [100] * (len(frames) - 1) + [2000]
-    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=60)
+    durations = [150] * (len(frames) - 1) + [2000]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=40, method=6)
     return file.getvalue()
 
 

@@ -53,6 +53,13 @@ def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
             assert (picture.format, getattr(picture, "n_frames", 1)) == ("WEBP", frames)
 
 
+def test_the_film_is_written_by_itself_where_it_is_asked_for(small_run: Path, tmp_path: Path) -> None:
+    film = tmp_path / "film.webp"
+    assert report([str(small_run), "--out", str(tmp_path / "page.html"), "--film", str(film)]) == 0
+    with Image.open(film) as picture:
+        assert getattr(picture, "n_frames", 1) == 2
+
+
 def test_the_papers_number_stands_beside_ours() -> None:
     files = ["configs/mnist/networks/st_cnn_affine.yaml", "configs/mnist/data/rts.yaml", "configs/mnist/recipes/short.yaml"]
     said = papers_numbers({"configs": files, "metrics": {"test/error": 0.61}}, CONFIGS / "tables")
