@@ -67,7 +67,7 @@ def report(arguments: list[str]) -> int:
     options = Options("report", "A page about runs in one file: curves, the paper's numbers, where they look, what they get wrong.")
     options.add_argument("runs", nargs="+", metavar="RUN", help="names of runs, or their folders")
     options.add_argument("--out", type=Path, metavar="FILE", help="report.html in the folder of the first run when left out")
-    options.add_argument("--film", type=Path, metavar="FILE", help="besides: what the first run looked at after each epoch, as animated WebP")
+    options.add_argument("--film", type=Path, metavar="FILE", help="also what the first run looked at after each epoch, as WebP")
     chosen = options.parse_args(arguments)
     try:
         runs = [trained(name) for name in chosen.runs]
