@@ -24,6 +24,7 @@ from stn_lightning.transformers import (
     Attention,
     Bicubic,
     Bilinear,
+    Bounded,
     ComposedTransformer,
     ConvolutionalLocalisation,
     Diffeomorphic,
@@ -43,9 +44,15 @@ from stn_lightning.transformers import (
 )
 from tests.transformers.doubles import awaken
 
-Case = tuple[type[Family], type[Sampler], Padding]
+Case = tuple[Callable[[], Family], type[Sampler], Padding]
 
-FAMILIES = [Translation, Attention, Similarity, Affine, Projective, ThinPlateSpline, Diffeomorphic, LearntTarget]
+
+def bounded() -> Family:
+    return Bounded(Attention(), low=[0.2, -0.8, -0.8], high=[1.2, 0.8, 0.8])
+
+
+PLAIN = [Translation, Attention, Similarity, Affine, Projective, ThinPlateSpline, Diffeomorphic, LearntTarget]
+FAMILIES: list[Callable[[], Family]] = [*PLAIN, bounded]
 SAMPLERS = [Bilinear, Nearest, Bicubic, Antialiased, WideGradient]
 PADDINGS: list[Padding] = ["zeros", "border", "reflection", [0.3, 0.6, 0.9]]
 
@@ -72,7 +79,7 @@ def cases(some: list[Case]) -> pytest.MarkDecorator:
 class Warp(nn.Module):
     """The two parts of a transformer that are geometry; nothing in it has ever run."""
 
-    def __init__(self, family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+    def __init__(self, family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
         super().__init__()
         self.family = family()
         self.sampler = WideGradient(Bilinear(padding)) if sampler is WideGradient else sampler(padding)
@@ -107,7 +114,7 @@ def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
 
 
-def compiled_agrees(family: type[Family], sampler: type[Sampler], padding: Padding, backend: str) -> None:
+def compiled_agrees(family: Callable[[], Family], sampler: type[Sampler], padding: Padding, backend: str) -> None:
     warp = Warp(family, sampler, padding)
     fused = torch.compile(warp, fullgraph=True, backend=backend)
     image, theta = warp.inputs(3)
@@ -119,7 +126,7 @@ def compiled_agrees(family: type[Family], sampler: type[Sampler], padding: Paddi
 @cases(FEW)
 @pytest.mark.usefixtures("_unchecked")
 def test_a_warp_that_never_ran_compiles_into_one_graph_with_the_same_gradient(
-    family: type[Family], sampler: type[Sampler], padding: Padding
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding
 ) -> None:
     compiled_agrees(family, sampler, padding, "aot_eager")
 
@@ -127,14 +134,16 @@ def test_a_warp_that_never_ran_compiles_into_one_graph_with_the_same_gradient(
 @pytest.mark.slow
 @cases(PAIRS)
 @pytest.mark.usefixtures("_unchecked")
-def test_every_family_sampler_and_padding_compiles_into_one_graph(family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_every_family_sampler_and_padding_compiles_into_one_graph(
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding
+) -> None:
     compiled_agrees(family, sampler, padding, "aot_eager")
 
 
 @pytest.mark.slow
 @cases([(f, s, p) for f, s, p in FEW if s is not Nearest] + [(Diffeomorphic, Bilinear, "border"), (Similarity, Antialiased, "zeros")])
 @pytest.mark.usefixtures("_unchecked")
-def test_compiled_into_machine_code_it_computes_the_same(family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_compiled_into_machine_code_it_computes_the_same(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
     compiled_agrees(family, sampler, padding, "inductor")
 
 
@@ -157,7 +166,7 @@ def batch_free(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 
 
 @cases([FEW[1], (Diffeomorphic, Bilinear, "border")])
-def test_an_exported_warp_takes_a_batch_of_any_size(family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_an_exported_warp_takes_a_batch_of_any_size(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
     warp = Warp(family, sampler, padding)
     inputs = warp.inputs(3)
     exported = torch.export.export(warp, inputs, dynamic_shapes=batch_free(warp, inputs)).module()
@@ -182,7 +191,7 @@ def through_onnx(module: nn.Module, inputs: tuple[Tensor, ...], others: tuple[Te
     return torch.from_numpy(session.run(None, dict(zip(names, (o.numpy() for o in others), strict=True)))[0])
 
 
-def onnx_agrees(family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+def onnx_agrees(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
     warp = Warp(family, sampler, padding)
     others = warp.inputs(5, seed=1)
     torch.testing.assert_close(through_onnx(warp, warp.inputs(3), others), warp(*others).detach(), rtol=0, atol=1e-5)
@@ -190,14 +199,14 @@ def onnx_agrees(family: type[Family], sampler: type[Sampler], padding: Padding) 
 
 @onnx
 @cases(FEW[1:3])
-def test_onnx_computes_the_same_for_a_batch_of_another_size(family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_onnx_computes_the_same_for_a_batch_of_another_size(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
     onnx_agrees(family, sampler, padding)
 
 
 @onnx
 @pytest.mark.slow
 @cases(PAIRS)
-def test_onnx_computes_every_family_sampler_and_padding(family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_onnx_computes_every_family_sampler_and_padding(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
     onnx_agrees(family, sampler, padding)
 
 
@@ -240,7 +249,7 @@ def test_a_whole_transformer_compiles_into_one_graph(transformer: Callable[[nn.M
 
 
 @cases([(f, s, p) for f, s, p in PAIRS if s in (Bilinear, Antialiased, Trilinear) and p in ("zeros", "border")])
-def test_vmap_and_jacrev_see_what_a_loop_sees(family: type[Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_vmap_and_jacrev_see_what_a_loop_sees(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
     warp = Warp(family, sampler, padding)
     image, theta = warp.inputs(3)
 
