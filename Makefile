@@ -14,6 +14,7 @@ NODES ?= 1
 GPUS ?= 1
 TIME ?= 24:00:00
 SLURM ?=
+SHARED ?=
 ROUNDS ?= 1
 STN := .venv/bin/stn
 SOURCES := stn_lightning tests
@@ -45,7 +46,7 @@ table: .venv/.installed  ## a table of the paper, ours beside it: TABLE=mnist SE
 	@$(STN) table configs/tables/$(TABLE).yaml $(if $(filter command line,$(origin CONFIG)),$(addprefix --config ,$(CONFIG))) --seeds $(SEEDS) $(if $(filter command line,$(origin JOBS)),--jobs $(JOBS)) $(if $(SLURM),--slurm --gpus $(GPUS) --time $(TIME)) $(if $(ARGS),-- $(ARGS))
 
 slurm: .venv/.installed  ## train as a SLURM job: CONFIG="a.yaml b.yaml" NODES=2 GPUS=8 TIME=4:00:00 ARGS=...
-	@$(STN) submit $(addprefix --config ,$(CONFIG)) --nodes $(NODES) --gpus $(GPUS) --time $(TIME) $(if $(ARGS),-- $(ARGS))
+	@$(STN) submit $(addprefix --config ,$(CONFIG)) --nodes $(NODES) --gpus $(GPUS) --time $(TIME) $(if $(SHARED),--shared) $(if $(ARGS),-- $(ARGS))
 
 status: .venv/.installed  ## how far the runs are
 	@$(STN) status

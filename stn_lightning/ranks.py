@@ -19,6 +19,8 @@ from stn_lightning.files import MACHINE
 
 MINUTES = 5.0
 """Until a collective that not all processes join is an error; PyTorch waits 30 minutes (10 with NCCL)."""
+LOST = 69
+"""The exit code where another process, or the way to it, is gone: EX_UNAVAILABLE of BSD's sysexits.h."""
 _patience = timedelta(minutes=MINUTES)
 """Of votes, which have a group of their own where there are GPUs: that of the strategy."""
 

@@ -46,7 +46,7 @@ from stn_lightning.cli.errors import check_yaml, one_line
 from stn_lightning.cli.memory import keep_freed_memory
 from stn_lightning.cli.runs import RunFolder, default_name
 from stn_lightning.cli.shipped import found
-from stn_lightning.ranks import DDP, lost
+from stn_lightning.ranks import DDP, LOST, lost
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 NOT_THE_EXPERIMENT = ("config", "name", "resume", "prepare", "ckpt_path", "weights_only", "verbose")
@@ -189,6 +189,16 @@ class CommandLine(LightningCLI):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
 
 
+class Parsed(CommandLine):
+    """The arguments alone, without the trainer, which may need a GPU that is elsewhere."""
+
+    def instantiate_classes(self) -> None:
+        """Not here."""
+
+    def execute(self) -> None:
+        """Not here."""
+
+
 def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = CommandLine, name: str | None = None) -> int:
     """Parse `arguments` and run their command.
 
@@ -198,7 +208,7 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
         name: by which the user called it, where that is another one.
 
     Returns:
-        the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 1 a failure.
+        the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 69 another process is lost, 1 a failure.
     """
     _quiet()
     keep_freed_memory()
@@ -227,7 +237,7 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
         if (said := lost(problem)) is None:
             raise
         print(f"{called}: {said}; started again it goes on from its last.ckpt", file=sys.stderr, flush=True)
-        os._exit(1)  # whatever is tidied up now may wait for the other
+        os._exit(LOST)  # whatever is tidied up now may wait for the other
     return 0
 
 

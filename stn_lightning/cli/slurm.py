@@ -53,6 +53,8 @@ would hide the 75 of the others."""
 LOST = """\
 elif [ $code -ne 0 ] && ! srun --overlap --ntasks-per-node=1 true; then  # a node does not answer, which SLURM finds out
     sleep 1200  # in five minutes or so, and puts the job back
+elif [ $code -eq 69 ] || [[ $code =~ ^(134|137)$ && ${SLURM_RESTART_COUNT:-0} -lt 3 ]]; then
+    scontrol requeue $SLURM_JOB_ID  # one has lost another, or was killed: with a node that is back before SLURM has missed it
 """
 
 
@@ -114,7 +116,8 @@ def refuse(chosen: Namespace, configs: Iterable[Path], passed_on: list[str]) -> 
                 raise ValueError(f"--trainer.{key} {given} disagrees with the job, which has {wanted}; leave it out, submit sets it")
     if chosen.nodes > 1 and not chosen.shared and (kind := _file_system(Path.cwd())) not in SHARED and not kind.startswith("fuse"):
         raise ValueError(
-            f"{Path.cwd()} is on {kind}, which other nodes do not see; work on a shared file system, or give --shared if it is one"
+            f"{Path.cwd()} is on {kind}, which other nodes do not see; work on a shared file system, "
+            "or give --shared (make slurm: SHARED=1) if it is one"
         )
 
 
@@ -165,7 +168,8 @@ def send(file: Path, text: str) -> str:
     except FileNotFoundError:
         raise ValueError(f"there is no sbatch here, so this is no machine of a SLURM cluster; {file} is written") from None
     if sent.returncode:
-        raise ValueError(sent.stderr.strip())
+        reasons = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in sent.stderr.strip().splitlines()]
+        raise ValueError(f"the cluster does not take it: {'; '.join(reasons)} ({file} is written)")
     return sent.stdout.strip().partition(";")[0]
 
 

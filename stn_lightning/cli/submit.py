@@ -25,6 +25,10 @@ def submit(arguments: list[str]) -> int:
         # singleton: of two jobs of one run, the second waits for the first
         directives = {"job-name": f"stn-{name}", "dependency": "singleton", "output": f"{folder}/slurm-%j.out"}
         files = [part for path in chosen.config for part in ("--config", str(path))]
+        from stn_lightning.cli.command import Parsed, run  # seconds, which help and mistakes in the job need not wait
+
+        if wrong := run(["fit", *files, "--name", name, *passed_on], made=Parsed, name="submit"):
+            return wrong
         text = script(chosen, site, file, directives, fit(chosen, [*files, "--name", name], site, passed_on))
         if chosen.dry_run:
             print(text, end="")

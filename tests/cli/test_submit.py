@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from stn_lightning.callbacks.preemption import EXIT_CODE
 from stn_lightning.cli import slurm as module
 from stn_lightning.cli.submit import submit
+from stn_lightning.ranks import LOST
 from tests.cli.conftest import CONFIGS
 
 Submit = Callable[..., tuple[int, str, str]]
@@ -74,6 +76,8 @@ def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
         (["--gpus", "2", "--processes", "2"], "leave --processes out, or give --gpus 0"),
         (["--gpus", "2", "--", "--trainer.devices", "4"], "--trainer.devices 4 disagrees with the job, which has 2"),
         (["--", "--trainer.num_nodes=2"], "--trainer.num_nodes 2 disagrees with the job, which has 1"),
+        (["--", "--trainer.max_epoch", "2"], "did you mean trainer.max_epochs?"),
+        (["--", "--model.init_args.backbone.init_args.filter", "8"], "did you mean filters?"),
         (["--time", "5:00"], "--time 5:00 is hardly begun when it saves"),
         (["--time", "soon"], "--time soon: give hours:minutes:seconds"),
         (["--config", "none.yaml"], "none.yaml: there is no such file"),
@@ -101,6 +105,8 @@ def test_only_a_job_of_several_nodes_asks_whether_one_is_gone(call: Submit) -> N
     question = "srun --overlap --ntasks-per-node=1 true"
     assert question in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
     assert question not in call(*QUICKSTART, "--gpus", "8", "--dry-run")[1]
+    assert f"[ $code -eq {LOST} ]" in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
+    assert f"[ $code -eq {EXIT_CODE} ]" in call(*QUICKSTART, "--dry-run")[1]
 
 
 def test_several_nodes_need_a_file_system_that_they_share(call: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +117,19 @@ def test_several_nodes_need_a_file_system_that_they_share(call: Submit, monkeypa
     assert call(*QUICKSTART, "--nodes", "2", "--dry-run", "--shared")[0] == 0
     monkeypatch.setattr(module, "_file_system", lambda _: "nfs4")
     assert call(*QUICKSTART, "--nodes", "2", "--dry-run")[0] == 0
+
+
+def test_what_the_cluster_says_no_to_is_one_line(call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\necho 'sbatch: error: Batch job submission failed' >&2\nexit 1\n"
+    )
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    code, _, err = call(*QUICKSTART)
+    assert code == 2
+    assert err.startswith("stn submit: the cluster does not take it: invalid partition; Batch job submission failed (")
+    assert err.count("\n") == 1
 
 
 def test_a_machine_without_slurm_is_told_so_and_keeps_the_script(call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

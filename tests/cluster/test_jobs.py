@@ -48,14 +48,23 @@ def with_a_dead_node(cluster: Cluster, job: str) -> None:
     cluster.tool("start-node", "n2")
 
 
+def with_a_node_that_starts_anew(cluster: Cluster, job: str) -> None:
+    """Before SLURM has missed it."""
+    cluster.tool("kill-node", "n2")
+    cluster.tool("start-node", "n2")
+
+
+LOSES_A_NODE = (with_a_dead_node, with_a_node_that_starts_anew)
+
+
 @pytest.mark.parametrize("round_", range(ROUNDS))
-@pytest.mark.parametrize("interrupted", [signalled, at_its_limit, requeued, preempted, with_a_dead_node])
+@pytest.mark.parametrize("interrupted", [signalled, at_its_limit, requeued, preempted, *LOSES_A_NODE])
 def test_an_interrupted_job_comes_back_by_itself_and_ends_in_the_same_weights(
     cluster: Cluster, straight: dict[str, Tensor], interrupted: Callable[[Cluster, str], None], round_: int
 ) -> None:
     name, step = f"{interrupted.__name__}-{round_}", 5 + 8 * round_
-    # nobody signals the processes of a job whose node is lost
-    cluster.describe(name, **({"pause": 0.2} if interrupted is with_a_dead_node else {"linger": step}))
+    # nobody signals the processes of a job that loses a node
+    cluster.describe(name, **({"pause": 0.2} if interrupted in LOSES_A_NODE else {"linger": step}))
     job = cluster.submit(name, *TWO_NODES)
     cluster.wait_for_step(name, step)
     interrupted(cluster, job)
