@@ -208,7 +208,8 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
         name: by which the user called it, where that is another one.
 
     Returns:
-        the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 69 another process is lost, 1 a failure.
+        the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 69 lost another process, which
+        is resumable too, 1 a failure.
     """
     _quiet()
     keep_freed_memory()

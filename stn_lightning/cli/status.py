@@ -12,6 +12,11 @@ SILENT = 10
 """Epochs' time without a sign of life after which a run counts as lost."""
 
 
+STATE, JOB = "state.json", "job.sh"
+SUBMITTED = {"doing": "submitted", "epoch": 0, "epochs": None, "epoch_seconds": None, "metrics": {}, "job": None}
+SUBMITTED |= {"why": "waiting, starting, or failed at once: see squeue and slurm-*.out"}
+
+
 class Line(NamedTuple):
     """What is said of a run."""
 
@@ -21,6 +26,7 @@ class Line(NamedTuple):
     error: str
     left: str
     job: str
+    why: str
 
 
 def status(arguments: list[str]) -> int:
@@ -32,34 +38,43 @@ def status(arguments: list[str]) -> int:
     options = Options("status", "How far the runs in runs/ are, the latest last.")
     options.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; all when left out")
     chosen = options.parse_args(arguments)
-    files = [RUNS / name / "state.json" for name in chosen.runs] or list(RUNS.glob("*/state.json"))
-    for file in files:
-        if not file.exists():
-            options.error(f"{file.parent} has no state.json, so nothing was ever trained there")
-    states = {file.parent.name: json.loads(file.read_text()) for file in files}
-    lines = [Line("run", "state", "epoch", "error", "time left", "job")]
-    lines += [line(name, state) for name, state in sorted(states.items(), key=lambda item: item[1]["time"])]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print("\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in lines))
+    folders = [RUNS / name for name in chosen.runs] or sorted({file.parent for name in (STATE, JOB) for file in RUNS.glob(f"*/{name}")})
+    states = {}
+    for folder in folders:
+        if (folder / STATE).exists():
+            states[folder.name] = json.loads((folder / STATE).read_text())
+        elif (folder / JOB).exists():
+            states[folder.name] = {**SUBMITTED, "time": (folder / JOB).stat().st_mtime}
+        else:
+            options.error(f"{folder} has no {STATE}, so nothing was ever trained there")
+    lines = [line(name, state) for name, state in sorted(states.items(), key=lambda item: item[1]["time"])]
+    rows = [Line("run", "state", "epoch", "error", "time left", "job", "why"), *lines]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print("\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows))
+    if any(entry.state in ("stopped", "failed", "lost") for entry in lines):
+        print("the command that began a run goes on with it")
     return 0
 
 
 def line(name: str, state: dict[str, Any]) -> Line:
     """A run's state in words. One that says it is training, but of which nothing is heard, is lost."""
-    doing, metrics = state["doing"], state["metrics"]
-    if doing == "training" and _lost(state):
-        doing = "lost"
+    doing, metrics, why = state["doing"], state["metrics"], state["why"] or ""
+    if doing == "training" and (lost := _lost(state)):
+        doing, why = "lost", lost
     left = ""
     if doing == "training" and state["epochs"] and state["epoch_seconds"]:
         seconds = (state["epochs"] - state["epoch"]) * state["epoch_seconds"] - (time.time() - state["time"])
         left = f"{max(seconds, 0) / 60:.0f} min"
     key = "test/error" if "test/error" in metrics and doing == "tested" else "val/error"
     error = f"{metrics[key]:.2f} % {key.partition('/')[0]}" if key in metrics else ""
-    said = f"{doing}: {state['why']}" if doing == "failed" and state["why"] else doing
-    return Line(name, said, f"{state['epoch']}/{state['epochs'] or '?'}", error, left, state["job"] or "")
+    epoch = "" if doing == "submitted" else f"{state['epoch']}/{state['epochs'] or '?'}"
+    return Line(name, "finished" if doing == "tested" else doing, epoch, error, left, state["job"] or "", why.partition(";")[0])
 
 
-def _lost(state: dict[str, Any]) -> bool:
+def _lost(state: dict[str, Any]) -> str:
+    """Why a run that says it is training is not, as far as can be known here; empty where it is."""
     if state["machine"] == MACHINE:
-        return not alive(state["process"])
-    return bool(state["epoch_seconds"]) and time.time() - state["time"] > SILENT * state["epoch_seconds"]
+        return "" if alive(state["process"]) else "its process is gone"
+    silent = time.time() - state["time"]
+    known = bool(state["epoch_seconds"]) and silent > SILENT * state["epoch_seconds"]
+    return f"nothing heard from {state['machine']} for {silent / 60:.0f} min" if known else ""

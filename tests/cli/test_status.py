@@ -26,7 +26,7 @@ def test_a_run_tells_its_state_from_the_first_epoch_to_the_test(stn: Stn, capsys
     assert set(written["metrics"]) == {"val/error", "val/loss", "test/error"}
     assert status([]) == 0
     error = written["metrics"]["test/error"]
-    assert f"quickstart  tested  2/2    {error:.2f} % test" in capsys.readouterr().out
+    assert f"quickstart  finished  2/2    {error:.2f} % test" in capsys.readouterr().out
 
 
 def test_a_training_that_fails_says_why(stn: Stn) -> None:
@@ -37,7 +37,8 @@ def test_a_training_that_fails_says_why(stn: Stn) -> None:
     written = json.loads(Path("runs/quickstart/state.json").read_text())
     assert written["doing"] == "failed"
     assert "not finite" in written["why"]
-    assert line("quickstart", written).state.startswith("failed: ")
+    assert line("quickstart", written).state == "failed"
+    assert "not finite" in line("quickstart", written).why
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_training_that_fails_says_why(stn: Stn) -> None:
         ({"machine": "elsewhere"}, ("training", "3/13", "1.50 % val", "10 min")),
         ({"machine": "elsewhere", "time": time.time() - 3600}, ("lost", "3/13", "1.50 % val", "")),
         ({"doing": "stopped", "epochs": None}, ("stopped", "3/?", "1.50 % val", "")),
-        ({"doing": "tested", "metrics": {"val/error": 1.5, "test/error": 1.0}}, ("tested", "3/13", "1.00 % test", "")),
+        ({"doing": "tested", "metrics": {"val/error": 1.5, "test/error": 1.0}}, ("finished", "3/13", "1.00 % test", "")),
         ({"epoch_seconds": None, "metrics": {}}, ("training", "3/13", "", "")),
     ],
 )
@@ -63,3 +64,31 @@ def test_a_run_that_there_is_not_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         status(["none"])
     assert leaving.value.code == 2
     assert "runs/none has no state.json" in capsys.readouterr().err
+
+
+def test_runs_in_all_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    now = time.time()
+    runs = {
+        "one": state(doing="tested", epoch=13, metrics={"test/error": 1.0}, time=now - 6000),
+        "two": state(machine="n2", job="4711", time=now - 3600),
+        "three": state(doing="stopped", why="stopped by SIGTERM; last.ckpt holds all up to step 12", job="4712", time=now - 50),
+        "four": state(doing="failed", why="the loss is not finite", epoch=0, metrics={}, time=now - 40),
+        "five": state(job="4713", time=now - 5),
+    }
+    for name, known in runs.items():
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "state.json").write_text(json.dumps(known))
+    (tmp_path / "runs/six").mkdir()
+    (tmp_path / "runs/six/job.sh").touch()
+    assert status([]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "run    state      epoch  error        time left  job   why",
+        "one    finished   13/13  1.00 % test",
+        "two    lost       3/13   1.50 % val              4711  nothing heard from n2 for 60 min",
+        "three  stopped    3/13   1.50 % val              4712  stopped by SIGTERM",
+        "four   failed     0/13                                 the loss is not finite",
+        "five   training   3/13   1.50 % val   10 min     4713",
+        "six    submitted                                       waiting, starting, or failed at once: see squeue and slurm-*.out",
+        "the command that began a run goes on with it",
+    ]

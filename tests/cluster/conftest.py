@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from tests.cluster.cluster import ENDED, ROOT, TOOL, TWO_NODES, Cluster, until
+from tests.cluster.cluster import ENDED, ROOT, TOOL, TWO_NODES, Cluster
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +40,6 @@ def straight(cluster: Cluster) -> dict[str, Tensor]:
     for name, size in sizes.items():
         cluster.describe(name)
         jobs[name] = cluster.submit(name, *size)
-    again = cluster.submit("nodes", *TWO_NODES)
-    until(lambda: cluster.job(again)["Reason"] == "Dependency", "a second job of one run waits for the first")
-    cluster.call("scancel", again)
     for name, job in jobs.items():
         assert cluster.wait(job, *ENDED)["JobState"] == "COMPLETED", f"{name}: {cluster.said()}"
     assert sorted(cluster.lines("nodes.places")) == [[jobs["nodes"], rank, 2, rank, 0, f"n{rank + 1}", "n1"] for rank in (0, 1)]

@@ -24,6 +24,15 @@ def test_two_nodes_and_two_tasks_train_what_one_process_trains(cluster: Cluster,
         torch.testing.assert_close(alone[key], value, rtol=0, atol=1e-6)
 
 
+def test_a_second_job_of_a_run_waits_for_the_first(cluster: Cluster) -> None:
+    cluster.describe("twice", linger=1)
+    first, second = (cluster.submit("twice") for _ in range(2))
+    cluster.wait_for_step("twice", 1)
+    assert (cluster.job(first)["JobState"], cluster.job(second)["Reason"]) == ("RUNNING", "Dependency")
+    cluster.call("scancel", second, first)
+    cluster.wait(first, "CANCELLED")
+
+
 def signalled(cluster: Cluster, job: str) -> None:
     cluster.call("scancel", "--signal=USR1", job)
 
