@@ -47,6 +47,8 @@ if [ $code -eq 75 ]; then  # stopped and saved: back into the queue, and on from
 {lost}fi
 exit $code
 """
+SENT = "# sent as job "
+"""The last line of a script that has been, with its number."""
 SRUN = "srun --kill-on-bad-exit=0 --wait=60"
 """When a process ends the others have a minute: those that are stopped together do not end in the same instant, and a killed one
 would hide the 75 of the others."""
@@ -170,7 +172,9 @@ def send(file: Path, text: str) -> str:
     if sent.returncode:
         reasons = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in sent.stderr.strip().splitlines()]
         raise ValueError(f"the cluster does not take it: {'; '.join(reasons)} ({file} is written)")
-    return sent.stdout.strip().partition(";")[0]
+    number = sent.stdout.strip().partition(";")[0]
+    file.write_text(f"{text}{SENT}{number}\n")
+    return number
 
 
 def _processes(chosen: Namespace) -> int:

@@ -2,10 +2,12 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.runs import RUNS
+from stn_lightning.cli.slurm import SENT
 from stn_lightning.files import MACHINE, alive
 
 SILENT = 10
@@ -13,7 +15,7 @@ SILENT = 10
 
 
 STATE, JOB = "state.json", "job.sh"
-SUBMITTED = {"doing": "submitted", "epoch": 0, "epochs": None, "epoch_seconds": None, "metrics": {}, "job": None}
+SUBMITTED = {"doing": "submitted", "epoch": 0, "epochs": None, "epoch_seconds": None, "metrics": {}}
 SUBMITTED |= {"why": "waiting, starting, or failed at once: see squeue and slurm-*.out"}
 
 
@@ -43,9 +45,9 @@ def status(arguments: list[str]) -> int:
     for folder in folders:
         if (folder / STATE).exists():
             states[folder.name] = json.loads((folder / STATE).read_text())
-        elif (folder / JOB).exists():
-            states[folder.name] = {**SUBMITTED, "time": (folder / JOB).stat().st_mtime}
-        else:
+        elif (number := _sent(folder / JOB)) is not None:
+            states[folder.name] = {**SUBMITTED, "job": number, "time": (folder / JOB).stat().st_mtime}
+        elif chosen.runs:
             options.error(f"{folder} has no {STATE}, so nothing was ever trained there")
     lines = [line(name, state) for name, state in sorted(states.items(), key=lambda item: item[1]["time"])]
     rows = [Line("run", "state", "epoch", "error", "time left", "job", "why"), *lines]
@@ -69,6 +71,12 @@ def line(name: str, state: dict[str, Any]) -> Line:
     error = f"{metrics[key]:.2f} % {key.partition('/')[0]}" if key in metrics else ""
     epoch = "" if doing == "submitted" else f"{state['epoch']}/{state['epochs'] or '?'}"
     return Line(name, "finished" if doing == "tested" else doing, epoch, error, left, state["job"] or "", why.partition(";")[0])
+
+
+def _sent(script: Path) -> str | None:
+    """The number of the job that a script became, if it did."""
+    last = script.read_text().splitlines()[-1:] if script.exists() else []
+    return last[0].removeprefix(SENT) if last and last[0].startswith(SENT) else None
 
 
 def _lost(state: dict[str, Any]) -> str:

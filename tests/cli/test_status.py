@@ -80,7 +80,9 @@ def test_runs_in_all_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "state.json").write_text(json.dumps(known))
     (tmp_path / "runs/six").mkdir()
-    (tmp_path / "runs/six/job.sh").touch()
+    (tmp_path / "runs/six/job.sh").write_text("#!/bin/bash\n# sent as job 4714\n")
+    (tmp_path / "runs/seven").mkdir()
+    (tmp_path / "runs/seven/job.sh").write_text("#!/bin/bash\n")  # the cluster did not take it
     assert status([]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "run    state      epoch  error        time left  job   why",
@@ -89,6 +91,6 @@ def test_runs_in_all_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         "three  stopped    3/13   1.50 % val              4712  stopped by SIGTERM",
         "four   failed     0/13                                 the loss is not finite",
         "five   training   3/13   1.50 % val   10 min     4713",
-        "six    submitted                                       waiting, starting, or failed at once: see squeue and slurm-*.out",
+        "six    submitted                                 4714  waiting, starting, or failed at once: see squeue and slurm-*.out",
         "the command that began a run goes on with it",
     ]

@@ -132,6 +132,15 @@ def test_what_the_cluster_says_no_to_is_one_line(call: Submit, monkeypatch: pyte
     assert err.count("\n") == 1
 
 
+def test_a_script_that_was_taken_ends_with_its_number(call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho '4711;cluster'\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    _, out, _ = call(*QUICKSTART)
+    assert out.startswith("job 4711: ")
+    assert Path("runs/quickstart/job.sh").read_text().endswith("\nexit $code\n# sent as job 4711\n")
+
+
 def test_a_machine_without_slurm_is_told_so_and_keeps_the_script(call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, err = call(*QUICKSTART)
