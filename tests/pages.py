@@ -12,7 +12,7 @@ from stn_lightning.__main__ import main
 
 REPOSITORY = Path(__file__).parents[1]
 _FILE = re.compile(r"`([\w-]+\.(?:py|yaml))`[^\n]*:\n\n```\w+\n(.*?)```", re.DOTALL)
-_COMMAND = re.compile(r"^    ((?:stn|\.venv/bin/\w+|make|python) .*?)(?:  +#.*)?$", re.MULTILINE)
+_COMMAND = re.compile(r"^    ((?:stn|\.venv/bin/\w+|make|python) .*?)(?: +#.*)?$", re.MULTILINE)
 
 
 def write_files(page: Path, folder: Path) -> list[str]:

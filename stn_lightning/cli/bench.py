@@ -14,6 +14,7 @@ BENCHMARKS = {
     "warps": "affine, projective and spline grids with sampling, forward and backward",
     "crops": "parallel transformers against the backbone alone",
     "growth": "time and memory over images, sides, crops and batch sizes",
+    "predictions": "stn predict on pictures in files against the bare forward, and its memory",
     "start_up": "seconds until help, version and the first step",
 }
 """What there is, in the order of running; time_to_error takes hours and is run by itself."""

@@ -23,6 +23,7 @@ from stn_lightning.cli.trained import Trained, trained
 from stn_lightning.datamodules.fitting import Fitted
 from stn_lightning.datasets.folder import ENDINGS
 from stn_lightning.datasets.photographs import decode, picture_size
+from stn_lightning.transformers import Look
 
 BATCH = 64
 UNREADABLE = 1
@@ -136,15 +137,23 @@ def _read(run: Trained, file: Path) -> Fitted | str:
 def _looked_at(run: Trained, pictures: list[tuple[Path, Fitted]]) -> Iterator[Answer]:
     logits, look = run.see(torch.stack([fit.image for _, fit in pictures]))
     said = run.task.answers(logits, run.classes)
-    for i, ((file, fit), (label, probability)) in enumerate(zip(pictures, said, strict=True)):
-        gazes = []
-        if look is not None:
-            crops = look.warp.image[i] if look.warp.image.dim() == 5 else look.warp.image[i, None]
-            for theta, grid, crop in zip(look.thetas[i].tolist(), look.grids[i].float().cpu(), crops.float().cpu(), strict=True):
-                rim = torch.cat([grid[0], grid[1:, -1], grid[-1].flip(0)[1:], grid[1:-1, 0].flip(0)])
-                corners = torch.stack([grid[0, 0], grid[0, -1], grid[-1, -1], grid[-1, 0]])
-                gazes.append(Gaze(theta, fit.in_picture(rim), fit.in_picture(corners).tolist(), crop))
-        yield Answer(file, label, probability, gazes)
+    gazes = _gazes(look, [fit for _, fit in pictures]) if look is not None else itertools.repeat([])
+    for (file, _), (label, probability), seen in zip(pictures, said, gazes):  # noqa: B905  # gazes may be endless
+        yield Answer(file, label, probability, seen)
+
+
+def _gazes(look: Look, fits: list[Fitted]) -> Iterator[list[Gaze]]:
+    """Of each picture, what each transformer looks at; all that can be is done for the batch at once."""
+    grids = look.grids.float().cpu()  # (B, n, H, W, 2)
+    height, width = grids.shape[2:4]
+    sides = [grids[:, :, 0], grids[:, :, 1:, -1], grids[:, :, -1].flip(2)[:, :, 1:], grids[:, :, 1:-1, 0].flip(2)]
+    rims = torch.cat(sides, 2)  # (B, n, points, 2), clockwise from the top left
+    corners = [0, width - 1, width + height - 2, 2 * width + height - 3]
+    crops = look.warp.image.float().cpu().unflatten(0, (-1, 1)) if look.warp.image.dim() == 4 else look.warp.image.float().cpu()
+    for fit, thetas, rim, crop in zip(fits, look.thetas.tolist(), rims, crops, strict=True):
+        outlines = fit.in_picture(rim)  # (n, points, 2)
+        places = outlines[:, corners].tolist()
+        yield [Gaze(*parts) for parts in zip(thetas, outlines, places, crop, strict=True)]
 
 
 def _answer(run: Trained, files: Iterable[Path], out: Path | None, folder: Path | None) -> int:

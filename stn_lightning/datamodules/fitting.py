@@ -23,8 +23,9 @@ class Fitted(NamedTuple):
 
     def in_picture(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
         """From -1 to 1 across the image to pixels of the picture, (0, 0) being its upper left corner."""
-        size = points.new_tensor([self.image.shape[2], self.image.shape[1]])
-        return points.new_tensor(self.origin) + (points + 1) / 2 * size * points.new_tensor(self.scale)
+        (x, y), height, width = self.scale, *self.image.shape[1:]
+        half = points.new_tensor([width / 2 * x, height / 2 * y])
+        return points.new_tensor(self.origin) + (points + 1) * half
 
 
 def whole(picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]) -> Fitted:
@@ -66,4 +67,4 @@ def middle(picture: UInt8[Tensor, "3 rows columns"], resized: UInt8[Tensor, "3 h
 def light_paper(picture: UInt8[Tensor, "3 rows columns"]) -> bool:
     """Whether most of a picture's rim is lighter than half: dark ink on light paper."""
     rim = torch.cat([picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], dim=1)
-    return bool(rim.float().mean(0).median() > 127)
+    return bool(rim.sum(0, dtype=torch.int32).median() > 3 * 127)

@@ -1,0 +1,75 @@
+"""Pictures predicted a second by `stn predict`, beside the bare forward, and its memory over the number of pictures.
+
+python -m benchmarks.predictions                    # 10,000 pictures of 42 x 42, the quickstart's network; a minute or two
+python -m benchmarks.predictions --quick --processor
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from benchmarks.alternating import alternate, chosen, in_a_process, report, table, times_as_long
+from stn_lightning.cli.predict import BATCH, predict
+from stn_lightning.cli.shipped import CONFIGS
+from stn_lightning.cli.trained import trained
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--memory"]:
+        peak(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
+    options = chosen(__doc__, 5)
+    number = 200 if options.quick else 10_000
+    with tempfile.TemporaryDirectory() as folder:
+        run, pictures = trained_run(Path(folder)), Path(folder, "pictures")
+        write_pictures(pictures, number)
+        network = trained(run).task.cpu()
+        image = torch.rand(BATCH, 1, 42, 42)
+
+        def bare() -> None:
+            with torch.inference_mode():
+                for _ in range(number // BATCH):
+                    network(image)
+
+        cases = {"stn predict": lambda: predict([str(run), str(pictures), "--out", f"{folder}/out.csv"]), "bare forward": bare}
+        seconds = alternate(cases, options.rounds, options.clock)
+        few = Path(folder, "few")
+        write_pictures(few, number // 10)
+        memory = {path: in_a_process(["-m", "benchmarks.predictions", "--memory", str(run), str(path)]) for path in (few, pictures)}
+    rows = [
+        [name, number / sorted(taken)[len(taken) // 2], times_as_long(taken, seconds["bare forward"])] for name, taken in seconds.items()
+    ]
+    mebibytes = [f"{memory[path]['mebibytes']:.0f} MiB at {count:,} pictures" for path, count in ((few, number // 10), (pictures, number))]
+    notes = f"PNG files of 42 x 42 pixels to a CSV, in batches of {BATCH}. Peak memory: {', '.join(mebibytes)}."
+    report("Predictions of pictures in files", table(["", "pictures/s", "beside the bare forward"], rows), notes, options.rounds)
+
+
+def trained_run(folder: Path) -> Path:
+    """A moment of the quickstart; the rate does not depend on what it has learnt."""
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.log_every_n_steps=1"]
+    command = [sys.executable, "-m", "stn_lightning", "fit", "--config", str(CONFIGS / "quickstart.yaml"), *short]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return folder / "runs/quickstart"
+
+
+def write_pictures(folder: Path, number: int) -> None:
+    folder.mkdir()
+    noise = torch.randint(0, 256, (100, 42, 42), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)) // 4
+    for i in range(number):
+        Image.fromarray(noise[i % 100].numpy()).save(folder / f"{i:06d}.png")
+
+
+def peak(run: Path, pictures: Path) -> None:
+    """Of this process, once it has gone through all pictures."""
+    predict([str(run), str(pictures), "--out", f"{pictures}.csv"])
+    print(json.dumps({"mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+if __name__ == "__main__":
+    main()

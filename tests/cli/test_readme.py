@@ -1,0 +1,54 @@
+"""The readme's commands, in its order, on a miniature of MNIST and for a moment each."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stn_lightning.cli import slurm
+from tests.cli.conftest import CONFIGS
+from tests.mnist_miniature import write_mnist
+from tests.pages import REPOSITORY, commands, do, words
+
+README = REPOSITORY / "README.md"
+MOMENT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1", "--trainer.log_every_n_steps=1"]
+SHORTER = {
+    "fit": [*MOMENT, "--trainer.accelerator=cpu"],
+    "table": ["--dry-run"],
+    "submit": ["--dry-run"],
+    "export": ["--formats", "safetensors"],
+}
+LEFT_OUT = {
+    "make test": "it is this",
+    "demo": "goes on until it is stopped; tests/cli/test_demo.py",
+    "tune": "takes 300 steps; tests/cli/test_tune.py",
+    "sweep": "trains twenty times; tests/cli/test_sweep.py",
+}
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_does_what_it_is_there_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STN_DATA", raising=False)
+    monkeypatch.setattr(slurm, "_file_system", lambda _: "nfs")
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    (tmp_path / "scans").mkdir()
+    Image.new("L", (30, 30)).save(tmp_path / "scans/a.png")
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    other = "make train CONFIG=configs/quickstart_cnn.yaml"
+    assert f"`{other}`" in README.read_text()
+    done = []
+    for command in [other, *commands(README)]:
+        if command in LEFT_OUT or (line := words(command))[1] in LEFT_OUT:
+            continue
+        assert do([*line, *SHORTER.get(line[1], [])]) == 0, command
+        done.append(line[1])
+    said = capsys.readouterr().out
+    assert done[:2] == ["fit", "fit"]
+    assert {"fit", "table", "validate", "test", "predict", "report", "export", "submit", "status"} <= set(done)
+    assert "where it looks runs/quickstart/panel.png" in said
+    assert {"answers.csv", "drawn"} <= {path.name for path in tmp_path.iterdir()}
+    made = {path.name for path in (tmp_path / "runs/quickstart").iterdir()}
+    assert {"report.html", "export", "results.json", "config.yaml", "panel.png"} <= made
