@@ -5,7 +5,7 @@ reads outside of a picture is a colour as people mean it.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, 0 to 1."""
+STEPS = 8
+"""In which learning rates rise through a network, at most: a parameter group for each."""
 
 
 class Trunk(nn.Module):
@@ -26,16 +28,27 @@ class Trunk(nn.Module):
         mean: of each channel, that is subtracted.
         std: of each channel, that is divided by.
         frozen: whether nothing in it learns; its batch normalisation then keeps its statistics.
+        rates: learning rates of the first layer and of the last, over that of the rest; they rise geometrically between the two, so that
+            layers that know edges forget less than layers that know heads.
+
+    Raises:
+        ValueError: where a rate is not above 0.
     """
 
     mean: Tensor
     std: Tensor
+    network: nn.Module
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], frozen: bool) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], frozen: bool, rates: tuple[float, float]) -> None:
         super().__init__()
+        if not min(rates) > 0:
+            raise ValueError(
+                f"rates {rates[0]:g} and {rates[1]:g} of the first and the last layer must be above 0; to learn nothing: frozen"
+            )
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.frozen = frozen
+        self.rates = rates
 
     @abstractmethod
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
@@ -51,6 +64,14 @@ class Trunk(nn.Module):
     def train(self, mode: bool = True) -> "Trunk":
         """A frozen trunk stays as it is in evaluation."""
         return super().train(mode and not self.frozen)
+
+    def rated(self) -> Iterator[tuple[nn.Parameter, float]]:
+        """Each parameter with the factor of its learning rate; layers come in the order in which the network has them."""
+        layers = [own for module in self.network.modules() if (own := list(module.parameters(recurse=False)))]
+        (first, last), steps = self.rates, min(STEPS, len(layers))
+        for i, layer in enumerate(layers):
+            rate = first * (last / first) ** (i * steps // len(layers) / max(steps - 1, 1))
+            yield from ((parameter, rate) for parameter in layer)
 
     def freeze(self) -> None:
         """Let nothing learn, if that is wanted."""
@@ -68,15 +89,22 @@ class TorchvisionTrunk(Trunk):
             .safetensors; from scratch when left out.
         frozen: whether nothing in it learns.
         options: of the network's constructor.
+        rates: learning rates of its first and its last layer, over that of the rest; 0.01 and 0.1, for example, for trained weights.
 
     Raises:
         ValueError: where the weights cannot be had or are another network's.
     """
 
     def __init__(
-        self, network: str, node: str, weights: str | None = None, frozen: bool = False, options: dict[str, Any] | None = None
+        self,
+        network: str,
+        node: str,
+        weights: str | None = None,
+        frozen: bool = False,
+        options: dict[str, Any] | None = None,
+        rates: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        super().__init__(MEAN, STD, frozen)
+        super().__init__(MEAN, STD, frozen, rates)
         if network not in models.list_models():
             raise ValueError(f"torchvision has no network {network!r}; it has {', '.join(models.list_models()[:8])}, ...")
         whole = models.get_model(network, **(options or {}))
@@ -102,12 +130,20 @@ class TimmTrunk(Trunk):
         weights: "pretrained", which are downloaded; or a file in timm's layout, .pth or .safetensors; from scratch when left out.
         frozen: whether nothing in it learns.
         options: of `timm.create_model`; `img_size: 448` for a vision transformer, for example.
+        rates: as in `TorchvisionTrunk`.
 
     Raises:
         ValueError: where timm is not installed, or the weights cannot be had or are another network's.
     """
 
-    def __init__(self, network: str, weights: str | None = None, frozen: bool = False, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        network: str,
+        weights: str | None = None,
+        frozen: bool = False,
+        options: dict[str, Any] | None = None,
+        rates: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
         try:
             import timm
         except ImportError as problem:
@@ -118,7 +154,7 @@ class TimmTrunk(Trunk):
             said = str(problem).splitlines()[0]
             raise ValueError(f"timm cannot make {network!r} ({said}); without a network, give weights as a file, or none") from problem
         config: Any = whole.pretrained_cfg
-        super().__init__(tuple(config["mean"]), tuple(config["std"]), frozen)
+        super().__init__(tuple(config["mean"]), tuple(config["std"]), frozen, rates)
         self.network = whole
         if weights is not None and weights != "pretrained":
             load(self.network, read_weights(Path(weights)), weights)

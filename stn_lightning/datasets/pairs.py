@@ -1,4 +1,4 @@
-"""Pictures with two telling parts: a digit, and a digit as a negative, far apart at random places; the class is the pair.
+"""Pictures with two telling parts: a red digit and a green one, far apart at random places; the class is the pair.
 
 For a proof that transformers find parts from class labels alone: no crop that is smaller than their distance shows both.
 """
@@ -6,14 +6,15 @@ For a proof that transformers find parts from class labels alone: no crop that i
 import torch
 from jaxtyping import Float32
 from torch import Tensor
+from torch.nn import functional
 
 from stn_lightning.batch import Split
 from stn_lightning.datasets.embedded import EmbeddedDigits
 from stn_lightning.datasets.pictures import Pictures, PictureSource
 
-KINDS = ((0, 1, 2), (4, 7, 8))
-"""Digits of the first part, and of the second, which is a negative."""
-DIGIT = 20
+KINDS = ((0, 1, 2), (7, 8, 9))
+"""Digits of the first part, which is red, and of the second, which is green."""
+DIGIT = 12
 """Side of what is pasted, in pixels."""
 
 
@@ -21,17 +22,17 @@ class DigitPairs(PictureSource):
     """Pictures in nine classes, made of the embedded digits; drawn once and for all.
 
     Args:
-        train: how many pictures to train on; there are an eighth as many for validation, and a quarter for the test.
+        train: how many pictures to train on; there are an eighth as many for validation, and half as many for the test.
         size: side of a picture, in pixels.
         distance: of the two digits' centres along x or y, at least, in pixels.
     """
 
     classes = tuple(f"{first}{second}" for first in KINDS[0] for second in KINDS[1])
-    part_names = ("first", "second")
+    part_names = ("red", "green")
 
-    def __init__(self, train: int = 8000, size: int = 56, distance: int = 24) -> None:
+    def __init__(self, train: int = 4000, size: int = 40, distance: int = 16) -> None:
         self.size = size
-        self.counts: dict[Split, int] = {"train": train, "val": train // 8, "test": train // 4}
+        self.counts: dict[Split, int] = {"train": train, "val": train // 8, "test": train // 2}
         self.distance = distance
 
     def load(self, split: Split) -> Pictures:
@@ -39,14 +40,14 @@ class DigitPairs(PictureSource):
         generator, centres = self._centres(split)
         n = len(centres)
         chosen = torch.randint(0, 3, (n, 2), generator=generator)
-        image = torch.zeros(n, 1, self.size, self.size, dtype=torch.uint8)
+        image = torch.zeros(n, 3, self.size, self.size, dtype=torch.uint8)
+        small = functional.interpolate(digits.image[:, :, 4:24, 4:24].float(), DIGIT, mode="bilinear", antialias=True).round().byte()
         for part, kind in enumerate(KINDS):
-            pools = [digits.image[digits.label == digit][:, :, 4:24, 4:24] for digit in kind]
+            pools = [small[digits.label == digit][:, 0] for digit in kind]
             for i in range(n):
                 pool = pools[int(chosen[i, part])]
                 y, x = (centres[i, part] - DIGIT // 2).tolist()
-                digit = pool[int(torch.randint(0, len(pool), (), generator=generator))]
-                image[i, :, y : y + DIGIT, x : x + DIGIT] = 255 - digit if part else digit
+                image[i, part, y : y + DIGIT, x : x + DIGIT] = pool[int(torch.randint(0, len(pool), (), generator=generator))]
         return Pictures(image, chosen[:, 0] * 3 + chosen[:, 1])
 
     def parts(self, split: Split) -> Float32[Tensor, "pictures parts 3"]:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
+from stn_lightning.backbones import Trunk
 from stn_lightning.batch import Batch
 from stn_lightning.geometry.measures import excess
 from stn_lightning.geometry.overlap import shared
@@ -136,19 +137,24 @@ class ClassificationTask(LightningModule):
         self.log_dict(self.metrics[f"{batch.split}_metrics"], batch_size=len(batch.label), prog_bar=True)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
-        localising = {id(p) for module in self.modules() if isinstance(module, Transformer) for p in module.parameters()}
-        groups = {
-            "backbone": [p for p in self.parameters() if id(p) not in localising],
-            "localisation": [p for p in self.parameters() if id(p) in localising],
-        }
-        optimizer = self.optimizer([{"params": params, "name": name} for name, params in groups.items() if params])
-        for group in optimizer.param_groups:
-            if group["name"] == "localisation":
-                group["lr"] *= self.localisation_rate
+        groups = self._groups()
+        optimizer = self.optimizer([{"params": params, "name": part} for (part, _), params in groups.items()])
+        for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= rate
         if self.trainer.max_epochs == self.trainer.max_steps == -1 and not isinstance(self.schedule, Constant):
             raise ValueError("the schedule needs to know how long the training is; give max_epochs or max_steps, or a Constant schedule")
         schedule = LambdaLR(optimizer, lambda step: self.schedule(self._progress(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> dict[tuple[str, float], list[nn.Parameter]]:
+        """Parameters by the part that they belong to and the factor of their learning rate."""
+        localising = {id(p) for module in self.modules() if isinstance(module, Transformer) for p in module.parameters()}
+        rated = {id(p): rate for module in self.modules() if isinstance(module, Trunk) for p, rate in module.rated()}
+        groups: dict[tuple[str, float], list[nn.Parameter]] = {("backbone", 1.0): [], ("localisation", self.localisation_rate): []}
+        for p in self.parameters():
+            part, rate = ("localisation", self.localisation_rate) if id(p) in localising else ("backbone", 1.0)
+            groups.setdefault((part, rate * rated.get(id(p), 1.0)), []).append(p)
+        return {of: params for of, params in groups.items() if params}
 
     def _progress(self, step: int) -> float:
         """How much of the training is done, from 0 to 1."""

@@ -21,6 +21,7 @@ from stn_lightning.transformers.families import (
 from stn_lightning.transformers.localisation import (
     ConvolutionalLocalisation,
     FullyConnectedLocalisation,
+    HeatMapLocalisation,
     HouseNumberLocalisation,
     StridedLocalisation,
     TrunkLocalisation,
@@ -46,6 +47,7 @@ __all__ = [
     "Disturbed",
     "Family",
     "FullyConnectedLocalisation",
+    "HeatMapLocalisation",
     "HouseNumberLocalisation",
     "Identity",
     "LearntTarget",

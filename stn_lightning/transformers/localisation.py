@@ -3,17 +3,20 @@
 The regression layer itself belongs to the transformer, which knows how many numbers its family has and where it starts.
 
 Reference:
-    Jaderberg et al. 2015, section 3.1 and appendix A.4 (as far as re-implementations pass it on).
+    Jaderberg et al. 2015, section 3.1 and appendix A.4 (as far as re-implementations pass it on); Levine et al. 2016, "End-to-end training
+    of deep visuomotor policies", section 5.1 (`HeatMapLocalisation`).
 """
 
 import itertools
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from stn_lightning import lazy
+from stn_lightning.geometry import lattice
 
 
 class FullyConnectedLocalisation(nn.Module):
@@ -79,6 +82,37 @@ class TrunkLocalisation(nn.Module):
         features = self.trunk(functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image)
         features = functional.relu(self.conv(features))
         return functional.relu(self.fc(features.flatten(1)))
+
+
+class HeatMapLocalisation(nn.Module):
+    """A trunk and a few heat maps of it, each of which says where something is: for things that may lie anywhere.
+
+    Its features are places: x and y of each map's mean, by a softmax over all of its pixels. A crop that follows one needs two weights of
+    its regression, where other localisations learn what each pixel means for theta; and no rectifier stands between that can die.
+
+    Convention:
+        Places are half-pixel, -1 to 1 across the image, as everywhere.
+
+    Args:
+        trunk: image -> feature map, for example a pre-trained network without its classifier.
+        maps: how many; more than there are things to find, since some find nothing.
+        sharpness: what heat is multiplied by; at 1 the maps of an untrained trunk are so flat that every place is the middle.
+        shrink: the trunk sees the image averaged over squares of this many pixels.
+    """
+
+    def __init__(self, trunk: nn.Module, maps: int = 8, sharpness: float = 10.0, shrink: int = 1) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.conv = lazy.conv2d(maps, 1)
+        self.sharpness = sharpness
+        self.shrink = shrink
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        heat = lattice.exact(self.conv(self.trunk(functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image)))
+        weight = (self.sharpness * heat).flatten(2).softmax(2).unflatten(2, heat.shape[2:])  # (B, maps, rows, columns)
+        x = (weight.sum(2) * lattice.axis(heat.shape[3], weight)).sum(2)
+        y = (weight.sum(3) * lattice.axis(heat.shape[2], weight)).sum(2)
+        return torch.stack([x, y], dim=2).flatten(1)  # (B, 2 maps)
 
 
 class HouseNumberLocalisation(nn.Module):

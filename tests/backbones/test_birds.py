@@ -1,15 +1,19 @@
 import functools
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from stn_lightning.backbones import SmallTrunk, Streams, TimmTrunk, TorchvisionTrunk, trunks
 from stn_lightning.transformers import Antialiased, Bilinear, ParallelTransformer, Tiling, Translation, TrunkLocalisation
+from stn_lightning.transformers.transformer import Regression
+from tests.transformers.doubles import awaken
 
 small_trunk = functools.partial(SmallTrunk, (4, 8))
 
@@ -76,6 +80,53 @@ def test_crops_can_reach_every_corner(x: int, y: int) -> None:
     crops = transformer(image)
     corner = (slice(None, 8) if y < 0 else slice(-8, None), slice(None, 8) if x < 0 else slice(-8, None))
     assert crops[0, :, 0][:, corner[0], corner[1]].min() > 0.9
+
+
+def step(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and the gradient of where each transformer looks."""
+    regression = next(module for module in network.modules() if isinstance(module, Regression))
+    network.zero_grad()
+    loss = functional.cross_entropy(network(image), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    assert isinstance(regression.linear.weight.grad, Tensor)
+    return loss.detach(), regression.linear.weight.grad.clone()
+
+
+def birds() -> tuple[nn.Module, Tensor]:
+    """Two transformers that have left their start, two streams and a picture for them."""
+    torch.manual_seed(0)
+    network, image = nn.Sequential(transformer_of(2), Streams(small_trunk(), 2, dropout=0.0, classes=5)), torch.rand(4, 3, 64, 64)
+    awaken(network[0], image)
+    network(image)
+    return network.to(memory_format=torch.channels_last), image
+
+
+def test_bfloat16_changes_the_loss_and_the_gradients_little_and_theta_less() -> None:
+    network, image = birds()
+    loss, gradient = step(network, image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed_loss, mixed_gradient = step(network, image)
+        theta = network[0].warp(image).theta
+    assert theta.dtype == torch.float32
+    torch.testing.assert_close(theta, network[0].warp(image).theta, rtol=0, atol=5e-3)
+    torch.testing.assert_close(mixed_loss, loss, rtol=0.02, atol=0)
+    assert functional.cosine_similarity(mixed_gradient.flatten(), gradient.flatten(), 0) > 0.95
+
+
+@pytest.fixture
+def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks of shapes, which are no part of the program and cannot be compiled."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("_unchecked")
+def test_compiled_into_one_graph_the_whole_network_steps_as_it_does_plainly() -> None:
+    network, image = birds()
+    loss, gradient = step(network, image)
+    compiled_loss, compiled_gradient = step(torch.compile(network, fullgraph=True, backend="aot_eager"), image)
+    torch.testing.assert_close(compiled_loss, loss)
+    torch.testing.assert_close(compiled_gradient, gradient, rtol=1e-3, atol=1e-6)
 
 
 def flops(network: nn.Module, *inputs: Tensor) -> int:

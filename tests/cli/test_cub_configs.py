@@ -1,5 +1,6 @@
 """Every network and data file for birds builds and runs a step, and they pair freely."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 from torchvision import models
 
 from stn_lightning.backbones import trunks
@@ -15,9 +17,10 @@ from tests.cli.conftest import CONFIGS, Stn
 from tests.cub_miniature import CLASSES, gradient, write_cub
 
 ONE_STEP = ("--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--data.init_args.batch_size", "2")
+ONE_EPOCH = ("--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu")
 SMALL = sorted(path.stem for path in (CONFIGS / "cub/networks").glob("small_*.yaml"))
 SLOW = pytest.mark.slow  # four Inceptions at 448 px
-PAPERS = [("cnn_224", "224"), *(pytest.param(*pair, marks=SLOW) for pair in (("st2_224", "224"), ("st2_448", "448"), ("st4_448", "448")))]
+PAPERS = [("cnn_224", "224"), ("st2_224", "224"), ("st2_448", "448"), ("st4_448", "448")]
 
 
 def step(stn: Stn, tmp_path: Path, network: str, data: str) -> tuple[int, str, str]:
@@ -33,10 +36,38 @@ def test_a_small_network_takes_a_step(network: str, stn: Stn, tmp_path: Path) ->
     assert f"training runs/{network}-20_classes" in out
 
 
+def test_a_small_network_learns_in_bfloat16_with_gradients_of_two_batches(stn: Stn, tmp_path: Path) -> None:
+    write_cub(tmp_path / "data/cub")
+    files = [
+        part for name in ("cub/networks/small_st2", "cub/data/20_classes", "hardware/bf16") for part in ("--config", f"configs/{name}.yaml")
+    ]
+    few = ("--data.init_args.batch_size", "2", "--model.init_args.backbone.init_args.classes", str(CLASSES))
+    code, _, err = stn("fit", *files, *few, *ONE_EPOCH, "--trainer.accumulate_grad_batches", "2")
+    assert (code, err) == (0, "")
+
+
+class Inception(nn.Module):
+    """As much of torchvision's as a trunk needs: one node, and a classifier after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inception5b = nn.Conv2d(3, 4, 32, 32)
+        self.fc = nn.Linear(4, 1000)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.inception5b(image).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=SLOW)])  # five real Inceptions at 448 px
 @pytest.mark.parametrize(("network", "data"), PAPERS)
-def test_a_network_of_table_3_takes_a_step(network: str, data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With weights in the original layout, as they would be downloaded."""
-    weights = models.get_model("googlenet", init_weights=False, aux_logits=True).state_dict()
+def test_a_network_of_table_3_takes_a_step(
+    network: str, data: str, small: bool, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weights in the original layout, as they would be downloaded; in the fast tests of an Inception of one layer."""
+    if small:
+        monkeypatch.setattr(models, "get_model", lambda *_, **__: Inception())
+    weights = Inception().state_dict() if small else models.get_model("googlenet", init_weights=False, aux_logits=True).state_dict()
     asked: list[str] = []
 
     def download(url: str, **_: Any) -> dict[str, torch.Tensor]:
@@ -47,7 +78,7 @@ def test_a_network_of_table_3_takes_a_step(network: str, data: str, stn: Stn, tm
     code, _, err = step(stn, tmp_path, network, data)
     assert (code, err) == (0, "")
     assert all("googlenet" in url for url in asked)
-    assert asked
+    assert len(asked) == (1 if network == "cnn_224" else 2), "the localisation's and the streams', which begin as copies of one"
 
 
 def test_without_a_network_a_line_says_what_to_do(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +138,35 @@ def test_a_network_learns_from_a_folder_and_predicts_another(stn: Stn, tmp_path:
     assert all(line.split(",")[1] in ("finch", "wren") for line in lines[1:])
 
 
-def test_the_proof_takes_a_step(stn: Stn) -> None:
-    code, _, err = stn("fit", "--config", "configs/cub/proof/st2.yaml", "--trainer.fast_dev_run", "true")
+PROOF = sorted(path.stem for path in (CONFIGS / "cub/proof").glob("*.yaml") if path.stem != "data")
+
+
+@pytest.mark.parametrize("network", PROOF)
+def test_a_network_of_the_proof_takes_a_step(network: str, stn: Stn) -> None:
+    files = ("--config", f"configs/cub/proof/{network}.yaml", "--config", "configs/cub/proof/data.yaml")
+    code, _, err = stn("fit", *files, "--trainer.fast_dev_run", "true")
     assert (code, err) == (0, "")
+
+
+def test_networks_of_the_proof_differ_in_their_transformers_alone() -> None:
+    models = {name: yaml.safe_load((CONFIGS / f"cub/proof/{name}.yaml").read_text()) for name in PROOF}
+    assert sorted(models) == ["cnn", "st1", "st2", "st2_apart"]
+    assert models["st2_apart"]["model"]["init_args"].pop("overlap_penalty") > 0
+    assert models["st2_apart"] == models["st2"]
+    for name, n in (("st1", 1), ("st2", 2)):
+        assert models[name]["model"]["init_args"]["transformer"]["init_args"].pop("n") == n
+        assert models[name]["model"]["init_args"]["backbone"]["init_args"].pop("crops") == n
+    assert models["st1"] == models["st2"]
+    assert models["st2"]["model"]["init_args"].pop("transformer")
+    assert models["st2"]["model"]["init_args"].pop("localisation_rate")
+    assert models["st2"] == models["cnn"]
+
+
+@pytest.mark.slow
+def test_two_transformers_learn_a_part_each_from_class_labels_alone(stn: Stn, tmp_path: Path) -> None:
+    files = ("--config", "configs/cub/proof/st2.yaml", "--config", "configs/cub/proof/data.yaml")
+    code, _, err = stn("fit", *files, "--seed_everything", "0", "--name", "proof")
+    assert (code, err) == (0, "")
+    found = torch.tensor(json.loads((tmp_path / "runs/proof/parts.json").read_text())["contained"])  # transformers, parts
+    assert max(found.diagonal().min(), found.flip(1).diagonal().min()) > 0.9
+    assert json.loads((tmp_path / "runs/proof/results.json").read_text())["metrics"]["test/error"] < 5

@@ -27,7 +27,10 @@ from stn_lightning.datamodules import DigitsDataModule
 from stn_lightning.datasets import EmbeddedDigits, Pictures
 from stn_lightning.ranks import DDP
 from stn_lightning.tasks import ClassificationTask, Cosine
+from stn_lightning.tasks.classification import OptimizerCallable
 from stn_lightning.transformers import Affine, SpatialTransformer
+
+ADAM = functools.partial(torch.optim.AdamW, lr=0.01)
 
 
 @functools.cache
@@ -211,11 +214,11 @@ def train(
     epochs: int = 3,
     plateau: bool = False,
     ddp: dict[str, Any] | None = None,
+    optimizer: OptimizerCallable = ADAM,
     **options: Any,
 ) -> Trainer:
     """Train in `folder`, going on where it was stopped; `ddp` are options of the strategy on several processes."""
     seed_everything(1, verbose=False)
-    optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
     task = (Plateau if plateau else ClassificationTask)(network or backbone(dropout, norm), optimizer, schedule=Cosine(0.1))
     data = Data(workers, batch_size=batch_size, seed=1)
     callbacks: list[Callback] = [*([EMAWeightAveraging(decay=0.9)] if ema else []), Record(folder / "record.jsonl"), *extra]

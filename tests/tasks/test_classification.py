@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stn_lightning.backbones import CNN, FCN
+from stn_lightning.backbones import CNN, FCN, Streams, TorchvisionTrunk
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules import DigitsDataModule, EpochBatches
 from stn_lightning.datasets import EmbeddedDigits, Pictures, PictureSource
@@ -29,6 +29,7 @@ from stn_lightning.transformers import (
     ThinPlateSpline,
     Transformer,
     Translation,
+    TrunkLocalisation,
 )
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -197,9 +198,11 @@ def test_uneven_processes_gradients_average_to_that_of_the_global_batch(ranks: i
     assert any(gradient.any() for gradient in alone.values())
 
 
-def configured(task: ClassificationTask, steps: float = 100) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimiser and schedule of a training of so many steps."""
-    task(torch.rand(2, 1, 42, 42))
+def configured(
+    task: ClassificationTask, steps: float = 100, shape: tuple[int, int, int] = (1, 42, 42)
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Optimiser and schedule of a training of so many steps, on images of a shape."""
+    task(torch.rand(2, *shape))
     limits = {"max_epochs": -1, "max_steps": -1} if math.isinf(steps) else {"max_epochs": 1, "max_steps": -1}
     task._trainer = cast(Trainer, SimpleNamespace(estimated_stepping_batches=steps, **limits))
     configuration = task.configure_optimizers()
@@ -249,6 +252,34 @@ def test_the_localisation_learns_at_its_own_rate_in_every_step(optimizer: Callab
         assert rates["localisation"] == pytest.approx(0.01 * rates["backbone"], rel=1e-12)
         made.step()
         scheduler.step()
+
+
+def test_layers_of_a_trained_network_learn_at_rates_that_rise_from_the_first_to_the_last() -> None:
+    trunk = TorchvisionTrunk("resnet18", "layer4", rates=(0.01, 0.1))
+    where = ParallelTransformer(TrunkLocalisation(TorchvisionTrunk("resnet18", "layer4", rates=(0.01, 0.1))), Translation(0.5), 2, (32, 32))
+    task = ClassificationTask(Streams(trunk, 2, classes=3), SGD, where, localisation_rate=0.5)
+    made, _ = configured(task, shape=(3, 64, 64))
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    assert sorted(rates) == sorted(id(p) for p in task.parameters())
+    learnt = {name: rates[id(p)] / 0.1 for name, p in task.named_parameters()}
+    assert learnt["backbone.classifier.weight"] == pytest.approx(1)
+    assert learnt["transformer.regressions.0.linear.weight"] == learnt["transformer.localisations.0.conv.weight"] == pytest.approx(0.5)
+    for part, factor in (("backbone.trunks.0", 1), ("backbone.trunks.1", 1), ("transformer.localisations.0.trunk", 0.5)):
+        own = [rate / factor for name, rate in learnt.items() if name.startswith(f"{part}.")]
+        assert own == sorted(own)
+        assert sorted(set(own)) == pytest.approx([0.01 * 10 ** (step / 7) for step in range(8)])
+        assert own[0] == pytest.approx(learnt[f"{part}.network.conv1.weight"] / factor)
+        assert own[-1] == pytest.approx(learnt[f"{part}.network.layer4.1.bn2.bias"] / factor)
+
+
+def test_without_rates_a_trained_network_is_one_group() -> None:
+    made, _ = configured(ClassificationTask(Streams(TorchvisionTrunk("resnet18", "layer4"), classes=3), SGD), shape=(3, 64, 64))
+    assert [group["name"] for group in made.param_groups] == ["backbone"]
+
+
+def test_rates_that_teach_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="rates 0 and 1 of the first and the last layer must be above 0; to learn nothing: frozen"):
+        TorchvisionTrunk("resnet18", "layer4", rates=(0.0, 1.0))
 
 
 class Rates(Callback):

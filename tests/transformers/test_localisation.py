@@ -1,8 +1,8 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from stn_lightning.transformers import ConvolutionalLocalisation, FullyConnectedLocalisation
+from stn_lightning.transformers import ConvolutionalLocalisation, FullyConnectedLocalisation, HeatMapLocalisation
 
 
 def test_the_fully_connected_one_has_the_papers_three_layers_of_32() -> None:
@@ -44,3 +44,61 @@ def test_a_checkpoint_loads_into_one_that_never_ran(network: type[nn.Module]) ->
     expected = trained(image)
     fresh.load_state_dict(trained.state_dict())
     assert torch.equal(fresh(image), expected)
+
+
+def hot_places(image: Tensor, heat: float) -> Tensor:
+    """Where the image itself, times `heat`, is hot: one (x, y) for each channel."""
+    localisation = HeatMapLocalisation(nn.Identity(), image.shape[1], sharpness=2.0)
+    localisation(image.float())
+    with torch.no_grad():
+        localisation.conv.weight.copy_(heat / 2 * torch.eye(image.shape[1])[:, :, None, None])
+        localisation.conv.bias.zero_()  # type: ignore[union-attr]
+    return localisation.to(image.dtype)(image).unflatten(1, (-1, 2)).detach()
+
+
+def test_convention_a_heat_map_says_the_centre_of_its_hot_pixel() -> None:
+    image = torch.zeros(2, 2, 6, 9)
+    for picture, channel, row, column in ((0, 0, 0, 0), (0, 1, 5, 3), (1, 0, 2, 8), (1, 1, 3, 4)):
+        image[picture, channel, row, column] = 1
+    expected = [[[-8 / 9, -5 / 6], [-2 / 9, 5 / 6]], [[8 / 9, -1 / 6], [0, 1 / 6]]]
+    torch.testing.assert_close(hot_places(image, 100), torch.tensor(expected))
+
+
+def test_a_cold_heat_map_says_the_middle() -> None:
+    torch.testing.assert_close(hot_places(torch.rand(3, 2, 5, 8), 0), torch.zeros(3, 2, 2))
+
+
+def test_what_moves_by_a_pixel_moves_its_place_by_a_pixel() -> None:
+    image = torch.zeros(1, 1, 12, 20)
+    image[..., 4:7, 5:9] = torch.rand(3, 4) + 1
+    places = hot_places(torch.cat([image, image.roll((2, -3), (2, 3))]), 60)
+    torch.testing.assert_close(places[1] - places[0], torch.tensor([[-3 * 2 / 20, 2 * 2 / 12]]))
+
+
+def test_places_follow_a_loop_over_pixels() -> None:
+    image, expected = torch.rand(2, 1, 3, 4, dtype=torch.float64), torch.zeros(2, 1, 2, dtype=torch.float64)
+    for picture, values in enumerate(image[:, 0]):
+        weights = (5 * values).exp() / (5 * values).exp().sum()
+        for row in range(3):
+            for column in range(4):
+                expected[picture, 0] += weights[row, column] * torch.tensor([(2 * column + 1 - 4) / 4, (2 * row + 1 - 3) / 3])
+    torch.testing.assert_close(hot_places(image, 5), expected)
+
+
+def test_gradients_of_places_pass_gradcheck() -> None:
+    localisation, image = (
+        HeatMapLocalisation(nn.Identity(), 3, sharpness=3.0, shrink=2),
+        torch.rand(2, 2, 8, 6, dtype=torch.float64, requires_grad=True),
+    )
+    localisation(image.float())
+    assert torch.autograd.gradcheck(localisation.double(), image)
+
+
+def test_places_are_float32_under_bf16_autocast() -> None:
+    localisation, image = HeatMapLocalisation(nn.Conv2d(3, 4, 3, 2, 1), 5, 2.0), torch.rand(2, 3, 40, 40)
+    expected = localisation(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        places = localisation(image)
+    assert places.dtype == torch.float32
+    assert places.shape == (2, 10)
+    torch.testing.assert_close(places, expected, rtol=0, atol=0.02)
