@@ -158,7 +158,6 @@ def test_networks_of_the_proof_differ_in_their_transformers_alone() -> None:
         assert models[name]["model"]["init_args"]["backbone"]["init_args"].pop("crops") == n
     assert models["st1"] == models["st2"]
     assert models["st2"]["model"]["init_args"].pop("transformer")
-    assert models["st2"]["model"]["init_args"].pop("localisation_rate")
     assert models["st2"] == models["cnn"]
 
 

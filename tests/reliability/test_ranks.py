@@ -17,7 +17,7 @@ from torch.nn import functional
 from stn_lightning.backbones import Streams
 from stn_lightning.callbacks import Compile
 from stn_lightning.checkpoints import load
-from stn_lightning.transformers import HeatMapLocalisation, ParallelTransformer, Tiling, Translation
+from stn_lightning.transformers import Disturbed, HeatMapLocalisation, ParallelTransformer, Translation
 from tests.reliability.processes import finish, log, run, running, wait_for
 from tests.reliability.training import (
     SIZES,
@@ -91,7 +91,7 @@ def birds() -> nn.Module:
     """Two transformers and two streams; without batch normalisation, whose statistics each process has for itself."""
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.Tanh())
-    transformer = ParallelTransformer(HeatMapLocalisation(copy.deepcopy(trunk), 2), Translation(0.5), 2, (14, 14), start=Tiling())
+    transformer = ParallelTransformer(HeatMapLocalisation(copy.deepcopy(trunk), 2), Translation(0.5), 2, (14, 14), start=Disturbed(0.3))
     return nn.Sequential(transformer, Streams(trunk, 2, dropout=0.0, classes=10))
 
 

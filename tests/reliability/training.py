@@ -3,6 +3,7 @@
 It runs within a test, or in processes that are signalled and killed (`tests.reliability.processes`).
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -219,7 +220,8 @@ def train(
 ) -> Trainer:
     """Train in `folder`, going on where it was stopped; `ddp` are options of the strategy on several processes."""
     seed_everything(1, verbose=False)
-    task = (Plateau if plateau else ClassificationTask)(network or backbone(dropout, norm), optimizer, schedule=Cosine(0.1))
+    own = copy.deepcopy(network) or backbone(dropout, norm)  # what processes are given lies in memory that they share
+    task = (Plateau if plateau else ClassificationTask)(own, optimizer, schedule=Cosine(0.1))
     data = Data(workers, batch_size=batch_size, seed=1)
     callbacks: list[Callback] = [*([EMAWeightAveraging(decay=0.9)] if ema else []), Record(folder / "record.jsonl"), *extra]
     if patience is not None:
