@@ -1,7 +1,8 @@
 """What transformers cost: a training step of each network for house numbers over one of the plain CNN.
 
-    python benchmarks/house_numbers.py                      # the paper's width, 64 px: a quarter of an hour on a processor
-    python benchmarks/house_numbers.py --width 0.25 --batch 32
+    python -m benchmarks.house_numbers                      # the paper's width, 64 px: a quarter of an hour on a processor
+    python -m benchmarks.house_numbers --width 0.25 --batch 32
+    python -m benchmarks.house_numbers --parts --batch 16   # where the time of Multi's transformers goes, each part by itself; on a processor
 
 One step is forward + backward in training mode. Networks take turns in one process, so that a disturbance hits all alike; the ratio is the
 median over rounds of this network's time over the CNN's of the same round. Processor time on a CPU, wall-clock on a GPU.
@@ -15,7 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.alternating import alternate
 from stn_lightning.backbones import HouseNumberCNN, SharedLayersCNN
+from stn_lightning.cli.memory import keep_freed_memory
+from stn_lightning.geometry import affine, sampling
 from stn_lightning.transformers import Affine, FullyConnectedLocalisation, HouseNumberLocalisation, SpatialTransformer
 
 
@@ -45,14 +49,38 @@ def step(network: nn.Module, image: torch.Tensor, label: torch.Tensor) -> float:
     return clock() - start
 
 
+def parts(batch: int, rounds: int) -> None:
+    """Processor time of forward and backward of each part of Multi's transformers at the paper's width, and of what PyTorch itself takes."""
+    print("channels, side, ms of: localisation, grid, bilinear, its forward, grid_sample on contiguous maps")
+    for channels, side in ((3, 64), (48, 32), (64, 32), (128, 16)):
+        image = torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last).requires_grad_(channels > 3)
+        plain, slope = image.detach().contiguous().requires_grad_(channels > 3), torch.randn(batch, channels, side, side)
+        theta = torch.tensor([1.01, 0.02, 0.01, -0.02, 0.99, 0.01]).expand(batch, -1).clone().requires_grad_()
+        grid = affine.grid(theta.detach(), (side, side)).requires_grad_()
+        localisation = FullyConnectedLocalisation([32, 32])
+        cases = {
+            "localisation": lambda: localisation(image).sum().backward(),  # noqa: B023  # called in this round of the loop
+            "grid": lambda: affine.grid(theta, (side, side)).sum().backward(),  # noqa: B023
+            "bilinear": lambda: sampling.bilinear(image, grid).backward(slope.to(memory_format=torch.channels_last)),  # noqa: B023
+            "forward": lambda: sampling.bilinear(image.detach(), grid.detach()),  # noqa: B023
+            "plain": lambda: functional.grid_sample(plain, grid, align_corners=False).backward(slope),  # noqa: B023
+        }
+        taken = alternate(cases, rounds, time.process_time)
+        print(channels, side, *(f"{1000 * statistics.median(seconds):.1f}" for seconds in taken.values()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--parts", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `stn fit` has it
+    if chosen.parts:
+        return parts(chosen.batch, chosen.rounds)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     image = torch.randn(chosen.batch, 3, chosen.size, chosen.size, device=device).to(memory_format=torch.channels_last)
     label = torch.randint(0, 11, (chosen.batch, 5), device=device)
