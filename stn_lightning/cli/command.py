@@ -232,7 +232,11 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
             return 1
         if os.environ.get("STN_TRACEBACK"):
             traceback.print_exc()
-        _say(f"{called}: {one_line(str(problem))}", sys.stderr)
+        if command is None:  # what the arguments have wrong is the same for all processes
+            _say(f"{called}: {one_line(str(problem))}", sys.stderr)
+        else:
+            rank = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it
+            print(f"{called}: {f'process {rank}: ' if rank else ''}{one_line(str(problem))}", file=sys.stderr, flush=True)
         return 2
     except RuntimeError as problem:
         if (said := lost(problem)) is None:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from stn_lightning.cli.shipped import found
+from stn_lightning.files import whole
 
 RUNS = Path("runs")
 MAY_CHANGE = (
@@ -74,9 +75,12 @@ class RunFolder:
         """Write `config.yaml`; one that said something else is kept beside it."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config, sort_keys=False)
-        if self.config.exists() and self.config.read_text() != text:
+        if self.config.exists():
+            if self.config.read_text() == text:
+                return
             self.config.rename(_free(self.path / "config.{}.yaml"))
-        self.config.write_text(text)
+        with whole(self.config) as file:  # which the other processes may be reading
+            file.write(text.encode())
 
     def refuse_changes(self, config: dict[str, Any]) -> None:
         """Compare with the configuration that the run was started with.

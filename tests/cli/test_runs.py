@@ -1,6 +1,7 @@
 """What a user sees of a run: training, resuming, testing, and every mistake as one line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stn_lightning.__main__ import main
 from stn_lightning.callbacks import Panel
+from stn_lightning.cli.runs import RunFolder
 from stn_lightning.datasets import EmbeddedDigits
 from tests.cli.conftest import CONFIGS, Stn
 from tests.mnist_miniature import write_mnist
@@ -268,3 +270,15 @@ def test_an_unknown_command_gets_a_suggestion(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(sys, "argv", ["stn", "fti"])
     assert main() == 2
     assert "did you mean fit?" in capsys.readouterr().err
+
+
+def test_a_configuration_that_others_may_be_reading_is_never_half_written(tmp_path: Path) -> None:
+    """A process of another node that read an empty one took the run for another, and left."""
+    run = RunFolder("digits", tmp_path)
+    run.save_config({"seed_everything": 0})
+    os.utime(run.config, (1, 1))
+    run.save_config({"seed_everything": 0})
+    assert run.config.stat().st_mtime == 1, "the same is not written again"
+    run.save_config({"seed_everything": 1})
+    assert run.config.read_text() == "seed_everything: 1\n"
+    assert (run.path / "config.1.yaml").read_text() == "seed_everything: 0\n"
