@@ -2,7 +2,7 @@
 
     python -m benchmarks.house_numbers                      # the paper's width, 64 px: a quarter of an hour on a processor
     python -m benchmarks.house_numbers --width 0.25 --batch 32
-    python -m benchmarks.house_numbers --parts --batch 16   # where the time of Multi's transformers goes, each part by itself; on a processor
+    python -m benchmarks.house_numbers --parts --batch 16   # each part of Multi's transformers by itself; on a processor
 
 One step is forward + backward in training mode. Networks take turns in one process, so that a disturbance hits all alike; the ratio is the
 median over rounds of this network's time over the CNN's of the same round. Processor time on a CPU, wall-clock on a GPU.
@@ -50,7 +50,7 @@ def step(network: nn.Module, image: torch.Tensor, label: torch.Tensor) -> float:
 
 
 def parts(batch: int, rounds: int) -> None:
-    """Processor time of forward and backward of each part of Multi's transformers at the paper's width, and of what PyTorch itself takes."""
+    """Processor time, forward and backward, of each part of Multi's transformers at the paper's width, and of PyTorch itself."""
     print("channels, side, ms of: localisation, grid, bilinear, its forward, grid_sample on contiguous maps")
     for channels, side in ((3, 64), (48, 32), (64, 32), (128, 16)):
         image = torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last).requires_grad_(channels > 3)
@@ -80,7 +80,8 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()  # as `stn fit` has it
     if chosen.parts:
-        return parts(chosen.batch, chosen.rounds)
+        parts(chosen.batch, chosen.rounds)
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     image = torch.randn(chosen.batch, 3, chosen.size, chosen.size, device=device).to(memory_format=torch.channels_last)
     label = torch.randint(0, 11, (chosen.batch, 5), device=device)

@@ -1,6 +1,7 @@
 """Training steps: `stn fit` on RTS, ST-CNN Aff, batch 256, against the machine's limit and against other ways to do the same.
 
     python -m benchmarks.training [--quick]
+    python -m benchmarks.training --error CASE STEPS      # what a case tests at after so many steps
 
 The limit is the same network fed with distorted pictures that are ready, in a bare PyTorch loop: same precision, memory format, optimiser,
 and memory of freed tensors kept as `stn fit` does. The other ways are as their users run them: float32, contiguous, the C library's own
@@ -27,6 +28,7 @@ from benchmarks.alternating import chosen, in_a_process, report, table, times_as
 from stn_lightning.backbones import CNN
 from stn_lightning.cli.command import run
 from stn_lightning.cli.memory import keep_freed_memory
+from stn_lightning.datamodules import DigitsDataModule
 from stn_lightning.datasets import MNIST
 from stn_lightning.distortions import Randomness, RotatedScaledTranslated
 from stn_lightning.transformers import Affine, ConvolutionalLocalisation, SpatialTransformer
@@ -47,6 +49,7 @@ class Clock(Callback):
         self.steps = steps
         self.done = 0
         self.since = (0.0, 0.0)
+        self.network: nn.Module | None = None
 
     def tick(self) -> None:
         self.done += 1
@@ -59,6 +62,29 @@ class Clock(Callback):
             os._exit(0)  # what follows, a test, is not timed
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.tick()
+
+
+class Examination(Clock):
+    """In the place of the clock: after so many steps prints the error on the frozen test set, as JSON."""
+
+    def tick(self) -> None:
+        self.done += 1
+        if self.done == self.steps:
+            assert self.network is not None
+            data = DigitsDataModule(MNIST(), RotatedScaledTranslated(), BATCH)
+            data.setup("test")
+            wrong = count = 0
+            with torch.no_grad():
+                for batch in data.test_dataloader():
+                    batch = data.distorted(batch)
+                    wrong += int((self.network(batch.image).argmax(1) != batch.label).sum())
+                    count += len(batch.label)
+            print(json.dumps({"error": 100 * wrong / count}), flush=True)
+            os._exit(0)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.network = pl_module.network if isinstance(pl_module, _Task) else pl_module
         self.tick()
 
 
@@ -112,12 +138,13 @@ def fit(clock: Clock, precision: str) -> None:
             "--name",
             "bench",
         ]
-        clocked = ["--trainer.callbacks+=benchmarks.training.Clock", f"--trainer.callbacks.steps={clock.steps}"]
+        given += ["--model.init_args.schedule", "stn_lightning.tasks.Constant"]  # as the others
+        clocked = [f"--trainer.callbacks+=benchmarks.training.{type(clock).__name__}", f"--trainer.callbacks.steps={clock.steps}"]
         sys.exit(run(["fit", *files, *given, *clocked]))
 
 
 def loop(clock: Clock, batches: Iterable[Any], bf16: bool = False, channels_last: bool = False) -> None:
-    network = Network()
+    network = clock.network = Network()
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
@@ -146,8 +173,9 @@ def kornia(clock: Clock) -> None:
     pictures, distort = MNIST().load("train"), by_kornia()["RTS"]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in torch.randperm(len(pictures.label)).split(BATCH):
-            yield distort(pictures.image[index].float() / 255), pictures.label[index]
+        while True:
+            for index in torch.randperm(len(pictures.label)).split(BATCH):
+                yield distort(pictures.image[index].float() / 255), pictures.label[index]
 
     loop(clock, batches())
 
@@ -155,16 +183,16 @@ def kornia(clock: Clock) -> None:
 def plain_lightning(clock: Clock) -> None:
     loader = DataLoader(_PerPicture(), BATCH, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(accelerator="cpu", max_epochs=1, default_root_dir=folder, callbacks=[clock], enable_checkpointing=False).fit(
+        Trainer(accelerator="cpu", max_epochs=-1, default_root_dir=folder, callbacks=[clock], enable_checkpointing=False).fit(
             _Task(), loader
         )
 
 
 def tutorial(clock: Clock, workers: int) -> None:
-    loop(clock, DataLoader(_PerPicture(), BATCH, shuffle=True, num_workers=workers))
+    loop(clock, _forever(DataLoader(_PerPicture(), BATCH, shuffle=True, num_workers=workers)))
 
 
-def _forever(batches: list[Any]) -> Iterator[Any]:
+def _forever(batches: Iterable[Any]) -> Iterator[Any]:
     while True:
         yield from batches
 
@@ -182,8 +210,8 @@ RUN: dict[str, Callable[[Clock], None]] = {
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--case"]:
-        RUN[sys.argv[2]](Clock(int(sys.argv[3])))
+    if sys.argv[1:2] in (["--case"], ["--error"]):
+        RUN[sys.argv[2]]((Clock if sys.argv[1] == "--case" else Examination)(int(sys.argv[3])))
         return
     options = chosen(__doc__, 3)
     rounds, steps = (1, 5) if options.quick else (options.rounds, 25)
