@@ -17,7 +17,7 @@ SLURM ?=
 SHARED ?=
 ROUNDS ?= 1
 STN := .venv/bin/stn
-SOURCES := stn_lightning tests
+SOURCES := stn_lightning tests benchmarks docs
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
