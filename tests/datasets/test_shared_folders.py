@@ -58,9 +58,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder that everybody may enter, and nobody change once it is `closed`."""
     root = tmp_path_factory.mktemp("shared") / "data"
     root.mkdir()
-    for folder in (root.parents[1], root.parents[2]):
-        folder.chmod(0o755)  # pytest's own can be entered by their owner alone
-    root.parent.chmod(0o755)
+    base = tmp_path_factory.getbasetemp()
+    for folder in (root.parent, base, base.parent, base.parent.parent):  # pytest's own can be entered by their owner alone
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
     yield root
     for path in (root, *root.rglob("*")):
         if path.is_dir():
