@@ -61,6 +61,7 @@ def table(arguments: list[str]) -> int:
     try:
         wanted = read_table(chosen.table)
         cells = _cells(wanted, chosen, arguments[at + 1 :])
+        shown = _cells(wanted, Namespace(**vars(chosen) | {"rows": None, "columns": None}), arguments[at + 1 :])
     except (ValueError, OSError) as problem:
         print(f"stn table: {problem}", file=sys.stderr)
         return 2
@@ -74,7 +75,7 @@ def table(arguments: list[str]) -> int:
         return 0
     signals.listen()
     failed = 0 if chosen.show else _run(missing, chosen.jobs or 1, wanted.metric)
-    results = [(cell.row, cell.column, record) for cell in cells if (record := cell.record(records)) is not None]
+    results = [(cell.row, cell.column, record) for cell in shown if (record := cell.record(records)) is not None]
     records |= {record["name"]: record for _, _, record in results}
     text = markdown(wanted, results)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,8 +95,8 @@ def _options() -> Options:
         "--config", type=Path, action="append", default=[], metavar="FILE", help="on top of every run's files, as a recipe"
     )
     options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    options.add_argument("--rows", nargs="+", metavar="ROW", help="these alone")
-    options.add_argument("--columns", nargs="+", metavar="COLUMN", help="these alone")
+    options.add_argument("--rows", nargs="+", metavar="ROW", help="run these alone; the table has all that are there")
+    options.add_argument("--columns", nargs="+", metavar="COLUMN", help="run these alone")
     options.add_argument("--jobs", type=int, metavar="N", help="runs side by side, which share the cores or the GPUs; 1, with --slurm all")
     options.add_argument("--out", type=Path, default=Path("runs/tables"), metavar="FOLDER", help="where the table and its records go")
     options.add_argument("--show", action="store_true", help="only what is there; run nothing")

@@ -54,6 +54,13 @@ def test_the_papers_recipe_goes_on_top_of_any_network(stn: Stn, tmp_path: Path, 
     assert chosen["data"]["init_args"]["batch_size"] == 256
 
 
+def test_an_antialiased_sampler_is_a_file_on_top(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = [f"configs/mnist/{file}.yaml" for file in ("networks/st_cnn_tps", "data/cluttered", "recipes/antialiased")]
+    code, _, err = stn("fit", *(word for file in files for word in ("--config", file)), *ONE_STEP)
+    assert (code, err) == (0, "")
+
+
 @pytest.mark.parametrize("data", ["mnist/data/cluttered", "addition/data"])
 def test_no_test_picture_is_loaded_before_training_and_the_choice_of_a_checkpoint_are_over(
     data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
