@@ -48,13 +48,21 @@ def alone(path: Path) -> Iterator[None]:
         with lock.open("wb") as file:
             with contextlib.suppress(OSError):  # this file system has no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            if not _stands(file, lock):
                 continue  # whoever had it has removed it, and perhaps another is waiting for a new one
             try:
                 yield
             finally:
                 lock.unlink(missing_ok=True)
             return
+
+
+def _stands(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one that stands at `path`, which others may remove and make anew at any moment."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def temporary(path: Path) -> Path:
