@@ -103,6 +103,13 @@ def leave_together(trainer: Trainer) -> None:
     trainer.strategy.barrier()
 
 
+def disband() -> None:
+    """End what connects the processes, once each has done its work; threads that outlive the interpreter would abort it on its way out."""
+    if distributed.is_available() and distributed.is_initialized():
+        _processors.cache_clear()
+        distributed.destroy_process_group()
+
+
 def lost(problem: BaseException) -> str | None:
     """What to say where `problem` means that another process, or the way to it, is gone; None where it means something else."""
     if not isinstance(problem, distributed.DistError) and "gloo/transport" not in str(problem):

@@ -46,7 +46,7 @@ from stn_lightning.cli.errors import check_yaml, one_line
 from stn_lightning.cli.memory import keep_freed_memory
 from stn_lightning.cli.runs import RunFolder, default_name
 from stn_lightning.cli.shipped import found
-from stn_lightning.ranks import DDP, LOST, lost
+from stn_lightning.ranks import DDP, LOST, disband, lost
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 NOT_THE_EXPERIMENT = ("config", "name", "resume", "prepare", "ckpt_path", "weights_only", "verbose")
@@ -218,8 +218,10 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
     try:
         command = made(_with_config_of_the_run(arguments))
         command.execute()
+        disband()
     except Preempted as stopped:
         _say(str(stopped))
+        disband()
         return EXIT_CODE
     except SystemExit as leaving:  # --help
         return int(leaving.code or 0)
