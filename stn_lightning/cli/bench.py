@@ -17,7 +17,7 @@ BENCHMARKS = {
     "predictions": "stn predict on pictures in files against the bare forward, and its memory",
     "start_up": "seconds until help, version and the first step",
 }
-"""What there is, in the order of running; time_to_error takes hours and is run by itself."""
+"""What there is, in the order of running; time_to_error trains to the end and is run by itself."""
 
 
 def bench(arguments: list[str]) -> int:

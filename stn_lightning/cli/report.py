@@ -80,7 +80,9 @@ def report(arguments: list[str]) -> int:
         if chosen.film is not None:
             if said[0].animation is None:
                 raise ValueError(f"{runs[0].run.path} has no pictures of two epochs or more; leave --film out")
-            chosen.film.write_bytes(said[0].animation)
+            chosen.film.parent.mkdir(parents=True, exist_ok=True)
+            with whole(chosen.film) as out:
+                out.write(said[0].animation)
     except (ValueError, OSError) as problem:
         print(f"stn report: {problem}", file=sys.stderr)
         return 2

@@ -54,7 +54,7 @@ def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
 
 
 def test_the_film_is_written_by_itself_where_it_is_asked_for(small_run: Path, tmp_path: Path) -> None:
-    film = tmp_path / "film.webp"
+    film = tmp_path / "films" / "film.webp"
     assert report([str(small_run), "--out", str(tmp_path / "page.html"), "--film", str(film)]) == 0
     with Image.open(film) as picture:
         assert getattr(picture, "n_frames", 1) == 2
