@@ -1,6 +1,6 @@
 # Everything a newcomer needs. Set-up happens by itself, once, into .venv, from a lock with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare train table slurm status test test-slow lint format lock board figures clean test-cluster
+.PHONY: help setup prepare train table slurm status bench test test-slow test-cluster lint format lock board figures docs clean
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -83,5 +83,8 @@ board: .venv/.installed  ## TensorBoard over all runs
 figures: .venv/.installed  ## draw the figures of docs/operations
 	.venv/bin/python docs/figures.py
 
+docs: .venv/.installed-dev  ## the documents and the API as pages: site/index.html
+	.venv/bin/mkdocs build --strict
+
 clean:  ## remove .venv and caches; runs and data stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info

@@ -1,0 +1,74 @@
+"""What MkDocs does not do by itself: whatever a page links to is in the site, wherever in the repository it lies.
+
+The readme is the front page. What pages link to outside of `docs` is a page too: Markdown as it is, another file as a listing, a folder as
+the list of its files. So a link works on a code host and in the site alike, and no text is there twice.
+"""
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from pygments.formatters import HtmlFormatter
+
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+README = REPOSITORY / "README.md"
+PICTURES = (".png", ".webp")
+_LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)\s#]+")
+
+sources: dict[str, Path] = {}
+"""What each page is made of, by its place in the site."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that do not lie in `docs`."""
+    found = {README, *DOCS.rglob("*.md")}
+    while new := {end for source in found for end in _ends(source).values() if end.suffix not in PICTURES} - found:
+        found |= new
+    sources.update({_place(source): source for source in found})
+    pages = {place: _text(source) for place, source in sources.items() if files.get_file_from_path(place) is None}
+    pages |= {"code.css": HtmlFormatter().get_style_defs(".highlight")}
+    for place, text in sorted(pages.items()):
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Have links lead to where their ends are in the site."""
+    here = PurePosixPath(page.file.src_uri)
+    places = {link: os.path.relpath(_place(end), here.parent) for link, end in _ends(sources.get(str(here), DOCS / here)).items()}
+    return _LINK.sub(lambda link: places.get(link[0], link[0]), markdown)
+
+
+def _ends(source: Path) -> dict[str, Path]:
+    """The files and folders of the repository that a page made of `source` links to, by the link."""
+    if not source.is_dir() and (source.suffix != ".md" or not source.exists()):
+        return {}
+    folder = source if source.is_dir() else source.parent
+    ends = {link: (folder / link).resolve() for link in _LINK.findall(_text(source))}
+    return {link: end for link, end in ends.items() if end.exists()}
+
+
+def _place(source: Path) -> str:
+    """Where in the site a file or folder is, as the path of a page in `docs`."""
+    inside = source.relative_to(DOCS if source.is_relative_to(DOCS) else REPOSITORY).as_posix()
+    if source.is_dir():
+        return f"{inside}/index.md"
+    return "index.md" if source == README else inside if source.suffix in (".md", *PICTURES) else f"{inside}.md"
+
+
+def _text(source: Path) -> str:
+    """Of a page."""
+    if source.suffix == ".md":
+        return source.read_text()
+    if source.is_dir():
+        listed = sorted(file for file in source.iterdir() if file.is_file() and file.suffix not in PICTURES)
+        return f"# {source.name}\n\n" + "".join(f"- [{_title(file)}]({file.name})\n" for file in listed)
+    return f"# {source.relative_to(REPOSITORY)}\n\n```{source.suffix[1:]}\n{source.read_text()}```\n"
+
+
+def _title(file: Path) -> str:
+    return file.read_text().partition("\n")[0].removeprefix("# ") if file.suffix == ".md" else file.name
