@@ -37,7 +37,8 @@ TABLE: dict[str, set[str] | None] = {
     "datasets": {"torch", "numpy", "PIL", "h5py", "sklearn", "batch"},
     "datamodules": {"torch", "lightning", "datasets", "distortions", "batch", "signals"},
     "tasks": {"torch", "torchmetrics", "lightning", "transformers", "geometry", "batch", "backbones", "checkpoints"},
-    "callbacks": {"torch", "torchmetrics", "numpy", "PIL", "lightning", "geometry", "transformers", "tasks", "batch", *PROCESSES},
+    "callbacks": {"torch", "torchmetrics", "tensorboard", "numpy", "PIL", "lightning"}
+    | {"geometry", "transformers", "tasks", "batch", *PROCESSES},
     "cli": EVERYTHING,
     "__main__": EVERYTHING,
 }

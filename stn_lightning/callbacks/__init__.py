@@ -10,6 +10,7 @@ from stn_lightning.callbacks.instruments import Instruments
 from stn_lightning.callbacks.misread import Misread
 from stn_lightning.callbacks.panel import Panel
 from stn_lightning.callbacks.parts import PartScore, PartScores
+from stn_lightning.callbacks.precision_recall import PrecisionRecall
 from stn_lightning.callbacks.preemption import Preempted, Preemption
 from stn_lightning.callbacks.progress import EpochLines, Summary
 from stn_lightning.callbacks.results import Results
@@ -31,6 +32,7 @@ __all__ = [
     "Panel",
     "PartScore",
     "PartScores",
+    "PrecisionRecall",
     "Preempted",
     "Preemption",
     "Results",

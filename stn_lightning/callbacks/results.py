@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
 
 from stn_lightning.callbacks.checkpoints import Checkpoints
 from stn_lightning.callbacks.throughput import Throughput
@@ -63,7 +64,12 @@ class Results(Callback):
         }
         (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.log_hyperparams(self.hyper_parameters, {f"final/{key}": value for key, value in metrics.items()})
+            final = {f"final/{key}": value for key, value in metrics.items()}
+            # without the first of these TensorBoard asks all runs what they have, and shows first what differs
+            _, start, end = hparams(self.hyper_parameters, final)
+            for summary in (start, end):
+                trainer.logger.experiment.file_writer.add_summary(summary)
+            trainer.logger.log_metrics(final, 0)
 
     def _training_so_far(self, folder: Path) -> dict[str, Any]:
         """From this process's training, else from the results that an earlier one wrote."""

@@ -33,6 +33,7 @@ from stn_lightning.callbacks import (
     NonFiniteError,
     Panel,
     PartScores,
+    PrecisionRecall,
     Preempted,
     Preemption,
     Results,
@@ -130,7 +131,7 @@ class CommandLine(LightningCLI):
         callbacks: list[Callback] = [Throughput(), Panel(), Misread(), Instruments(), RunState(), PartScores()]
         callbacks += [self.results, ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
         if chosen["logger"] is not False:
-            callbacks += [LearningRateMonitor("step"), Board()]
+            callbacks += [LearningRateMonitor("step"), Board(), PrecisionRecall()]
         if chosen["enable_checkpointing"] is not False:
             callbacks += [Checkpoints(self.run_folder.checkpoints, self.options.monitor), Preemption()]
         if chosen["enable_model_summary"] is not False:

@@ -109,8 +109,8 @@ class ClassificationTask(LightningModule):
             loss = loss + self.overlap_penalty * torch.stack([shared(look.grids).mean() for look in looks]).sum()
         return loss * batch.share
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch)[0]  # for callbacks
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch)

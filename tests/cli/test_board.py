@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
 from tensorboard.util.tensor_util import make_ndarray
 
 from stn_lightning.callbacks.board import LAYOUT
@@ -29,6 +30,15 @@ def test_every_chart_of_the_layout_shows_something_of_a_run(small_run: Path) -> 
                 assert [tag for tag in scalars if re.search(pattern, tag)], title
     written = Layout.FromString(make_ndarray(events.Tensors("custom_scalars__config__")[0].tensor_proto).item())
     assert [category.title for category in written.category] == list(LAYOUT)
+
+
+def test_hyper_parameters_are_asked_of_every_run(small_run: Path) -> None:
+    events = EventAccumulator(str(small_run))
+    events.Reload()
+    told = events.PluginTagToContent("hparams")
+    assert set(told) == {SESSION_START_INFO_TAG, SESSION_END_INFO_TAG}, "the first run's list of them is taken for that of all"
+    assert "model.transformer.family" in parse_session_start_info_plugin_data(told[SESSION_START_INFO_TAG]).hparams
+    assert events.Scalars("final/test/error")[0].step == 0
 
 
 @pytest.fixture
@@ -85,7 +95,9 @@ def test_tensorboard_shows_a_run_with_a_transformer_beside_one_without(address: 
             "scalars": ["train/loss", "speed/images_per_second"],
             "images": ["where it looks"],
             "histograms": ["transformer/theta.00"],
-            "hparams": ["Hyperparameters", "Metrics"],
+            "hparams": ["Hyperparameters", "Metrics", "SpatialTransformer"],
+            "pr_curves": ["precision_recall/0", "precision_recall/9"],
+            "graphs": ["transformer", "backbone"],
         }.items():
             page.open(f"{address}?darkMode=false#{name}", 1400, 900)
             for word in words:
