@@ -13,7 +13,7 @@ ALONE = ("predict", "export", "report", "demo", "tune", "sweep", "prepare", "tab
 """Commands without Lightning's command line: each a function in a file of its name in `cli`."""
 COMMANDS = ("fit", "validate", "test", *ALONE)
 USAGE = """\
-usage: stn COMMAND [--config FILE ...] [OPTIONS]
+usage: {stn} COMMAND [--config FILE ...] [OPTIONS]
 
   fit        train, then test the best checkpoint; goes on where a run of that name was stopped
   validate   error of a run on the validation pictures
@@ -30,12 +30,12 @@ usage: stn COMMAND [--config FILE ...] [OPTIONS]
   submit     train as a job of a SLURM cluster
   status     how far the runs are
 
-  stn fit --config configs/quickstart.yaml
-  stn fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
-  stn test --name quickstart
-  stn predict quickstart scans/ --out answers.csv
+  {stn} fit --config configs/quickstart.yaml
+  {stn} fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
+  {stn} test --name quickstart
+  {stn} predict quickstart scans/ --out answers.csv
 
-`stn COMMAND --help` lists the options of a command, `stn --version` the versions for a bug report."""
+`{stn} COMMAND --help` lists the options of a command, `{stn} --version` the versions for a bug report."""
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
     sys.path.append(str(Path.cwd()))  # a YAML names your own classes; last, so that a file there hides no library
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        print(USAGE.format(stn=provenance.program()))
         return 0
     if arguments[0] in ("-V", "--version"):
         print(about())

@@ -8,6 +8,7 @@ import yaml
 
 from stn_lightning.cli.shipped import found
 from stn_lightning.files import whole
+from stn_lightning.provenance import program
 
 RUNS = Path("runs")
 MAY_CHANGE = (
@@ -69,7 +70,9 @@ class RunFolder:
         for name in ("best.ckpt", "last.ckpt"):
             if (self.checkpoints / name).exists():
                 return self.checkpoints / name
-        raise ValueError(f"{self.checkpoints} holds no checkpoint; train first (stn fit ... --name {self.name}) or give --ckpt_path FILE")
+        raise ValueError(
+            f"{self.checkpoints} holds no checkpoint; train first ({program()} fit ... --name {self.name}) or give --ckpt_path FILE"
+        )
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Write `config.yaml`; one that said something else is kept beside it."""

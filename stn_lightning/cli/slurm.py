@@ -21,6 +21,7 @@ from stn_lightning.cli.errors import check_yaml
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.runs import nested
 from stn_lightning.cli.shipped import found
+from stn_lightning.provenance import program
 
 SITE = Path("slurm.yaml")
 SITE_KEYS = {"sbatch": dict, "srun": list, "before": list}
@@ -146,7 +147,7 @@ def script(chosen: Namespace, site: dict[str, Any], file: Path, directives: dict
     directives = {**ours, **directives, **site.get("sbatch", {})}
     before = [shlex.join(["cd", str(Path.cwd())]), *_environment(), *site.get("before", [])]
     return SCRIPT.format(
-        written_by=shlex.join(["stn", *sys.argv[1:]]),
+        written_by=f"{program()} {shlex.join(sys.argv[1:])}",
         file=shlex.quote(str(file)),
         directives="\n".join(f"#SBATCH --{key}" + ("" if value is None else f"={value}") for key, value in directives.items()),
         before="".join(f"{line}\n" for line in before),

@@ -6,6 +6,7 @@ from pathlib import Path
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.runs import RUNS, default_name
 from stn_lightning.cli.slurm import add_resources, fit, read_site, refuse, script, send
+from stn_lightning.provenance import program
 
 
 def submit(arguments: list[str]) -> int:
@@ -37,7 +38,7 @@ def submit(arguments: list[str]) -> int:
     except (ValueError, OSError) as problem:
         print(f"stn submit: {problem}", file=sys.stderr)
         return 2
-    print(f"job {job}: squeue -j {job}; tail -F {RUNS / name}/slurm-{job}.out; stn status {name}; scancel {job}")
+    print(f"job {job}: squeue -j {job}; tail -F {RUNS / name}/slurm-{job}.out; {program()} status {name}; scancel {job}")
     return 0
 
 

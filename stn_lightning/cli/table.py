@@ -17,6 +17,7 @@ from stn_lightning.cli.runs import RunFolder, default_name, says
 from stn_lightning.cli.shipped import found
 from stn_lightning.cli.slurm import add_resources, fit, read_site, refuse, script, send
 from stn_lightning.cli.tabulate import Table, markdown, picture, read_table
+from stn_lightning.provenance import program
 
 STOPPED = 75
 """The exit code where the same command goes on later."""
@@ -71,7 +72,7 @@ def table(arguments: list[str]) -> int:
     if chosen.slurm:
         return _submit(missing, chosen, file)
     if chosen.dry_run:
-        print("\n".join(" ".join(["stn", "fit", *cell.arguments, *cell.options]) for cell in missing))
+        print("\n".join(" ".join([program(), "fit", *cell.arguments, *cell.options]) for cell in missing))
         return 0
     signals.listen()
     failed = 0 if chosen.show else _run(missing, chosen.jobs or 1, wanted.metric)
@@ -156,7 +157,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
 def _submit(missing: list[Cell], chosen: Namespace, file: Path) -> int:
     """Cells as a job array, whose script has a line for each; the exit code."""
     if not missing:
-        print(f"0 runs to do; stn table {chosen.table} --show prints the table")
+        print(f"0 runs to do; {program()} table {chosen.table} --show prints the table")
         return 0
     job_script = Path.cwd() / file.with_suffix(".sh")
     try:
@@ -178,7 +179,8 @@ def _submit(missing: list[Cell], chosen: Namespace, file: Path) -> int:
     except (ValueError, OSError) as problem:
         print(f"stn table: {problem}", file=sys.stderr)
         return 2
-    print(f"job {job}, {len(missing)} runs: squeue -r -j {job}; stn status; then stn table {chosen.table} --show, its other options as now")
+    then = f"{program()} status; then {program()} table {chosen.table} --show, its other options as now"
+    print(f"job {job}, {len(missing)} runs: squeue -r -j {job}; {then}")
     return 0
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from stn_lightning.datasets.photographs import Picture, decode, picture_size, raise_all, resized
 from stn_lightning.files import alone, sweep, whole
+from stn_lightning.provenance import program
 
 VERSION = 1
 PICTURES = 256
@@ -135,7 +136,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         assert all(len(shape) == 3 and min(shape) > 0 for shape in header["shapes"])
         assert header["sha256"]
     except FileNotFoundError as problem:
-        raise FileNotFoundError(f"{path} is missing; `stn prepare` makes it") from problem
+        raise FileNotFoundError(f"{path} is missing; `{program()} prepare` makes it") from problem
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as problem:
         raise ValueError(f"{path}: byte 0: this does not begin a cache of pictures; delete it to have it made again") from problem
     return header, len(line)

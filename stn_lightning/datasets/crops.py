@@ -20,6 +20,7 @@ from stn_lightning.datasets.digit_struct import read_digit_struct
 from stn_lightning.datasets.download import sha256
 from stn_lightning.datasets.numbers import DIGITS, MARGIN, Numbers, digits_of
 from stn_lightning.files import alone, sync_folder, whole
+from stn_lightning.provenance import program
 
 VERSION = 1
 HEADER = 512
@@ -60,7 +61,7 @@ class Crops:
             FileNotFoundError: where there is none.
         """
         if not self.path.exists():
-            raise FileNotFoundError(f"{self.path} is missing; `stn prepare svhn` makes it")
+            raise FileNotFoundError(f"{self.path} is missing; `{program()} prepare svhn` makes it")
         try:
             header = json.loads(_head(self.path))
             numbers, *shape = header["shape"]
