@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torchmetrics import MetricCollection
 
 from stn_lightning.callbacks.exact_state import what_follows
 from stn_lightning.checkpoints import LAST, AtomicCheckpointIO, BadCheckpointError, load
 from stn_lightning.files import sweep, sync_folder, temporary, whole
 from stn_lightning.ranks import fail_together, in_first, most
+from stn_lightning.tasks import ClassificationTask
 
 BEST = "best.ckpt"
 
@@ -79,15 +79,17 @@ class Checkpoints(Checkpoint):
             raise ValueError(
                 "give Trainer(plugins=[AtomicCheckpointIO()]): a checkpoint written in place would change the best with the last"
             )
+        if stage == "fit" and self.monitor is not None and self.monitor not in _validated(pl_module) and not _trial(trainer):
+            trainer.num_sanity_val_steps = max(trainer.num_sanity_val_steps, 1)  # a batch tells whether the task logs it after all
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor is not None and self.monitor not in trainer.callback_metrics:
-            raise _unknown(self.monitor, trainer.callback_metrics)
-        _refuse_misspelt_monitors(trainer, trainer.callback_metrics)
+        logged = _validated(pl_module) | set(trainer.callback_metrics)
+        if self.monitor is not None and self.monitor not in logged:
+            raise _unknown(self.monitor, logged)
+        _refuse_misspelt_monitors(trainer, logged)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        collections = [module for module in pl_module.modules() if isinstance(module, MetricCollection)]
-        _refuse_misspelt_monitors(trainer, [str(name) for collection in collections for name in collection.keys()])  # noqa: SIM118  # no dict
+        _refuse_misspelt_monitors(trainer, _validated(pl_module))
         if not _trial(trainer):
             in_first(trainer, lambda: self._prepare(trainer.ckpt_path))
             rehearsal = temporary(self.last_path)
@@ -199,6 +201,11 @@ def _second_name(file: Path, name: Path) -> None:
         partial.unlink(missing_ok=True)  # still there where both were one file already
 
 
+def _validated(pl_module: LightningModule) -> set[str]:
+    """What a task says that its validation logs."""
+    return pl_module.validated if isinstance(pl_module, ClassificationTask) else set()
+
+
 def _refuse_misspelt_monitors(trainer: Trainer, logged: Iterable[str]) -> None:
     """Look at all callbacks and schedules that monitor something, before the first step instead of after an epoch."""
     names = list(logged)
@@ -213,4 +220,4 @@ def _unknown(monitor: str, logged: Iterable[str]) -> ValueError:
     names = sorted(logged)
     close = difflib.get_close_matches(monitor, names, 1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return ValueError(f"monitor {monitor!r} is not logged; {hint}logged are {', '.join(names) or 'no metrics at all'}")
+    return ValueError(f"monitor {monitor!r} is not logged in validation; {hint}logged are {', '.join(names) or 'no metrics at all'}")

@@ -26,6 +26,8 @@ class PrecisionRecall(Callback):
         self.step = 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         classes = getattr(trainer.datamodule, "classes", ())  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         self.counts = torch.zeros(2, len(classes), THRESHOLDS, dtype=torch.long, device=pl_module.device) if classes else None
         self.step = trainer.global_step

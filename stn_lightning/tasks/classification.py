@@ -67,6 +67,12 @@ class ClassificationTask(LightningModule):
         """What is measured of logits and labels, over a whole split."""
         return MetricCollection({"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()})
 
+    @property
+    def validated(self) -> set[str]:
+        """The names of what a validation may log."""
+        metrics: Any = self.metrics["val_metrics"]
+        return set(metrics.keys())
+
     def loss(self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]) -> Float[Tensor, ""]:
         """Mean over the batch, in nats."""
         return functional.cross_entropy(logits.float(), label)

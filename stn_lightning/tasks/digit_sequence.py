@@ -35,6 +35,11 @@ class DigitSequenceTask(ClassificationTask):
         metrics |= {"samples": Samples(), "parts": SequenceParts()}
         return MetricCollection(metrics, compute_groups=False)
 
+    @property
+    def validated(self) -> set[str]:
+        metrics: Any = self.metrics["val_metrics"]
+        return {name for name in metrics if name != "val/parts"} | {f"val/{name}" for name in metrics["parts"].names}
+
     def loss(self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]) -> Float[Tensor, ""]:
         """Sum over the digits, mean over the batch, in nats."""
         return cross_entropies(logits, label).mean()
@@ -119,6 +124,11 @@ class SequenceParts(Metric):
         self.positions += (read != label).sum(0)
         pairs = (label * self.classes + read).flatten()
         self.confusions.index_add_(0, pairs, torch.ones_like(pairs))
+
+    @property
+    def names(self) -> list[str]:
+        """Of all errors that there can be."""
+        return [f"error_at_{i + 1}" for i in range(len(self.positions))] + [f"error_of_length_{n}" for n in range(len(self.counts))]
 
     def compute(self) -> dict[str, Tensor]:
         """The confusion, and errors in percent: of each position, and of the numbers of each length that occurs."""

@@ -174,9 +174,9 @@ def test_what_could_be_saved_but_never_read_again_is_refused_before_the_first_st
 
 @pytest.mark.parametrize("sanity", [0, 1])
 def test_a_misspelt_monitor_is_refused_before_the_first_step(tmp_path: Path, sanity: int) -> None:
-    with pytest.raises(ValueError, match=r"monitor 'val/eror' is not logged; did you mean val/error\? logged are .*val/loss"):
+    with pytest.raises(ValueError, match=r"monitor 'val/eror' is not logged in validation; did you mean val/error\? logged are .*val/loss"):
         train(tmp_path, monitor="val/eror", sanity=sanity)
-    with pytest.raises(ValueError, match=r"monitor 'val/los' is not logged; did you mean val/loss\?"):
+    with pytest.raises(ValueError, match=r"monitor 'val/los' is not logged in validation; did you mean val/loss\?"):
         train(tmp_path, EarlyStopping("val/los"), sanity=sanity)
     assert nothing_was_trained(tmp_path)
 
@@ -187,13 +187,26 @@ def test_a_monitor_of_training_is_not_taken_for_a_misspelt_one_of_validation(tmp
     assert len(record(tmp_path, "train")) == 11
 
 
-def test_a_monitor_unlike_any_metric_is_refused_by_the_sanity_check_or_the_first_validation(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"monitor 'accuracy' is not logged; logged are .*val/error"):
-        train(tmp_path / "a", monitor="accuracy", sanity=1)
-    assert nothing_was_trained(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"monitor 'accuracy' is not logged; logged are .*val/error"):
-        train(tmp_path / "b", monitor="accuracy", sanity=0)
-    assert len(record(tmp_path / "b", "train")) == 11
+@pytest.mark.parametrize("sanity", [0, 1])
+@pytest.mark.parametrize("monitor", ["accuracy", "train/loss"])
+def test_a_monitor_unlike_any_metric_is_refused_before_the_first_step(monitor: str, sanity: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"monitor '{monitor}' is not logged in validation; (did you .*)?logged are .*val/error"):
+        train(tmp_path, monitor=monitor, sanity=sanity)
+    assert nothing_was_trained(tmp_path)
+
+
+class Confidence(Callback):
+    """Logs what no task says that it logs."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("confidence", 1.0)
+
+
+def test_a_monitor_that_only_a_batch_of_validation_shows_is_taken_and_changes_nothing(tmp_path: Path) -> None:
+    train(tmp_path / "known", Confidence(), epochs=1)
+    train(tmp_path / "shown", Confidence(), epochs=1, monitor="confidence")
+    assert record(tmp_path / "shown", "train", "epoch") == record(tmp_path / "known", "train", "epoch")
+    assert (tmp_path / "shown/checkpoints/best.ckpt").exists()
 
 
 def test_another_training_is_not_written_over(tmp_path: Path) -> None:

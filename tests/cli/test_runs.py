@@ -160,6 +160,7 @@ MISTAKES = {
     "nothing to resume": (("--resume", "must"), "holds no checkpoint; leave --resume out"),
     "a name with a slash": (("--name", "a/b"), "without slashes"),
     "the wrong number of classes": (("--model.init_args.backbone.init_args.classes", "7"), "tells 7 classes apart, the data has 10"),
+    "a metric that there is not": (("--monitor", "accuracy"), "monitor 'accuracy' is not logged in validation; logged are val/error"),
     "no such precision": (("--trainer.precision", "bf17"), "got bf17"),
 }
 

@@ -109,3 +109,9 @@ def test_a_network_for_other_classes_is_refused(module: HouseNumbersDataModule) 
     task = DigitSequenceTask(HouseNumberCNN(0.1, classes=10), functools.partial(torch.optim.SGD, lr=0.1))
     with pytest.raises(ValueError, match="the backbone tells 10 classes apart, the data has 11"):
         trainer_of(max_epochs=1).fit(task, module)
+
+
+def test_what_a_validation_logs_is_what_the_task_says_that_it_may_log(module: HouseNumbersDataModule) -> None:
+    task, trainer = task_of(), trainer_of()
+    trainer.validate(task, module, verbose=False)
+    assert {"val/error", "val/error_at_5", "val/error_of_length_1"} <= set(trainer.callback_metrics) <= task.validated
