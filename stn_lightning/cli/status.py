@@ -1,7 +1,10 @@
-"""`stn status`: how far runs are, from their folders alone."""
+"""`stn status`: how far runs are, from their folders; and, from SLURM, which runs of a table still wait."""
 
 import json
+import re
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +44,13 @@ def status(arguments: list[str]) -> int:
     options.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; all when left out")
     chosen = options.parse_args(arguments)
     folders = [RUNS / name for name in chosen.runs] or sorted({file.parent for name in (STATE, JOB) for file in RUNS.glob(f"*/{name}")})
-    states = {}
+    states = {name: state for name, state in _waiting() if not chosen.runs or name in chosen.runs}
     for folder in folders:
         if (folder / STATE).exists():
             states[folder.name] = json.loads((folder / STATE).read_text())
         elif (number := _sent(folder / JOB)) is not None:
             states[folder.name] = {**SUBMITTED, "job": number, "time": (folder / JOB).stat().st_mtime}
-        elif chosen.runs:
+        elif chosen.runs and folder.name not in states:
             options.error(f"{folder} has no {STATE}, so nothing was ever trained there")
     lines = [line(name, state) for name, state in sorted(states.items(), key=lambda item: item[1]["time"])]
     rows = [Line("run", "state", "epoch", "error", "time left", "job", "why"), *lines]
@@ -77,6 +80,22 @@ def _sent(script: Path) -> str | None:
     """The number of the job that a script became, if it did."""
     last = script.read_text().splitlines()[-1:] if script.exists() else []
     return last[0].removeprefix(SENT) if last and last[0].startswith(SENT) else None
+
+
+def _waiting() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Elements of job arrays that SLURM knows to wait in its queue, with the state to say of those that have never begun."""
+    for script in sorted(RUNS.glob("tables/*.sh")):
+        job = _sent(script)
+        if job is None:
+            continue
+        asked = ["squeue", "--noheader", "--array", f"--jobs={job}", "--states=PENDING", "--format=%K %r"]
+        try:
+            waiting = subprocess.run(asked, capture_output=True, text=True).stdout  # empty where the job is long gone
+        except FileNotFoundError:  # no machine of a cluster
+            return
+        names = dict(re.findall(r"^(\d+)\) .* --name (\S+) ", script.read_text(), re.MULTILINE))
+        for element, reason in re.findall(r"^(\d+) (.+?) *$", waiting, re.MULTILINE):
+            yield names[element], {**SUBMITTED, "why": f"waits: {reason}", "job": f"{job}_{element}", "time": script.stat().st_mtime}
 
 
 def _lost(state: dict[str, Any]) -> str:

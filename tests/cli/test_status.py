@@ -66,6 +66,51 @@ def test_a_run_that_there_is_not_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert "runs/none has no state.json" in capsys.readouterr().err
 
 
+SQUEUE = """#!/bin/bash
+# As SLURM 22.05: the first array waits with two of its elements, the second is long gone.
+case "$*" in
+*--array*--jobs=4720*PENDING*) echo "1 JobArrayTaskLimit"; echo "2 Resources" ;;
+*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_runs_of_a_table_that_wait_in_the_queue_are_told_where_slurm_knows_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tables = tmp_path / "runs/tables"
+    tables.mkdir(parents=True)
+    for table, job in {"mnist": 4720, "svhn": 4000}.items():
+        elements = "".join(f"{n}) srun python -m stn_lightning fit --name {table}-{n} --trainer.devices 1 ;;\n" for n in range(3))
+        (tables / f"{table}.sh").write_text(f"#!/bin/bash\ncase $SLURM_ARRAY_TASK_ID in\n{elements}esac\n# sent as job {job}\n")
+    begun = tmp_path / "runs/mnist-0/state.json"
+    begun.parent.mkdir()
+    begun.write_text(json.dumps(state(job="4721")))
+    head = "run      state      epoch  error       time left  job     why"
+    training = "mnist-0  training   3/13   1.50 % val  10 min     4721"
+    waiting = [
+        "mnist-1  submitted" + " " * 32 + "4720_1  waits: JobArrayTaskLimit",
+        "mnist-2  submitted" + " " * 32 + "4720_2  waits: Resources",
+    ]
+
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert status([]) == 0
+    assert "mnist-1" not in capsys.readouterr().out
+
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(SQUEUE)
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert status([]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == head
+    assert sorted(said[1:]) == [training, *waiting]
+    assert status(["mnist-2"]) == 0
+    assert "waits: Resources" in capsys.readouterr().out
+
+
 def test_runs_in_all_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     now = time.time()

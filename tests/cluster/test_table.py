@@ -55,6 +55,8 @@ def test_a_table_goes_through_a_job_array_is_interrupted_twice_and_is_the_same_a
         return cluster.job(f"{array}_{n}")
 
     until(lambda: "epoch   1/3" in output(0), f"the first element trains; {cluster.said()}")
+    waiting = re.findall(rf"submitted +{array}_(\d) +waits: ", cluster.call(*STN, "status"))
+    assert {"3", "4", "5"} <= set(waiting), "at most three at once"
     # the element's step: to the element, scancel of 22.05 sends it again and again for as long as others wait in the queue
     cluster.call("scancel", "--signal=USR1", f"{array}_0.0")
     until(lambda: element(0)["Restarts"] == "1", f"the first element is put back; {output(0)}")
