@@ -4,15 +4,16 @@ PyTorch warns at each construction that lazy layers may change one day; that is 
 """
 
 import warnings
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 
-def linear(out_features: int, *, zero: bool = False, relu: bool = False) -> nn.Linear:
-    """A fully connected layer; with `zero` its weights and biases start at 0, with `relu` as `initialise_for_relu` has them."""
+def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = None) -> nn.Linear:
+    """A fully connected layer; `initialise` is called once its size is known, unless it comes from a checkpoint."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return (_ZeroLinear if zero else _ReluLinear if relu else nn.LazyLinear)(out_features)
+        return nn.LazyLinear(out_features) if initialise is None else _InitialisedLinear(out_features, initialise)
 
 
 def initialise_for_relu(layer: nn.Module) -> None:
@@ -37,18 +38,14 @@ def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
         return nn.LazyConv3d(out_channels, kernel_size)
 
 
-class _ZeroLinear(nn.LazyLinear):
+class _InitialisedLinear(nn.LazyLinear):
+    def __init__(self, out_features: int, initialise: Callable[[nn.Linear], None]) -> None:
+        super().__init__(out_features)
+        self.initialise = initialise
+
     def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
         fresh = self.has_uninitialized_params()  # False after loading a checkpoint
         super().initialize_parameters(input)
         if fresh:
-            nn.init.zeros_(self.weight)
-            nn.init.zeros_(self.bias)
-
-
-class _ReluLinear(nn.LazyLinear):
-    def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
-        fresh = self.has_uninitialized_params()
-        super().initialize_parameters(input)
-        if fresh:
-            initialise_for_relu(self)
+            self.initialise(self)
+        del self.initialise

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -22,21 +24,18 @@ def test_layers_start_as_pytorchs_own_do() -> None:
     assert torch.equal(linear(image), expected(image))
 
 
-def test_a_zero_layer_starts_at_zero_and_learns() -> None:
-    linear = lazy.linear(3, zero=True)
-    out = linear(torch.ones(2, 7))
-    assert not out.any()
-    assert not linear.weight.any()
-    assert not linear.bias.any()
-    (out + 1).square().sum().backward()
+def test_a_layer_starts_as_it_is_told_and_learns() -> None:
+    linear = lazy.linear(3, lambda layer: nn.init.constant_(layer.weight, layer.in_features))
+    linear(torch.ones(2, 7)).square().sum().backward()
+    assert torch.equal(linear.weight, torch.full((3, 7), 7.0))
     assert linear.weight.grad is not None
     assert linear.weight.grad.all()
 
 
-@pytest.mark.parametrize("zero", [False, True])
-def test_a_layer_that_has_seen_nothing_takes_over_saved_weights_and_keeps_them(zero: bool) -> None:
+@pytest.mark.parametrize("initialise", [None, lazy.initialise_for_relu])
+def test_a_layer_that_has_seen_nothing_takes_over_saved_weights_and_keeps_them(initialise: Callable[[nn.Module], None] | None) -> None:
     saved = nn.Linear(7, 3)
-    linear = lazy.linear(3, zero=zero)
+    linear = lazy.linear(3, initialise)
     linear.load_state_dict(saved.state_dict())
     image = torch.rand(2, 7)
     assert torch.equal(linear(image), saved(image))

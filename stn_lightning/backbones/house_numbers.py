@@ -51,7 +51,9 @@ class HouseNumberCNN(nn.Module):
             raise ValueError(f"width {width} leaves no filter; give {1 / min(FILTERS):.2f} or more")
         self.transformers = nn.ModuleList(given)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 5, padding=2) for a, b in zip([3, *filters], filters, strict=False))
-        self.hidden = nn.ModuleList([lazy.linear(units[0], relu=True), *(nn.Linear(a, b) for a, b in itertools.pairwise(units))])
+        self.hidden = nn.ModuleList(
+            [lazy.linear(units[0], lazy.initialise_for_relu), *(nn.Linear(a, b) for a, b in itertools.pairwise(units))]
+        )
         self.heads = nn.Linear(units[-1], digits * classes)
         self.dropout = dropout
         self.digits = digits

@@ -29,7 +29,7 @@ from stn_lightning.transformers.localisation import (
 )
 from stn_lightning.transformers.parallel import ParallelTransformer
 from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
-from stn_lightning.transformers.starts import Disturbed, Identity, Start, Stated, Tiling
+from stn_lightning.transformers.starts import Disturbed, Following, Identity, Start, Stated, Tiling
 from stn_lightning.transformers.transformer import Look, SpatialTransformer, Transformer, Warp, watching
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Diffeomorphic",
     "Disturbed",
     "Family",
+    "Following",
     "FullyConnectedLocalisation",
     "HeatMapLocalisation",
     "HouseNumberLocalisation",

@@ -41,7 +41,7 @@ class ComposedTransformer(Transformer):
         if not isinstance(family, ComposableFamily):
             raise ValueError(f"{type(family).__name__} is not closed under composition; take Affine, Similarity, Attention or Projective")
         self.localisation = localisation
-        self.regression = Regression((start or Identity()).theta(family, 1))
+        self.regression = Regression(start or Identity(), family, 1)
         self.family = family
         self.steps = steps
         self.size = size

@@ -24,7 +24,7 @@ class ParallelTransformer(Transformer):
         size: of each output image; the input's own size when left out.
         sampler: bilinear with zeros outside when left out.
         start: where each begins; the identity when left out. Transformers that share a localisation and a start get the same gradient at
-            first if the backbone treats them alike: take `Tiling` or `Disturbed`.
+            first if the backbone treats them alike: take `Tiling`, `Disturbed` or `Following`.
 
     Raises:
         ValueError: where a list of localisations is not of length `n`.
@@ -46,8 +46,9 @@ class ParallelTransformer(Transformer):
         if isinstance(localisation, list) and len(own) != n:
             raise ValueError(f"{len(own)} localisations for n = {n} transformers; give one to share, or a list of {n}")
         self.localisations = nn.ModuleList(own)
-        starts = (start or Identity()).theta(family, n)  # (n, P)
-        self.regressions = nn.ModuleList(Regression(part) for part in starts.split(n // len(own)))
+        each = n // len(own)
+        parts = [slice(i, i + each) for i in range(0, n, each)]
+        self.regressions = nn.ModuleList(Regression(start or Identity(), family, n, part) for part in parts)
         self.family = family
         self.n = n
         self.size = size

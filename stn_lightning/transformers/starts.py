@@ -2,7 +2,7 @@
 
 Reference:
     Jaderberg et al. 2015, section 3.1 (identity) and 4.3 (tiling); Shi et al. 2016 (RARE) report that for text an exact
-    identity did not train and a disturbed one did.
+    identity did not train and a disturbed one did. `Following` is ours.
 """
 
 import math
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.functional import jacobian
 
 from stn_lightning.transformers.bounded import Bounded
 from stn_lightning.transformers.families import Attention, Family, Translation
@@ -20,8 +21,15 @@ from stn_lightning.transformers.families import Attention, Family, Translation
 class Start(ABC):
     """Chooses the first theta of each of `n` transformers."""
 
+    learnt = True
+    """Whether the regression that `weight` starts goes on to learn."""
+
     @abstractmethod
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]: ...
+
+    def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
+        """The first weights from a localisation's features to what is added to theta: zero, so that nothing is added at first."""
+        return torch.zeros(n, len(family.identity), features)
 
 
 class Identity(Start):
@@ -85,6 +93,39 @@ class Tiling(Start):
         if isinstance(family, Attention):
             return torch.cat([torch.full((n, 1), 1 / rows), at], dim=1)
         raise ValueError(f"Tiling places Translation and Attention, not {type(family).__name__}; take one of these or Disturbed")
+
+
+class Following(Start):
+    """Each crop's middle IS a place that the localisation finds: the i-th transformer follows the i-th place, now and for ever.
+
+    For `HeatMapLocalisation`, whose features are places, with as many maps as there are transformers or more. Nothing is regressed: what a
+    map finds is looked at from the first step on, so a map grows warmer wherever looking pays, and no transformer can turn to another's
+    place. Theta changes by what moves the crop as a whole; shape and size stay as they start.
+
+    Args:
+        start: shape and size, and what is added to the places; the identity when left out.
+
+    Raises:
+        ValueError: where the localisation finds fewer places than there are transformers.
+    """
+
+    learnt = False
+
+    def __init__(self, start: Start | None = None) -> None:
+        self.start = start or Identity()
+
+    def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
+        return self.start.theta(family, n)
+
+    def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
+        if features < 2 * n:
+            raise ValueError(f"{features} features are places for {features // 2} crops, not {n}; give HeatMapLocalisation maps: {n}")
+        weight = super().weight(family, n, features)
+        alike = torch.eye(2).repeat(64, 1)  # what moves all of 8 x 8 points by (1, 0) and by (0, 1)
+        for i, theta in enumerate(self.theta(family, n)):
+            moved = jacobian(lambda theta: family(theta[None], (8, 8)).flatten(), theta)  # (128, numbers)
+            weight[i, :, 2 * i : 2 * i + 2] = torch.linalg.pinv(moved) @ alike
+        return weight
 
 
 def _centres(n: int) -> list[float]:

@@ -3,6 +3,7 @@
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -86,24 +87,39 @@ def watching(network: nn.Module) -> Iterator[list[Look]]:
 
 
 class Regression(nn.Module):
-    """The last layer of a localisation: features -> theta of as many transformers as there are starts.
+    """The last layer of a localisation: features -> theta of `n` transformers.
 
-    theta = start + linear(features), with weights and bias of zero: the first theta is the start whatever the image shows, and weight decay
-    pulls towards the start. It runs outside of autocast: a theta rounded to bf16 is off by up to a pixel.
+    theta = start + linear(features). Weights and bias are zero at first, unless the start says otherwise: the first theta is the start
+    whatever the image shows, and weight decay pulls towards the start. It runs outside of autocast: a theta rounded to bf16 is off by up
+    to a pixel.
+
+    Args:
+        start: where they begin.
+        family: of all of them.
+        n: how many.
+        part: which of the starts are meant, where other regressions have the rest of them; all when left out.
     """
 
     start: Tensor
 
-    def __init__(self, start: Float[Tensor, "n numbers"]) -> None:
+    def __init__(self, start: Start, family: Family, n: int, part: slice = slice(None)) -> None:
         super().__init__()
-        self.register_buffer("start", start, persistent=False)
-        self.linear = lazy.linear(self.start.numel(), zero=True)
+        self.register_buffer("start", start.theta(family, n)[part], persistent=False)
+        self.linear = lazy.linear(self.start.numel(), partial(_start_linear, start, family, len(self.start)))
+        for parameter in self.linear.parameters():  # `requires_grad_` wants to know their size
+            parameter.requires_grad = start.learnt
 
     def forward(self, features: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch n numbers"]:
         features = features.flatten(1)
         with torch.autocast(features.device.type, enabled=False):
             moved: Tensor = self.linear(features.to(self.start.dtype))
         return self.start + moved.unflatten(1, self.start.shape)
+
+
+def _start_linear(start: Start, family: Family, n: int, layer: nn.Linear) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(start.weight(family, n, layer.in_features).flatten(0, 1))
+        layer.bias.zero_()
 
 
 class SpatialTransformer(Transformer):
@@ -127,7 +143,7 @@ class SpatialTransformer(Transformer):
     ) -> None:
         super().__init__()
         self.localisation = localisation
-        self.regression = Regression((start or Identity()).theta(family, 1))
+        self.regression = Regression(start or Identity(), family, 1)
         self.family = family
         self.size = size
         self.sampler = sampler or Bilinear()

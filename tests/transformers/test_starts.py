@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stn_lightning.geometry import sampling
 from stn_lightning.transformers import (
@@ -9,14 +9,19 @@ from stn_lightning.transformers import (
     Bounded,
     Disturbed,
     Family,
+    Following,
+    HeatMapLocalisation,
     Identity,
+    ParallelTransformer,
     Projective,
     Similarity,
+    SpatialTransformer,
     Stated,
     ThinPlateSpline,
     Tiling,
     Translation,
 )
+from stn_lightning.transformers.transformer import Regression
 
 
 def crops(family: Family, start: Tiling, image: Tensor, n: int, size: tuple[int, int]) -> Tensor:
@@ -102,3 +107,64 @@ def test_a_stated_start_is_where_a_transformer_begins_bounded_or_not() -> None:
     torch.testing.assert_close(bounded.inside(start.theta(bounded, 2)), start.theta(Attention(), 2))
     with pytest.raises(ValueError, match="a start of 3 numbers for Affine, whose theta has 6"):
         start.theta(Affine(), 1)
+
+
+MOVABLE = [Translation(0.5), Attention(), Similarity(), Affine(), Projective(), ThinPlateSpline()]
+
+
+@pytest.mark.parametrize("family", MOVABLE, ids=lambda family: type(family).__name__)
+def test_convention_a_followers_middle_is_its_place_and_its_shape_stays(family: Family) -> None:
+    transformer = ParallelTransformer(nn.Identity(), family, 2, (6, 8), start=Following())
+    places = torch.rand(5, 2, 2) - 0.5  # (B, n, x y), of a localisation that has found them
+    grid = transformer.regressions[0](places.flatten(1))
+    grid = family(grid.flatten(0, 1), (6, 8)).unflatten(0, (5, 2))
+    still = family(Identity().theta(family, 1), (6, 8))
+    torch.testing.assert_close(grid, (still + places.flatten(0, 1)[:, None, None]).unflatten(0, (5, 2)), rtol=0, atol=1e-5)
+
+
+def test_a_follower_keeps_the_scale_that_it_is_told() -> None:
+    regression = Regression(Following(Stated([0.4, 0.1, 0.0])), Attention(), 1)
+    torch.testing.assert_close(regression(torch.tensor([[0.2, -0.3]])), torch.tensor([[[0.4, 0.3, -0.3]]]))
+
+
+def test_with_localisations_of_their_own_each_follows_its_first_place() -> None:
+    finds = [HeatMapLocalisation(nn.Identity(), 1), HeatMapLocalisation(nn.Identity(), 1)]
+    transformer, image = ParallelTransformer(list(finds), Translation(0.5), 2, (4, 4), start=Following()), torch.rand(3, 2, 9, 9)
+    theta = transformer.warp(image).theta
+    torch.testing.assert_close(theta, torch.stack([find(image) for find in finds], 1))
+    assert not torch.equal(theta[:, 0], theta[:, 1])
+
+
+def test_followers_turn_to_no_other_place_while_their_localisation_learns() -> None:
+    transformer = SpatialTransformer(HeatMapLocalisation(nn.Identity(), 2), Translation(0.5), (4, 4), start=Following())
+    image = torch.rand(3, 1, 9, 9)
+    transformer(image)
+    before, heat = transformer.regression.linear.weight.clone(), transformer.localisation.conv.weight.clone()
+    optimizer = torch.optim.SGD(transformer.parameters(), 1.0, weight_decay=0.1)
+    transformer(image).sum().backward()
+    optimizer.step()
+    assert torch.equal(transformer.regression.linear.weight, before)
+    assert not torch.equal(transformer.localisation.conv.weight, heat)
+
+
+def test_fewer_places_than_crops_are_refused_with_advice() -> None:
+    transformer = ParallelTransformer(HeatMapLocalisation(nn.Identity(), 1), Translation(0.5), 2, start=Following())
+    with pytest.raises(ValueError, match=r"2 features are places for 1 crops, not 2; give HeatMapLocalisation maps: 2"):
+        transformer(torch.rand(2, 3, 8, 8))
+
+
+def test_a_follower_finds_a_square_anywhere_because_looking_at_it_pays() -> None:
+    torch.manual_seed(0)
+    image, corner = torch.zeros(64, 1, 24, 24), torch.randint(0, 19, (64, 2))
+    for picture, (y, x) in zip(image, corner.tolist(), strict=True):
+        picture[:, y : y + 6, x : x + 6] = 1
+    localisation = HeatMapLocalisation(nn.Conv2d(1, 4, 5, 2, 2), 1)
+    transformer = SpatialTransformer(localisation, Translation(0.25), (6, 6), start=Following())
+    transformer(image)
+    optimizer = torch.optim.Adam(transformer.parameters(), 0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (-transformer(image).mean()).backward()
+        optimizer.step()
+    middle = transformer.warp(image).theta.flip(1)  # (y, x)
+    torch.testing.assert_close(middle * 12, corner + 3.0 - 12, rtol=0, atol=1.5)
