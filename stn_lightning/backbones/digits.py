@@ -1,4 +1,4 @@
-"""The paper's two classifiers for digits, at any input size.
+"""The paper's two classifiers for digits, at any input size, and a trunk that looks for digits.
 
 Reference:
     Jaderberg et al. 2015, section 4.1 and appendix A.4.
@@ -61,3 +61,30 @@ class CNN(nn.Module):
         first = functional.max_pool2d(functional.relu(self.conv1(image)), 2, ceil_mode=True)
         second = functional.max_pool2d(functional.relu(self.conv2(first)), 2, ceil_mode=True)
         return [first, second, self.classifier(second.flatten(1))]
+
+
+class PlainTrunk(nn.Module):
+    """Convolutions with rectifiers and nothing else: an image of any number of channels to a feature map.
+
+    Args:
+        filters: of each convolution.
+        kernel_sizes: of each, in pixels; odd, as they are padded to keep the middle in the middle.
+        strides: of each, in pixels.
+
+    Raises:
+        ValueError: where there are not as many kernels and strides as filters.
+    """
+
+    def __init__(self, filters: Sequence[int] = (8, 8), kernel_sizes: Sequence[int] = (9, 5), strides: Sequence[int] = (4, 1)) -> None:
+        super().__init__()
+        if not len(filters) == len(kernel_sizes) == len(strides):
+            raise ValueError(f"{len(filters)} filters, {len(kernel_sizes)} kernel_sizes and {len(strides)} strides; give each layer one")
+        first, *rest = zip(filters, kernel_sizes, strides, strict=True)
+        layers = [lazy.conv2d(*first, padding=first[1] // 2)]
+        layers += [nn.Conv2d(before, n, k, s, k // 2) for before, (n, k, s) in zip(filters, rest, strict=False)]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features rows columns"]:
+        for layer in self.layers:
+            image = functional.relu(layer(image))
+        return image

@@ -5,7 +5,7 @@ import torch
 from scipy import signal
 from torch import nn
 
-from stn_lightning.backbones import CNN, FCN
+from stn_lightning.backbones import CNN, FCN, PlainTrunk
 
 Array = npt.NDArray[np.float64]
 SIZES = (21, 28, 42, 60)
@@ -87,3 +87,18 @@ def test_pictures_of_a_batch_do_not_see_each_other(network: nn.Module) -> None:
     images = torch.rand(5, 1, 28, 28)
     together = network(images)
     torch.testing.assert_close(together[2:3], network(images[2:3]), rtol=0, atol=1e-5)
+
+
+def test_the_plain_trunk_is_its_padded_convolutions_with_rectifiers() -> None:
+    trunk, image = PlainTrunk([4, 6], [9, 5], [4, 1]), torch.rand(2, 3, 84, 40)
+    found = trunk(image)
+    first, second = trunk.layers
+    expected = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())(image)
+    torch.testing.assert_close(found, expected)
+    assert found.shape == (2, 6, 21, 10)
+    assert expected.any()
+
+
+def test_a_plain_trunk_with_a_kernel_missing_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 filters, 1 kernel_sizes and 2 strides; give each layer one"):
+        PlainTrunk([4, 6], [9], [4, 1])
