@@ -25,7 +25,10 @@ def test_layers_start_as_pytorchs_own_do() -> None:
 
 
 def test_a_layer_starts_as_it_is_told_and_learns() -> None:
-    linear = lazy.linear(3, lambda layer: nn.init.constant_(layer.weight, layer.in_features))
+    def initialise(layer: nn.Linear) -> None:
+        nn.init.constant_(layer.weight, layer.in_features)
+
+    linear = lazy.linear(3, initialise)
     linear(torch.ones(2, 7)).square().sum().backward()
     assert torch.equal(linear.weight, torch.full((3, 7), 7.0))
     assert linear.weight.grad is not None

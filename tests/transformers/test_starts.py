@@ -136,15 +136,16 @@ def test_with_localisations_of_their_own_each_follows_its_first_place() -> None:
 
 
 def test_followers_turn_to_no_other_place_while_their_localisation_learns() -> None:
-    transformer = SpatialTransformer(HeatMapLocalisation(nn.Identity(), 2), Translation(0.5), (4, 4), start=Following())
+    localisation = HeatMapLocalisation(nn.Identity(), 2)
+    transformer = SpatialTransformer(localisation, Translation(0.5), (4, 4), start=Following())
     image = torch.rand(3, 1, 9, 9)
     transformer(image)
-    before, heat = transformer.regression.linear.weight.clone(), transformer.localisation.conv.weight.clone()
+    before, heat = transformer.regression.linear.weight.clone(), localisation.conv.weight.clone()
     optimizer = torch.optim.SGD(transformer.parameters(), 1.0, weight_decay=0.1)
     transformer(image).sum().backward()
     optimizer.step()
     assert torch.equal(transformer.regression.linear.weight, before)
-    assert not torch.equal(transformer.localisation.conv.weight, heat)
+    assert not torch.equal(localisation.conv.weight, heat)
 
 
 def test_fewer_places_than_crops_are_refused_with_advice() -> None:
