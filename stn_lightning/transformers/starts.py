@@ -98,7 +98,7 @@ class Tiling(Start):
 class Following(Start):
     """Each crop's middle IS a place that the localisation finds: the i-th transformer follows the i-th place, now and for ever.
 
-    For `HeatMapLocalisation`, whose features are places, with as many maps as there are transformers or more. Nothing is regressed: what a
+    For `HeatMapLocalisation`, whose features are places, with as many maps as there are transformers. Nothing is regressed: what a
     map finds is looked at from the first step on, so a map grows warmer wherever looking pays, and no transformer can turn to another's
     place. Theta changes by what moves the crop as a whole; shape and size stay as they start.
 
@@ -106,7 +106,7 @@ class Following(Start):
         start: shape and size, and what is added to the places; the identity when left out.
 
     Raises:
-        ValueError: where the localisation finds fewer places than there are transformers.
+        ValueError: where the localisation's features are not one place for each transformer that it serves.
     """
 
     learnt = False
@@ -118,8 +118,8 @@ class Following(Start):
         return self.start.theta(family, n)
 
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
-        if features < 2 * n:
-            raise ValueError(f"{features} features are places for {features // 2} crops, not {n}; give HeatMapLocalisation maps: {n}")
+        if features != 2 * n:
+            raise ValueError(f"Following needs x and y of {n} places, {2 * n} features, not {features}; take HeatMapLocalisation with maps: {n}")
         weight = super().weight(family, n, features)
         alike = torch.eye(2).repeat(64, 1)  # what moves all of 8 x 8 points by (1, 0) and by (0, 1)
         for i, theta in enumerate(self.theta(family, n)):

@@ -136,7 +136,7 @@ def test_with_localisations_of_their_own_each_follows_its_first_place() -> None:
 
 
 def test_followers_turn_to_no_other_place_while_their_localisation_learns() -> None:
-    localisation = HeatMapLocalisation(nn.Identity(), 2)
+    localisation = HeatMapLocalisation(nn.Identity(), 1)
     transformer = SpatialTransformer(localisation, Translation(0.5), (4, 4), start=Following())
     image = torch.rand(3, 1, 9, 9)
     transformer(image)
@@ -148,9 +148,10 @@ def test_followers_turn_to_no_other_place_while_their_localisation_learns() -> N
     assert not torch.equal(localisation.conv.weight, heat)
 
 
-def test_fewer_places_than_crops_are_refused_with_advice() -> None:
-    transformer = ParallelTransformer(HeatMapLocalisation(nn.Identity(), 1), Translation(0.5), 2, start=Following())
-    with pytest.raises(ValueError, match=r"2 features are places for 1 crops, not 2; give HeatMapLocalisation maps: 2"):
+@pytest.mark.parametrize("localisation", [HeatMapLocalisation(nn.Identity(), 1), nn.Flatten()])
+def test_features_that_are_not_a_place_for_each_are_refused_with_advice(localisation: nn.Module) -> None:
+    transformer = ParallelTransformer(localisation, Translation(0.5), 2, start=Following())
+    with pytest.raises(ValueError, match=r"needs x and y of 2 places, 4 features, not \d+; take HeatMapLocalisation with maps: 2"):
         transformer(torch.rand(2, 3, 8, 8))
 
 
