@@ -119,7 +119,9 @@ class Following(Start):
 
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
         if features != 2 * n:
-            raise ValueError(f"Following needs x and y of {n} places, {2 * n} features, not {features}; take HeatMapLocalisation with maps: {n}")
+            raise ValueError(
+                f"Following needs x and y of {n} places, {2 * n} features, not {features}; take HeatMapLocalisation with maps: {n}"
+            )
         weight = super().weight(family, n, features)
         alike = torch.eye(2).repeat(64, 1)  # what moves all of 8 x 8 points by (1, 0) and by (0, 1)
         for i, theta in enumerate(self.theta(family, n)):
