@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from stn_lightning.transformers.bounded import Bounded
-from stn_lightning.transformers.families import Attention, Family, Translation
+from stn_lightning.transformers.families import Affine3D, Attention, Family, Translation
 
 
 class Start(ABC):
@@ -106,7 +106,7 @@ class Following(Start):
         start: shape and size, and what is added to the places; the identity when left out.
 
     Raises:
-        ValueError: where the localisation's features are not one place for each transformer that it serves.
+        ValueError: for `Affine3D`, and where the localisation's features are not one place for each transformer that it serves.
     """
 
     learnt = False
@@ -115,6 +115,8 @@ class Following(Start):
         self.start = start or Identity()
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
+        if isinstance(family, Affine3D):
+            raise ValueError("Following moves crops in a plane, where heat maps are, not Affine3D; take another start")
         return self.start.theta(family, n)
 
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:

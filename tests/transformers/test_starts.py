@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from stn_lightning.geometry import sampling
 from stn_lightning.transformers import (
     Affine,
+    Affine3D,
     Attention,
     Bounded,
     Disturbed,
@@ -153,6 +154,11 @@ def test_features_that_are_not_a_place_for_each_are_refused_with_advice(localisa
     transformer = ParallelTransformer(localisation, Translation(0.5), 2, start=Following())
     with pytest.raises(ValueError, match=r"needs x and y of 2 places, 4 features, not \d+; take HeatMapLocalisation with maps: 2"):
         transformer(torch.rand(2, 3, 8, 8))
+
+
+def test_followers_in_space_are_refused() -> None:
+    with pytest.raises(ValueError, match="in a plane, where heat maps are, not Affine3D"):
+        SpatialTransformer(nn.Flatten(), Affine3D(), start=Following())
 
 
 def test_a_follower_finds_a_square_anywhere_because_looking_at_it_pays() -> None:
