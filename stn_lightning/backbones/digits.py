@@ -64,7 +64,9 @@ class CNN(nn.Module):
 
 
 class PlainTrunk(nn.Module):
-    """Convolutions with rectifiers and nothing else: an image of any number of channels to a feature map.
+    """Convolutions with rectifiers between them and nothing else: an image of any number of channels to a feature map.
+
+    None follows the last one: heat maps of features that can only be positive die within a few large steps.
 
     Args:
         filters: of each convolution.
@@ -85,6 +87,8 @@ class PlainTrunk(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features rows columns"]:
-        for layer in self.layers:
-            image = functional.relu(layer(image))
-        return image
+        first, *rest = self.layers
+        features: Tensor = first(image)
+        for layer in rest:
+            features = layer(functional.relu(features))
+        return features

@@ -3,9 +3,10 @@
 The crops of two pictures are to be more alike than a crop and a random patch of its own picture, by a margin: the sum over pairs of
 max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 + margin).
 
-What the paper leaves open (?): e is the second convolution's and the classifier's activations, each of length 1, so that a margin means
-the same for any encoder. With all pairs from the first step on, crops soon agree on a piece of empty background and stay there; so pairs
-come in gradually, and until then a crop seeks what is unlike its surroundings.
+What the paper leaves open (?): e is the second convolution's and the classifier's activations, each in units of its length on random
+patches, so that a margin means the same for any encoder. (Were the length of each crop's own activations 1, a crop that cuts its digit
+would lose nothing.) With all pairs from the first step on, crops soon agree on a piece of empty background and stay there; so pairs come
+in gradually, and until then a crop seeks what is unlike its surroundings.
 
 Reference:
     Jaderberg et al. 2015, appendix A.2.
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from stn_lightning.backbones import CNN
@@ -40,7 +40,7 @@ class ColocalisationTask(ClassificationTask):
         optimizer: parameters -> optimiser.
         transformer: image -> crop.
         patch: side of a random patch over the image's side (?).
-        margin: between pairs and patches; the paper's is 1, of activations of any length.
+        margin: between pairs and patches; the paper's is 1, of activations in no unit.
         gradual: part of the training in which pairs come to their full weight.
         schedule: factor of the learning rate over the training.
     """
@@ -52,7 +52,7 @@ class ColocalisationTask(ClassificationTask):
         optimizer: OptimizerCallable,
         transformer: Transformer,
         patch: float = 1 / 3,
-        margin: float = 2.0,
+        margin: float = 4.0,
         gradual: float = 0.5,
         schedule: Schedule | None = None,
     ) -> None:
@@ -92,19 +92,22 @@ class ColocalisationTask(ClassificationTask):
         """Of each picture, the mean over its pairs. `weight` is that of the pairs."""
         assert self.transformer is not None
         image = batch.image.to(self.dtype)
-        crop = self.encoded(self.transformer(image))
-        patch = self.encoded(self.patches(image, generator))
+        crop, patch = self.encoded(self.transformer(image), self.patches(image, generator))
         pairs = (crop[:, None] - crop[None]).square().sum(2)  # (B, B)
         apart = (crop - patch).square().sum(1)
         hinge = (weight * pairs - apart[:, None] + self.margin).clamp(min=0)
         others = 1 - torch.eye(len(image), device=image.device)
         return (hinge * others).sum(1) / max(len(image) - 1, 1)
 
-    def encoded(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """e: activations of the deeper layers, each of length 1."""
+    def encoded(
+        self, crop: Float[Tensor, "batch channels height width"], patch: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch features"]]:
+        """e of both: activations of the deeper layers, over the root mean square of their length on the patches."""
         assert isinstance(self.backbone, CNN)
-        _, *deeper = self.backbone.activations(image)
-        return torch.cat([functional.normalize(activation.float().flatten(1), dim=1) for activation in deeper], 1)
+        layers = [[deep.float().flatten(1) for deep in self.backbone.activations(image)[1:]] for image in (crop, patch)]
+        units = [deep.square().sum(1).mean().sqrt() for deep in layers[1]]
+        ours, theirs = (torch.cat([deep / unit for deep, unit in zip(each, units, strict=True)], 1) for each in layers)
+        return ours, theirs
 
     def patches(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A random patch of each image, of the crops' size in pixels."""

@@ -89,14 +89,13 @@ def test_pictures_of_a_batch_do_not_see_each_other(network: nn.Module) -> None:
     torch.testing.assert_close(together[2:3], network(images[2:3]), rtol=0, atol=1e-5)
 
 
-def test_the_plain_trunk_is_its_padded_convolutions_with_rectifiers() -> None:
+def test_the_plain_trunk_is_its_padded_convolutions_with_rectifiers_between() -> None:
     trunk, image = PlainTrunk([4, 6], [9, 5], [4, 1]), torch.rand(2, 3, 84, 40)
     found = trunk(image)
     first, second = trunk.layers
-    expected = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())(image)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, nn.Sequential(first, nn.ReLU(), second)(image))
     assert found.shape == (2, 6, 21, 10)
-    assert expected.any()
+    assert (found < 0).any()
 
 
 def test_a_plain_trunk_with_a_kernel_missing_is_refused() -> None:

@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +95,20 @@ def test_the_loss_is_the_hinge_over_all_pairs(weight: float) -> None:
     generator = torch.Generator().manual_seed(0)
     patches = made.patches(batch.image, generator)
     losses = made._losses(batch, weight, torch.Generator().manual_seed(0))
-    expected = naive(made, made.encoded(made.transformer(batch.image)), made.encoded(patches), weight)  # type: ignore[misc]
+    expected = naive(made, *made.encoded(made.transformer(batch.image), patches), weight)  # type: ignore[misc]
     assert losses.mean().item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_e_is_of_two_layers_of_length_1_each() -> None:
-    encoded = task().encoded(torch.rand(5, 1, 28, 28))
-    torch.testing.assert_close(encoded.norm(dim=1), torch.full((5,), math.sqrt(2)))
+def test_e_is_of_two_layers_each_in_units_of_its_length_on_the_patches() -> None:
+    made, crop, patch = task(), torch.rand(5, 1, 28, 28), torch.rand(5, 1, 28, 28)
+    _, *layers = made.backbone.activations(patch)  # type: ignore[operator]
+    ours, theirs = made.encoded(crop, patch)
+    for layer, part in zip(layers, theirs.split([layer[0].numel() for layer in layers], 1), strict=True):
+        assert part.square().sum(1).mean().item() == pytest.approx(1)
+        torch.testing.assert_close(part / part.norm(), layer.flatten(1) / layer.norm())
+    half, _ = made.encoded(patch, patch)
+    torch.testing.assert_close(half, theirs)
+    assert not torch.equal(ours, theirs)
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
