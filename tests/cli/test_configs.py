@@ -1,5 +1,6 @@
 """Every configuration file builds and runs a step, and network and data files pair freely."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from lightning import Trainer
 
 from stn_lightning.callbacks import Compile
 from stn_lightning.cli.command import CommandLine
+from stn_lightning.cli.runs import default_name
+from stn_lightning.cli.tabulate import read_table
 from stn_lightning.datamodules import composed_numbers
 from stn_lightning.datasets import MNIST, house_numbers
 from tests.cli.conftest import CONFIGS, Stn
@@ -61,7 +64,7 @@ def test_an_antialiased_sampler_is_a_file_on_top(stn: Stn, tmp_path: Path, monke
     assert (code, err) == (0, "")
 
 
-@pytest.mark.parametrize("data", ["mnist/data/cluttered", "addition/data"])
+@pytest.mark.parametrize("data", ["mnist/data/cluttered", "addition/sum"])
 def test_no_test_picture_is_loaded_before_training_and_the_choice_of_a_checkpoint_are_over(
     data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +87,7 @@ ADDITION = [f"configs/addition/st2_fcn_{family}.yaml" for family in ("affine", "
 @pytest.mark.parametrize("network", [*ADDITION, "configs/mnist/networks/st_fcn_affine.yaml", "configs/mnist/networks/cnn.yaml"])
 def test_a_network_adds_two_digits(network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)
-    code, _, err = stn("fit", "--config", network, "--config", "configs/addition/data.yaml", *ONE_STEP)
+    code, _, err = stn("fit", "--config", network, "--config", "configs/addition/sum.yaml", *ONE_STEP)
     assert (code, err) == (0, "")
 
 
@@ -105,7 +108,7 @@ def test_what_pictures_have_in_common_is_looked_for_with_an_encoder_that_is_trai
 @pytest.mark.parametrize("network", ["st_cnn", "cnn"])
 def test_a_network_reads_digits_in_space(network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)
-    files = ("--config", f"configs/volumes/{network}.yaml", "--config", "configs/volumes/data.yaml")
+    files = ("--config", f"configs/volumes/{network}.yaml", "--config", "configs/volumes/posed.yaml")
     code, _, err = stn("fit", *files, *ONE_STEP)
     assert (code, err) == (0, "")
 
@@ -180,3 +183,12 @@ def test_the_files_for_several_gpus_and_for_compiling_reach_what_they_are_about(
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_configuration_begins_with_a_comment_that_says_what_it_is(path: Path) -> None:
     assert path.read_text().startswith("# ")
+
+
+def test_runs_of_all_tables_have_names_of_their_own() -> None:
+    files: dict[str, tuple[Path, Path]] = {}
+    for path in sorted((CONFIGS / "tables").glob("*.yaml")):
+        table = read_table(path)
+        for pair in itertools.product(table.rows.values(), table.columns.values()):
+            assert files.setdefault(default_name(list(pair)), pair) == pair
+    assert len(files) > 80

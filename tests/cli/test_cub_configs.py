@@ -154,16 +154,18 @@ def test_networks_of_the_proof_differ_in_their_transformers_alone() -> None:
     assert models["st2_apart"]["model"]["init_args"].pop("overlap_penalty") > 0
     assert models["st2_apart"] == models["st2"]
     for name, n in (("st1", 1), ("st2", 2)):
-        assert models[name]["model"]["init_args"]["transformer"]["init_args"].pop("n") == n
+        transformer = models[name]["model"]["init_args"]["transformer"]["init_args"]
+        assert transformer.pop("n") == transformer["localisation"]["init_args"].pop("maps") == n
         assert models[name]["model"]["init_args"]["backbone"]["init_args"].pop("crops") == n
     assert models["st1"] == models["st2"]
     assert models["st2"]["model"]["init_args"].pop("transformer")
+    assert models["st2"]["model"]["init_args"].pop("localisation_rate")
     assert models["st2"] == models["cnn"]
 
 
 @pytest.mark.slow
 def test_two_transformers_learn_a_part_each_from_class_labels_alone(stn: Stn, tmp_path: Path) -> None:
-    files = ("--config", "configs/cub/proof/st2.yaml", "--config", "configs/cub/proof/data.yaml")
+    files = ("--config", "configs/cub/proof/st2_apart.yaml", "--config", "configs/cub/proof/data.yaml")
     code, _, err = stn("fit", *files, "--seed_everything", "0", "--name", "proof")
     assert (code, err) == (0, "")
     found = torch.tensor(json.loads((tmp_path / "runs/proof/parts.json").read_text())["contained"])  # transformers, parts

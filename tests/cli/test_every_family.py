@@ -17,8 +17,8 @@ from tests.svhn_miniature import write_svhn
 HALF_A_NUMBER = ("--model.init_args.backbone.init_args.width", "0.1", "--data.init_args.batch_size", "8")
 BIRDS = ("--model.init_args.backbone.init_args.classes", str(CLASSES), "--data.init_args.batch_size", "2")
 KINDS = {
-    "addition": (["addition/st2_fcn_tps", "addition/data"], (), "takes images of shape (2, 42, 42)"),
-    "volumes": (["volumes/st_cnn", "volumes/data"], ("--data.init_args.batch_size", "8"), "takes images of shape (1, 30, 30, 30)"),
+    "addition": (["addition/st2_fcn_tps", "addition/sum"], (), "takes images of shape (2, 42, 42)"),
+    "volumes": (["volumes/st_cnn", "volumes/posed"], ("--data.init_args.batch_size", "8"), "takes images of shape (1, 30, 30, 30)"),
     "co-localisation": (["colocalisation/network", "colocalisation/translated"], ("--data.init_args.pictures", "4"), None),
     "house numbers, one transformer": (["svhn/networks/st_single", "svhn/data/64"], HALF_A_NUMBER, None),
     "house numbers, four": (["svhn/networks/st_multi", "svhn/data/64"], HALF_A_NUMBER, None),
