@@ -91,7 +91,7 @@ def markdown(table: Table, results: Results) -> str:
             cells = [_cell(table, row, column, values(table, results, row, column)) for column in columns]
             lines.append(f"| {row} | {' | '.join(cells)} | {_range(runs, 'parameters')} | {_range(runs, 'epochs')} | {_minutes(runs)} |")
     if table.claims:
-        lines += ["", "| the paper's claim | | ours |", "|---|---|---|"]
+        lines += ["", "| the paper's claim | | ours |" if table.paper else "| claim | | ours |", "|---|---|---|"]
         lines += [
             f"| {claim.says} | {column} | {_verdict(table, results, claim, column)} |" for claim in table.claims for column in claim.columns
         ]
@@ -106,6 +106,8 @@ def values(table: Table, results: Results, row: str, column: str) -> list[float]
 def _legend(table: Table, results: Results) -> str:
     seeds = sorted({record["seed"] for _, _, record in results})
     mean = "Mean ± standard deviation over seeds" if len(seeds) > 1 else f"Seed {seeds[0]}"
+    if not table.paper:
+        return f"{mean}."
     beats = "at or above" if table.highest else "at or below"
     return f"{mean}; in brackets the paper's number: ✓ ours is {beats} it, ✗ it is not."
 
@@ -171,7 +173,7 @@ def picture(table: Table, results: Results, file: Path) -> None:
     figure, panels = plt.subplots(
         1,
         len(table.columns),
-        figsize=(2.4 * len(table.columns) + 1.2, 0.36 * len(rows) + 1.4),
+        figsize=(max(2.4 * len(table.columns) + 1.2, 6.0), 0.36 * len(rows) + 1.4),  # the title wants room
         sharey=True,
         squeeze=False,
         layout="constrained",
@@ -186,6 +188,6 @@ def picture(table: Table, results: Results, file: Path) -> None:
         panel.set(title=column, xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
         panel.set_yticks(range(len(rows)), list(reversed(rows)))
         panel.grid(axis="x", alpha=0.3)
-    figure.suptitle(f"{table.title} (points: ours, one a seed; lines: the paper)", fontsize=10)
+    figure.suptitle(f"{table.title} (points: ours, one a seed{'; lines: the paper' if table.paper else ''})", fontsize=10)
     figure.savefig(file, dpi=110)
     plt.close(figure)
