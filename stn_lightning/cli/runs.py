@@ -141,8 +141,10 @@ def _within(given: Any, settings: Any) -> bool:
     """Whether all that is given stands in the settings; a class may be given by its path alone."""
     if isinstance(given, dict):
         return isinstance(settings, dict) and all(_within(value, settings.get(key)) for key, value in given.items())
+    if isinstance(given, list):
+        return isinstance(settings, list) and len(given) == len(settings) and all(map(_within, given, settings))
     if isinstance(settings, dict):
-        return given == settings.get("class_path")
+        return bool(given == settings.get("class_path"))
     return bool(given == settings)
 
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stn_lightning.__main__ import main
 from stn_lightning.callbacks import Panel
-from stn_lightning.cli.runs import RunFolder
+from stn_lightning.cli.runs import RunFolder, says
 from stn_lightning.datasets import EmbeddedDigits
 from tests.cli.conftest import CONFIGS, Stn
 from tests.mnist_miniature import write_mnist
@@ -283,3 +283,11 @@ def test_a_configuration_that_others_may_be_reading_is_never_half_written(tmp_pa
     run.save_config({"seed_everything": 1})
     assert run.config.read_text() == "seed_everything: 1\n"
     assert (run.path / "config.1.yaml").read_text() == "seed_everything: 0\n"
+
+
+def test_settings_hold_a_list_of_classes_whose_defaults_were_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_text("transformers: [{class_path: Affine, init_args: {units: [32, 32]}}, Identity]")
+    filled = [{"class_path": "Affine", "init_args": {"units": [32, 32], "bias": True}}, {"class_path": "Identity"}]
+    assert says({"transformers": filled}, [tmp_path / "network.yaml"], [])
+    assert not says({"transformers": filled[:1]}, [tmp_path / "network.yaml"], [])
+    assert not says({"transformers": filled[::-1]}, [tmp_path / "network.yaml"], [])
