@@ -149,6 +149,15 @@ def test_followers_turn_to_no_other_place_while_their_localisation_learns() -> N
     assert not torch.equal(localisation.conv.weight, heat)
 
 
+def test_a_follower_that_was_loaded_still_learns_no_other_place() -> None:
+    saved, fresh = (Regression(Following(), Translation(0.5), 2) for _ in range(2))
+    places = torch.rand(3, 4)
+    expected = saved(places)
+    fresh.load_state_dict(saved.state_dict())
+    assert torch.equal(fresh(places), expected)
+    assert not any(parameter.requires_grad for parameter in fresh.parameters())
+
+
 @pytest.mark.parametrize("localisation", [HeatMapLocalisation(nn.Identity(), 1), nn.Flatten()])
 def test_features_that_are_not_a_place_for_each_are_refused_with_advice(localisation: nn.Module) -> None:
     transformer = ParallelTransformer(localisation, Translation(0.5), 2, start=Following())
