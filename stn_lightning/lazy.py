@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from stn_lightning.convolution import Convolution
+
 
 def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = None) -> nn.Linear:
     """A fully connected layer; `initialise` is called once its size is known, unless it comes from a checkpoint."""
@@ -28,7 +30,7 @@ def conv2d(out_channels: int, kernel_size: int, stride: int = 1, padding: int = 
     """A convolution that learns its number of input channels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return nn.LazyConv2d(out_channels, kernel_size, stride, padding)
+        return _LazyConvolution(out_channels, kernel_size, stride, padding)
 
 
 def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
@@ -36,6 +38,10 @@ def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
         return nn.LazyConv3d(out_channels, kernel_size)
+
+
+class _LazyConvolution(nn.LazyConv2d):
+    cls_to_become = Convolution
 
 
 class _InitialisedLinear(nn.LazyLinear):

@@ -23,7 +23,8 @@ PROCESSES = {"signals", "checkpoints", "ranks"}
 
 TABLE: dict[str, set[str] | None] = {
     "geometry": {"torch"},
-    "lazy": {"torch"},
+    "convolution": {"torch"},
+    "lazy": {"torch", "convolution"},
     "batch": {"torch"},
     "files": set(),
     "provenance": set(),

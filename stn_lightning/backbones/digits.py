@@ -58,8 +58,8 @@ class CNN(nn.Module):
 
     def activations(self, image: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
         """Of the two pooled convolutions and the classifier."""
-        first = functional.max_pool2d(functional.relu(self.conv1(image)), 2, ceil_mode=True)
-        second = functional.max_pool2d(functional.relu(self.conv2(first)), 2, ceil_mode=True)
+        first = functional.relu(functional.max_pool2d(self.conv1(image), 2, ceil_mode=True))  # rectifies a quarter, to the same values
+        second = functional.relu(functional.max_pool2d(self.conv2(first), 2, ceil_mode=True))
         return [first, second, self.classifier(second.flatten(1))]
 
 

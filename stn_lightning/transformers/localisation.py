@@ -55,7 +55,7 @@ class ConvolutionalLocalisation(nn.Module):
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         features = functional.avg_pool2d(image, 2)
-        features = functional.max_pool2d(functional.relu(self.conv1(features)), 2)
+        features = functional.relu(functional.max_pool2d(self.conv1(features), 2))
         features = functional.relu(self.conv2(features))
         return functional.relu(self.fc(features.flatten(1)))
 
