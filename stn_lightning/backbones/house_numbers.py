@@ -73,9 +73,10 @@ class HouseNumberCNN(nn.Module):
         for i, convolution in enumerate(self.convolutions[:depth]):
             if i < len(self.transformers):
                 features = self.transformers[i](features)
-            features = functional.relu(convolution(features))
+            features = convolution(features)
             if i % 2 == 0:
                 features = functional.max_pool2d(features, 2)
+            features = functional.relu(features)  # after the pooling the same, of a quarter of the values
             if i:
                 features = self._dropped(features)
         return features

@@ -130,7 +130,7 @@ class HouseNumberLocalisation(nn.Module):
         self.layers = FullyConnectedLocalisation(units)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        features = functional.max_pool2d(functional.relu(self.conv1(image)), 2)
+        features = functional.relu(functional.max_pool2d(self.conv1(image), 2))
         features = functional.relu(self.conv2(features))
         found: Tensor = self.layers(features)
         return found
@@ -173,5 +173,5 @@ class StridedLocalisation(nn.Module):
         self.layers = FullyConnectedLocalisation(units)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        found: Tensor = self.layers(functional.max_pool2d(functional.relu(self.conv(image)), 2))
+        found: Tensor = self.layers(functional.relu(functional.max_pool2d(self.conv(image), 2)))
         return found
