@@ -12,6 +12,8 @@ from stn_lightning.cli.shipped import found
 
 Results = list[tuple[str, str, dict[str, Any]]]
 """Row, column and the record of a run."""
+SEEDS = 3
+"""So many make a claim: one run's error varies by more than networks differ."""
 
 
 class Claim(NamedTuple):
@@ -109,7 +111,7 @@ def _legend(table: Table, results: Results) -> str:
     if not table.paper:
         return f"{mean}."
     beats = "at or above" if table.highest else "at or below"
-    return f"{mean}; in brackets the paper's number: ✓ ours is {beats} it, ✗ it is not."
+    return f"{mean}; in brackets the paper's number: ✓ ours is {beats} it with {SEEDS} seeds or more, (✓) with fewer, ✗ it is not."
 
 
 def _cell(table: Table, row: str, column: str, measured: list[float]) -> str:
@@ -120,7 +122,8 @@ def _cell(table: Table, row: str, column: str, measured: list[float]) -> str:
     if paper is None:
         return text
     mean = statistics.mean(measured)
-    return f"{text} {'✓' if (mean >= paper if table.highest else mean <= paper) else '✗'} ({paper:g})"
+    won = "✓" if len(measured) >= SEEDS else "(✓)"
+    return f"{text} {won if (mean >= paper if table.highest else mean <= paper) else '✗'} ({paper:g})"
 
 
 def _verdict(table: Table, results: Results, claim: Claim, column: str) -> str:
@@ -134,7 +137,9 @@ def _verdict(table: Table, results: Results, claim: Claim, column: str) -> str:
         lead = (statistics.mean(theirs) - statistics.mean(ours)) * (-1 if table.highest else 1)
         noise = 2 * sum(statistics.variance(x) / len(x) for x in (ours, theirs) if len(x) > 1) ** 0.5
         word = "holds" if lead > noise else "does not hold" if lead < -noise else "within the spread of the seeds"
-        said.append(f"{word} ({statistics.mean(ours):.2f} against {statistics.mean(theirs):.2f} of {row})")
+        seeds = min(len(ours), len(theirs))
+        few = "" if seeds >= SEEDS else f", {seeds} seed{'s' * (seeds > 1)}"
+        said.append(f"{word} ({statistics.mean(ours):.2f} against {statistics.mean(theirs):.2f} of {row}{few})")
     return ", ".join(said)
 
 

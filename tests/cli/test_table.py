@@ -190,13 +190,23 @@ def digits() -> Table:
 def test_a_cell_is_the_mean_with_its_spread_beside_the_papers_number(tmp_path: Path) -> None:
     results = [record("one", "R", 0.8, 0), record("one", "R", 1.0, 1), record("two", "R", 1.3, 0), record("two", "R", 1.4, 1)]
     text = markdown(digits(), results)
-    assert "| one | 0.90 ± 0.14 ✓ (1) | - (1) | 1,000 | 12 | 1.5 min |" in text
+    assert "| one | 0.90 ± 0.14 (✓) (1) | - (1) | 1,000 | 12 | 1.5 min |" in text
     assert "| two | 1.35 ± 0.07 ✗ (1) | - | 1,000 | 12 | 1.5 min |" in text
-    assert "| one beats two | R | holds (0.90 against 1.35 of two) |" in text
+    assert "| one beats two | R | holds (0.90 against 1.35 of two, 2 seeds) |" in text
     assert "| one beats two | E | not run |" in text
     assert "4 runs, seeds 0, 1, 100 test samples each, on a machine; precision 32-true, torch 2, commit abc, 2026-11-22." in text
     picture(digits(), results, tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1000
+
+
+def test_three_seeds_make_a_win_and_a_claim() -> None:
+    results = [record(row, "R", error, seed) for seed in range(3) for row, error in (("one", 0.8), ("two", 1.3))]
+    text = markdown(digits(), results)
+    assert "0.80 ± 0.00 ✓ (1)" in text
+    assert "holds (0.80 against 1.30 of two) |" in text
+    single = markdown(digits(), [result for result in results if result[2]["seed"] == 0])
+    assert "0.80 (✓) (1)" in single
+    assert "holds (0.80 against 1.30 of two, 1 seed) |" in single
 
 
 @pytest.mark.parametrize(("theirs", "verdict"), [((1.3, 1.4), "holds"), ((0.9, 1.1), "within the spread"), ((0.2, 0.3), "does not hold")])
@@ -212,7 +222,7 @@ def test_a_claim_holds_by_more_than_the_seeds_differ(theirs: tuple[float, float]
 def test_where_more_is_better_the_marks_and_claims_turn_round() -> None:
     results = [record("one", "R", 99.0), record("two", "R", 0.5)]
     text = markdown(digits()._replace(highest=True), results)
-    assert "99.00 ✓" in text
+    assert "99.00 (✓)" in text
     assert "0.50 ✗" in text
     assert "holds (99.00 against 0.50" in text
 
