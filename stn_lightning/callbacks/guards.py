@@ -140,5 +140,11 @@ def _scaled(trainer: Trainer) -> bool:
 
 def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
     """Whether no element is infinite or not a number; left on the device."""
-    norms = torch._foreach_norm([tensor.detach() for tensor in tensors], torch.inf)  # the largest magnitude, which cannot overflow
-    return torch.stack([norm.float() for norm in norms]).isfinite().all() if norms else torch.tensor(True)
+    found = [tensor.detach() for tensor in tensors]
+    if not found:
+        return torch.tensor(True)
+    if found[0].is_cuda:  # one kernel for all; the largest magnitude cannot overflow
+        extremes = list(torch._foreach_norm(found, torch.inf))
+    else:  # a tenth of the norm's time on a processor; what is not a number is an extreme, too
+        extremes = [extreme for tensor in found for extreme in tensor.aminmax()]
+    return torch.stack([extreme.float() for extreme in extremes]).isfinite().all()

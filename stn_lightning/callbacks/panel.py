@@ -21,6 +21,9 @@ COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
 """Of the outlines of parallel transformers, in turn."""
 _GAP = 4
 _CAPTION = 14
+_SIDE = 112
+ROW = _SIDE + 2 * _GAP
+"""Height of a row of pictures in a panel, without what is written below it, in pixels."""
 
 
 class Caption(NamedTuple):
@@ -72,7 +75,7 @@ class Panel(Callback):
 def draw(
     image: Float[Tensor, "batch channels *size"],
     warp: Warp,
-    side: int = 112,
+    side: int = _SIDE,
     columns: int = 4,
     captions: Sequence[Caption] | None = None,
 ) -> UInt8[np.ndarray, "rows columns 3"]:

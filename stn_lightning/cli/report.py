@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from jaxtyping import Float, Int64
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
-from stn_lightning.callbacks.panel import draw
+from stn_lightning.callbacks.panel import ROW, draw
 from stn_lightning.cli.options import Options
 from stn_lightning.cli.page import page
 from stn_lightning.cli.shipped import found
@@ -26,6 +26,8 @@ PICTURES = 12
 """In each gallery."""
 FRAMES = 30
 """Most of an animation; a longer training is shown in as many, evenly chosen."""
+STEPS = 6
+"""Most of a strip."""
 
 
 class Seen(NamedTuple):
@@ -56,6 +58,8 @@ class Told(NamedTuple):
     seen: Seen
     animation: bytes | None
     """WebP: the same pictures after each epoch"""
+    strip: bytes | None
+    """PNG: the first of them, a few steps below each other"""
 
 
 def report(arguments: list[str]) -> int:
@@ -68,6 +72,7 @@ def report(arguments: list[str]) -> int:
     options.add_argument("runs", nargs="+", metavar="RUN", help="names of runs, or their folders")
     options.add_argument("--out", type=Path, metavar="FILE", help="report.html in the folder of the first run when left out")
     options.add_argument("--film", type=Path, metavar="FILE", help="also what the first run looked at after each epoch, as WebP")
+    options.add_argument("--strip", type=Path, metavar="FILE", help="also a few steps of it below each other, as PNG")
     chosen = options.parse_args(arguments)
     try:
         runs = [trained(name) for name in chosen.runs]
@@ -77,12 +82,14 @@ def report(arguments: list[str]) -> int:
         text = page(said)
         with whole(file) as out:
             out.write(text.encode())
-        if chosen.film is not None:
-            if said[0].animation is None:
-                raise ValueError(f"{runs[0].run.path} has no pictures of two epochs or more; leave --film out")
-            chosen.film.parent.mkdir(parents=True, exist_ok=True)
-            with whole(chosen.film) as out:
-                out.write(said[0].animation)
+        for option, path, content in (("film", chosen.film, said[0].animation), ("strip", chosen.strip, said[0].strip)):
+            if path is None:
+                continue
+            if content is None:
+                raise ValueError(f"{runs[0].run.path} has no pictures of two epochs or more; leave --{option} out")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole(path) as out:
+                out.write(content)
     except (ValueError, OSError) as problem:
         print(f"stn report: {problem}", file=sys.stderr)
         return 2
@@ -97,11 +104,11 @@ def told(run: Trained) -> Told:
     curves, pictures = recorded(run.run.path)
     numbers = papers_numbers(results, found(Path("configs/tables")))
     config = yaml.safe_dump(run.config, sort_keys=False)
-    return Told(run.run.name, results, config, run.classes, curves, numbers, seen(run), animated(pictures))
+    return Told(run.run.name, results, config, run.classes, curves, numbers, seen(run), animated(pictures), strip(pictures))
 
 
-def recorded(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], list[bytes]]:
-    """Curves, and the panel's picture after each epoch, from TensorBoard's files; nothing where a run was told to log nothing."""
+def recorded(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], list[tuple[int, bytes]]]:
+    """Curves, and the panel's picture of each epoch with its step, from TensorBoard's files; nothing where a run logged nothing."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # seconds
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 1})
@@ -109,18 +116,36 @@ def recorded(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], list[byt
     tags = events.Tags()
     curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
     shown = "where it looks"
-    return curves, [event.encoded_image_string for event in events.Images(shown)] if shown in tags["images"] else []
+    return curves, [(event.step, event.encoded_image_string) for event in events.Images(shown)] if shown in tags["images"] else []
 
 
-def animated(pictures: list[bytes]) -> bytes | None:
+def animated(pictures: list[tuple[int, bytes]]) -> bytes | None:
     """The panels one after the other, a seventh of a second each, as WebP: the paper's video."""
     if len(pictures) < 2:
         return None
     indices = sorted({round(i * (len(pictures) - 1) / (FRAMES - 1)) for i in range(FRAMES)})
-    frames = [Image.open(io.BytesIO(pictures[i])).convert("RGB") for i in indices]
+    frames = [Image.open(io.BytesIO(pictures[i][1])).convert("RGB") for i in indices]
     file = io.BytesIO()
     durations = [150] * (len(frames) - 1) + [2000]
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=40, method=6)
+    return file.getvalue()
+
+
+def strip(pictures: list[tuple[int, bytes]]) -> bytes | None:
+    """The panels' first row at a few steps, each a constant factor after the one before, as PNG: the paper's crops over steps."""
+    if len(pictures) < 2:
+        return None
+    last = len(pictures) - 1
+    indices = sorted({round((last + 1) ** (i / (STEPS - 1))) - 1 for i in range(STEPS)})
+    panels = [(pictures[i][0], Image.open(io.BytesIO(pictures[i][1])).convert("RGB")) for i in indices]
+    words, width = 64, panels[0][1].width
+    high = min(ROW, panels[0][1].height)
+    sheet = Image.new("RGB", (words + width, len(panels) * high), "white")
+    for i, (step, panel) in enumerate(panels):
+        ImageDraw.Draw(sheet).text((4, i * high + high // 2 - 6), f"step {step}", fill="black")
+        sheet.paste(panel.crop((0, 0, width, high)), (words, i * high))
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
     return file.getvalue()
 
 

@@ -6,6 +6,7 @@ Convention:
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ _CELLS = 4
 
 def outside(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " batch"]:
     """The part of the points that lies outside of the image, from 0 to 1."""
-    beyond = (exact(grid).abs() > 1).any(-1)
+    beyond = reduce(torch.logical_or, (exact(grid).abs() > 1).unbind(-1))  # planes, which a grid lies in, are gone through fastest
     return beyond.flatten(1).float().mean(1)
 
 
@@ -51,14 +52,14 @@ def displacement(grid: Float[Tensor, "batch *size dimensions"], image_size: Sequ
     """How far points lie from where the identity has them, on average, in pixels of an image of `image_size`."""
     where = exact(grid)
     moved = where - points(grid.shape[1:-1], where)
-    pixels = (moved * _halves(image_size, where)).contiguous()  # over a strided axis PyTorch's norm takes a hundred times as long
-    return pixels.norm(dim=-1).flatten(1).mean(1)
+    pixels = (moved * _halves(image_size, where)).square()
+    return reduce(torch.add, pixels.unbind(-1)).sqrt().flatten(1).mean(1)  # over a strided axis PyTorch's norm takes ten times as long
 
 
 def spread(grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]) -> Float[Tensor, ""]:
     """How differently the pictures of a batch are looked at: the standard deviation of a point, in pixels of an image of `image_size`."""
     where = exact(grid) * _halves(image_size, grid)
-    return where.var(0, correction=0).sum(-1).mean().sqrt()
+    return (where - where.mean(0)).square().mean(0).sum(-1).mean().sqrt()  # PyTorch's var takes ten times as long
 
 
 def scales(grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]) -> Float[Tensor, "batch cells dimensions"]:

@@ -81,6 +81,13 @@ class ClassificationTask(LightningModule):
         """Which pictures are misread."""
         return logits.argmax(-1) != label
 
+    @property
+    def is_logged(self) -> bool:
+        """Whether what this step logs is written, or stands at the end of its epoch; logging at every step takes one percent of it."""
+        trainer, every = self.trainer, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        done = trainer.global_step + 1
+        return trainer.is_last_batch or done == trainer.max_steps or (every > 0 and done % every == 0)
+
     def forward(self, image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch *digits classes"]:
         logits: Tensor = self.backbone(image if self.transformer is None else self.transformer(image))
         return logits
@@ -106,8 +113,9 @@ class ClassificationTask(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with watching(self) as looks:
             logits, loss = self._step(batch)
-        error = self.wrong(logits.detach(), batch.label).float().mean() * 100
-        self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label), prog_bar=True)
+        if self.is_logged:
+            error = self.wrong(logits.detach(), batch.label).float().mean() * 100
+            self.log_dict({"train/loss": loss.detach(), "train/error": error}, batch_size=len(batch.label), prog_bar=True)
         if self.outside_penalty and looks:
             beyond = torch.stack([excess(look.grids.flatten(0, 1)).mean() for look in looks])
             loss = loss + self.outside_penalty * beyond.sum()

@@ -74,7 +74,8 @@ class ColocalisationTask(ClassificationTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._losses(batch, min(1.0, self._progress(self.global_step) / self.gradual) if self.gradual else 1.0).mean()
-        self.log("train/loss", loss.detach(), batch_size=len(batch.label), prog_bar=True)
+        if self.is_logged:
+            self.log("train/loss", loss.detach(), batch_size=len(batch.label), prog_bar=True)
         return loss * batch.share
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stn_lightning.cli.report import FRAMES, animated, papers_numbers, report, told
+from stn_lightning.cli.report import FRAMES, STEPS, animated, papers_numbers, report, strip, told
 from stn_lightning.cli.trained import trained
 from tests.browser import CHROMIUM, REASON, browser
 from tests.cli.conftest import CONFIGS
@@ -39,12 +39,13 @@ def test_the_page_tells_what_the_run_came_to(written: Path, small_run: Path) -> 
     assert run.seen.theta.shape == (500, 1, 6)
 
 
-def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
-    def panel(i: int) -> bytes:
-        file = io.BytesIO()
-        Image.new("RGB", (64, 48), (97 * i % 256, 53 * i % 256, 255 * (i % 2))).save(file, "PNG")
-        return file.getvalue()
+def panel(i: int) -> tuple[int, bytes]:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 300), (97 * i % 256, 53 * i % 256, 255 * (i % 2))).save(file, "PNG")
+    return 10 * i, file.getvalue()
 
+
+def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
     assert animated([panel(0)]) is None
     for epochs, frames in ((2, 2), (7, 7), (150, FRAMES)):
         content = animated([panel(i) for i in range(epochs)])
@@ -53,9 +54,23 @@ def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
             assert (picture.format, getattr(picture, "n_frames", 1)) == ("WEBP", frames)
 
 
+def test_a_strip_shows_the_first_step_the_last_and_a_few_between() -> None:
+    assert strip([panel(0)]) is None
+    for epochs, rows in ((2, 2), (4, 4), (40, STEPS)):
+        content = strip([panel(i) for i in range(epochs)])
+        assert content is not None
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.height == rows * 120
+            assert picture.getpixel((picture.width - 1, 5)) == (0, 0, 0)
+            last = epochs - 1
+            assert picture.getpixel((picture.width - 1, picture.height - 5)) == (97 * last % 256, 53 * last % 256, 255 * (last % 2))
+
+
 def test_the_film_is_written_by_itself_where_it_is_asked_for(small_run: Path, tmp_path: Path) -> None:
-    film = tmp_path / "films" / "film.webp"
-    assert report([str(small_run), "--out", str(tmp_path / "page.html"), "--film", str(film)]) == 0
+    film, sheet = tmp_path / "films" / "film.webp", tmp_path / "strips" / "strip.png"
+    assert report([str(small_run), "--out", str(tmp_path / "page.html"), "--film", str(film), "--strip", str(sheet)]) == 0
+    with Image.open(sheet) as picture:
+        assert picture.height == 240
     with Image.open(film) as picture:
         assert getattr(picture, "n_frames", 1) == 2
 

@@ -106,6 +106,24 @@ def test_a_task_learns_32_digits_by_heart_in_a_few_dozen_steps(with_transformer:
     assert trainer.callback_metrics["train/error"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "logged"),
+    [
+        ({"max_epochs": 2, "log_every_n_steps": 3}, [3, 4, 6, 8]),  # every third, and where an epoch ends
+        ({"max_steps": 3, "log_every_n_steps": 0}, [3]),
+        ({"max_epochs": 1, "log_every_n_steps": 1, "accumulate_grad_batches": 2}, [1, 1, 2, 2]),
+    ],
+    ids=str,
+)
+def test_a_step_logs_where_it_is_written_and_where_an_epoch_or_the_training_ends(
+    options: dict[str, Any], logged: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, steps = task_of(), []
+    monkeypatch.setattr(task, "log_dict", lambda *_, **__: steps.append(task.global_step + 1))
+    trainer_of(limit_val_batches=0, **options).fit(task, digits(16, batch_size=4))
+    assert steps == logged
+
+
 def test_what_is_logged_in_training_is_the_batches_loss_and_error() -> None:
     task = task_of(optimizer=functools.partial(torch.optim.SGD, lr=0.0))
     trainer = trainer_of(max_steps=1, limit_val_batches=0)
@@ -167,7 +185,7 @@ def test_looking_outside_costs_what_its_weight_says_and_inside_nothing(n: int, m
             looking = ParallelTransformer(FullyConnectedLocalisation([8]), Affine(), n, start=Beyond(theta))
             task = ClassificationTask(FCN([8]), SGD, looking, outside_penalty=weight)
             task(batch.image)
-            monkeypatch.setattr(task, "log_dict", lambda *_, **__: None)
+            monkeypatch.setattr(ClassificationTask, "is_logged", False)
             losses.append(task.training_step(batch, 0).item())
     rows = 0.5 * (torch.arange(28) * 2 - 27) / 28 + 2.1 - 1  # how far each row lies beyond the border: 0.62 to 1.58
     cost = torch.where(rows > 1, rows - 0.5, rows.square() / 2).mean().item()
@@ -188,7 +206,7 @@ def global_gradient(task: ClassificationTask, batch: Batch, ranks: int) -> dict[
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_uneven_processes_gradients_average_to_that_of_the_global_batch(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = task_of(), batch_of(digits(31))
-    monkeypatch.setattr(task, "log_dict", lambda *_, **__: None)
+    monkeypatch.setattr(ClassificationTask, "is_logged", False)
     task(batch.image)  # sizes the lazy layers
     alone, shared = global_gradient(task, batch, 1), global_gradient(task, batch, ranks)
     functional.cross_entropy(task(batch.image), batch.label)
