@@ -1,26 +1,31 @@
-"""What transformers cost: a training step of each network for house numbers over one of the plain CNN.
+"""What transformers cost in networks for house numbers: a training step over one of the plain CNN, and where Multi's goes.
 
-    python -m benchmarks.house_numbers                      # the paper's width, 64 px: a quarter of an hour on a processor
-    python -m benchmarks.house_numbers --width 0.25 --batch 32
-    python -m benchmarks.house_numbers --parts --batch 16   # each part of Multi's transformers by itself; on a processor
+    python -m benchmarks.house_numbers [--quick]
 
-One step is forward + backward in training mode. Networks take turns in one process, so that a disturbance hits all alike; the ratio is the
-median over rounds of this network's time over the CNN's of the same round. Processor time on a CPU, wall-clock on a GPU.
+Forward and backward at the paper's width, 64 px, on one thread in processor time, of which other work on the machine takes little. On a
+GPU, where there is one, in the wall's.
 """
 
-import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.alternating import alternate
+from benchmarks.alternating import alternate, chosen, report, table, times_as_long
 from stn_lightning.backbones import HouseNumberCNN, SharedLayersCNN
-from stn_lightning.cli.memory import keep_freed_memory
 from stn_lightning.geometry import affine, sampling
 from stn_lightning.transformers import Affine, FullyConnectedLocalisation, HouseNumberLocalisation, SpatialTransformer
+
+SIDE = 64
+MAPS = ((3, 64), (48, 32), (64, 32), (128, 16))
+"""Channels and side of what each of Multi's transformers sees at the paper's width."""
+NOTES = """Milliseconds of forward and backward at the paper's width, {side} px, {device}; in brackets over the CNN's (the paper: 1.06 for
+Multi). Below, Multi's transformers by themselves, {batch} pictures; `grid_sample` is PyTorch's own on the same maps in planes, with the
+conversion into and out of them."""
 
 
 def on_features() -> SpatialTransformer:
@@ -37,66 +42,75 @@ def networks(width: float) -> dict[str, nn.Module]:
     }
 
 
-def step(network: nn.Module, image: torch.Tensor, label: torch.Tensor) -> float:
+def step(network: nn.Module, image: Tensor, label: Tensor) -> None:
     network.zero_grad()
-    clock = time.perf_counter if image.is_cuda else time.process_time
-    if image.is_cuda:
-        torch.cuda.synchronize()
-    start = clock()
     functional.cross_entropy(network(image).transpose(1, 2), label).backward()
     if image.is_cuda:
         torch.cuda.synchronize()
-    return clock() - start
 
 
-def parts(batch: int, rounds: int) -> None:
-    """Processor time, forward and backward, of each part of Multi's transformers at the paper's width, and of PyTorch itself."""
-    print("channels, side, ms of: localisation, grid, bilinear, its forward, grid_sample on contiguous maps")
-    for channels, side in ((3, 64), (48, 32), (64, 32), (128, 16)):
-        image = torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last).requires_grad_(channels > 3)
-        plain, slope = image.detach().contiguous().requires_grad_(channels > 3), torch.randn(batch, channels, side, side)
+def cells(width: float, batch: int, rounds: int, device: str) -> dict[str, str]:
+    """Of each network: milliseconds and its ratio to the CNN."""
+    image = torch.randn(batch, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
+    label = torch.randint(0, 11, (batch, 5), device=device)
+    cases: dict[str, Callable[[], object]] = {}
+    for name, network in networks(width).items():
+        network.to(device)(image[:1])  # sizes the lazy layers
+        cases[name] = partial(step, network.to(memory_format=torch.channels_last), image, label)
+    taken = alternate(cases, rounds, time.perf_counter if device == "cuda" else time.process_time)
+    return {
+        name: f"{1000 * statistics.median(seconds):,.0f} ({times_as_long(taken['CNN'], seconds):.3f})" for name, seconds in taken.items()
+    }
+
+
+def parts(batch: int, rounds: int) -> list[list[object]]:
+    """Milliseconds of forward and backward of each of Multi's transformers, part by part."""
+    rows: list[list[object]] = []
+    for channels, side in MAPS:
+        maps = torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last).requires_grad_(channels > 3)
+        slope = torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last)
         theta = torch.tensor([1.01, 0.02, 0.01, -0.02, 0.99, 0.01]).expand(batch, -1).clone().requires_grad_()
         grid = affine.grid(theta.detach(), (side, side)).requires_grad_()
         localisation = FullyConnectedLocalisation([32, 32])
-        cases = {
-            "localisation": lambda: localisation(image).sum().backward(),  # noqa: B023  # called in this round of the loop
-            "grid": lambda: affine.grid(theta, (side, side)).sum().backward(),  # noqa: B023
-            "bilinear": lambda: sampling.bilinear(image, grid).backward(slope.to(memory_format=torch.channels_last)),  # noqa: B023
-            "forward": lambda: sampling.bilinear(image.detach(), grid.detach()),  # noqa: B023
-            "plain": lambda: functional.grid_sample(plain, grid, align_corners=False).backward(slope),  # noqa: B023
+        cases: dict[str, Callable[[], object]] = {
+            "localisation": partial(_localise, localisation, maps),
+            "grid": partial(_make_grid, theta, (side, side)),
+            "bilinear": partial(_read, sampling.bilinear, maps, grid, slope),
+            "grid_sample": partial(_read, _planes, maps, grid, slope),
         }
         taken = alternate(cases, rounds, time.process_time)
-        print(channels, side, *(f"{1000 * statistics.median(seconds):.1f}" for seconds in taken.values()))
+        rows.append([f"{channels} x {side} x {side}", *(1000 * statistics.median(seconds) for seconds in taken.values())])
+    return rows
+
+
+def _localise(localisation: nn.Module, maps: Tensor) -> None:
+    localisation(maps).sum().backward()
+
+
+def _make_grid(theta: Tensor, size: tuple[int, int]) -> None:
+    affine.grid(theta, size).sum().backward()
+
+
+def _read(read: Callable[[Tensor, Tensor], Tensor], maps: Tensor, grid: Tensor, slope: Tensor) -> None:
+    read(maps, grid).backward(slope)
+
+
+def _planes(maps: Tensor, grid: Tensor) -> Tensor:
+    return functional.grid_sample(maps.contiguous(), grid, align_corners=False).contiguous(memory_format=torch.channels_last)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--parts", action="store_true")
-    chosen = parser.parse_args()
+    options = chosen(__doc__, 7)
     torch.set_num_threads(1)
-    keep_freed_memory()  # as `stn fit` has it
-    if chosen.parts:
-        parts(chosen.batch, chosen.rounds)
-        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    image = torch.randn(chosen.batch, 3, chosen.size, chosen.size, device=device).to(memory_format=torch.channels_last)
-    label = torch.randint(0, 11, (chosen.batch, 5), device=device)
-    compared = {name: network.to(device) for name, network in networks(chosen.width).items()}
-    times: dict[str, list[float]] = {name: [] for name in compared}
-    for network in compared.values():
-        step(network, image, label)  # sizes the lazy layers, warms up
-        network.to(memory_format=torch.channels_last)
-    for _ in range(chosen.rounds):
-        for name, network in compared.items():
-            times[name].append(step(network, image, label))
-    print(f"{chosen.batch} pictures of {chosen.size} px, width {chosen.width:g}, {device}, median of {chosen.rounds} rounds")
-    for name, taken in times.items():
-        ratio = statistics.median(mine / cnn for mine, cnn in zip(taken, times["CNN"], strict=True))
-        print(f"{name:16}{1000 * statistics.median(taken):9.0f} ms{ratio:8.3f} of the CNN's")
+    width, batches = (0.125, (2,)) if options.quick else (1.0, (16, 64))
+    found = {batch: cells(width, batch, options.rounds if batch == batches[0] else -(-options.rounds // 2), device) for batch in batches}
+    rows = [[name, *(found[batch][name] for batch in batches)] for name in found[batches[0]]]
+    body = table(["", *(f"{batch} pictures" for batch in batches)], rows)
+    if device == "cpu":
+        body += "\n\n" + table(["maps", "localisation", "grid", "bilinear", "grid_sample"], parts(batches[0], options.rounds))
+    said = NOTES.format(side=SIDE, batch=batches[0], device="the wall's time" if device == "cuda" else "processor time, one thread")
+    report("House numbers: what transformers cost", body, said, options.rounds)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ BENCHMARKS = {
     "distortions": "R, RTS, P, E, TC alone",
     "warps": "affine, projective and spline grids with sampling, forward and backward",
     "crops": "parallel transformers against the backbone alone",
+    "house_numbers": "Single, Multi and shared layers against the CNN for house numbers",
     "growth": "time and memory over images, sides, crops and batch sizes",
     "predictions": "stn predict on pictures in files against the bare forward, and its memory",
     "start_up": "seconds until help, version and the first step",
@@ -29,7 +30,7 @@ def bench(arguments: list[str]) -> int:
     known = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
     options = Options("bench", f"Measure speed, side by side with others. Needs the repository. {known}.")
     options.add_argument("names", nargs="*", metavar="NAME", help="these alone")
-    options.add_argument("--quick", action="store_true", help="few and small cases: two minutes instead of seven")
+    options.add_argument("--quick", action="store_true", help="few and small cases: two minutes instead of ten")
     options.add_argument("--processor", action="store_true", help="one thread and processor time where it applies: for a busy machine")
     options.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="FOLDER", help="where the tables go; runs/bench")
     chosen = options.parse_args(arguments)

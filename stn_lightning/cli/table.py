@@ -62,12 +62,13 @@ def table(arguments: list[str]) -> int:
     try:
         wanted = read_table(chosen.table)
         cells = _cells(wanted, chosen, arguments[at + 1 :])
-        shown = _cells(wanted, Namespace(**vars(chosen) | {"rows": None, "columns": None}), arguments[at + 1 :])
+        file = chosen.out / "-".join(path.stem for path in [chosen.table, *chosen.config])
+        records = _read(file.with_suffix(".jsonl"))
+        seeds = sorted({*chosen.seeds, *(record["seed"] for record in records.values())})
+        shown = _cells(wanted, Namespace(**vars(chosen) | {"rows": None, "columns": None, "seeds": seeds}), arguments[at + 1 :])
     except (ValueError, OSError) as problem:
         print(f"stn table: {problem}", file=sys.stderr)
         return 2
-    file = chosen.out / "-".join(path.stem for path in [chosen.table, *chosen.config])
-    records = _read(file.with_suffix(".jsonl"))
     missing = [cell for cell in cells if cell.record(records) is None]
     if chosen.slurm:
         return _submit(missing, chosen, file)
@@ -96,7 +97,7 @@ def _options() -> Options:
         "--config", type=Path, action="append", default=[], metavar="FILE", help="on top of every run's files, as a recipe"
     )
     options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    options.add_argument("--rows", nargs="+", metavar="ROW", help="run these alone; the table has all that are there")
+    options.add_argument("--rows", nargs="+", metavar="ROW", help="run these alone; the table has all rows, columns and seeds that are there")
     options.add_argument("--columns", nargs="+", metavar="COLUMN", help="run these alone")
     options.add_argument("--jobs", type=int, metavar="N", help="runs side by side, which share the cores or the GPUs; 1, with --slurm all")
     options.add_argument("--out", type=Path, default=Path("runs/tables"), metavar="FOLDER", help="where the table and its records go")

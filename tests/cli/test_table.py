@@ -72,6 +72,8 @@ def test_a_table_runs_what_is_missing_and_the_second_time_nothing(capsys: pytest
     assert Path("runs/tables/digits.jsonl").read_text() == records
     assert table([*arguments[:1], "--rows", "ST", *arguments[1:]]) == 0
     assert "| CNN | " in capsys.readouterr().out, "a row that is there stays in the table when another one alone is run"
+    assert table([*arguments[:1], "--show", "--seeds", "1", *arguments[1:]]) == 0
+    assert "2 runs, seeds 0, " in capsys.readouterr().out, "so does a seed"
     assert table([*arguments[:-1], "3"]) == 0
     assert "2 runs to do" in capsys.readouterr().out, "other settings are other runs"
 
