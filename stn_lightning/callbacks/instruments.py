@@ -119,6 +119,8 @@ def readings(look: Look, factor: float = 1.0) -> list[Reading]:
 
 def _named(pl_module: LightningModule, looks: list[Look]) -> Iterator[tuple[str, Look]]:
     """The last look of each transformer, under its name in the task."""
+    if not looks:  # most steps are not looked at, and going through all parts of a task takes a while
+        return
     last = {id(look.transformer): look for look in looks}
     for name, module in pl_module.named_modules():
         if isinstance(module, Transformer) and id(module) in last:

@@ -97,7 +97,9 @@ def _options() -> Options:
         "--config", type=Path, action="append", default=[], metavar="FILE", help="on top of every run's files, as a recipe"
     )
     options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    options.add_argument("--rows", nargs="+", metavar="ROW", help="run these alone; the table has all rows, columns and seeds that are there")
+    options.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="run these alone; the table has all rows, columns and seeds that are there"
+    )
     options.add_argument("--columns", nargs="+", metavar="COLUMN", help="run these alone")
     options.add_argument("--jobs", type=int, metavar="N", help="runs side by side, which share the cores or the GPUs; 1, with --slurm all")
     options.add_argument("--out", type=Path, default=Path("runs/tables"), metavar="FOLDER", help="where the table and its records go")

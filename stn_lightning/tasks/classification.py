@@ -1,6 +1,7 @@
 """Classification of pictures, with or without a transformer in front."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from stn_lightning.geometry.measures import excess
 from stn_lightning.geometry.overlap import shared
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import Constant, Schedule
-from stn_lightning.transformers import Transformer, watching
+from stn_lightning.transformers import Look, Transformer, watching
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 MADE_FOR = "made_for"
@@ -111,7 +112,9 @@ class ClassificationTask(LightningModule):
             checkpoint[MADE_FOR] = {"image_shape": list(data.image_shape), "classes": list(data.classes)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        with watching(self) as looks:
+        penalised = self.outside_penalty or self.overlap_penalty
+        watched: AbstractContextManager[list[Look]] = watching(self) if penalised else nullcontext([])
+        with watched as looks:
             logits, loss = self._step(batch)
         if self.is_logged:
             error = self.wrong(logits.detach(), batch.label).float().mean() * 100
