@@ -5,6 +5,7 @@ Reference:
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -62,17 +63,24 @@ class Streams(nn.Module):
 
 
 class SmallTrunk(nn.Module):
-    """A small trunk to train from scratch: convolutions 3 x 3 with stride 2, each with batch normalisation.
+    """A small trunk to train from scratch: convolutions 3 x 3, each with batch normalisation.
 
     Args:
         filters: of each convolution.
+        strides: of each, in pixels; 2 everywhere when left out.
+
+    Raises:
+        ValueError: where there are not as many strides as filters.
     """
 
-    def __init__(self, filters: tuple[int, ...] = (32, 64, 128, 128)) -> None:
+    def __init__(self, filters: Sequence[int] = (32, 64, 128, 128), strides: Sequence[int] | None = None) -> None:
         super().__init__()
+        steps = [2] * len(filters) if strides is None else list(strides)
+        if len(steps) != len(filters):
+            raise ValueError(f"{len(steps)} strides for {len(filters)} filters; give each convolution one")
         layers: list[nn.Module] = []
-        for i, width in enumerate(filters):
-            conv = nn.Conv2d(filters[i - 1], width, 3, 2, 1) if i else lazy.conv2d(width, 3, 2, 1)
+        for i, (width, step) in enumerate(zip(filters, steps, strict=True)):
+            conv = nn.Conv2d(filters[i - 1], width, 3, step, 1) if i else lazy.conv2d(width, 3, step, 1)
             layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 

@@ -227,3 +227,10 @@ def test_weights_that_cannot_be_had_are_refused_in_a_line(tmp_path: Path, monkey
         TorchvisionTrunk("resnet19", "layer4")
     with pytest.raises(ValueError, match="resnet18 has no node 'layer5'"):
         TorchvisionTrunk("resnet18", "layer5")
+
+
+def test_a_small_trunk_halves_where_it_is_told_to() -> None:
+    assert SmallTrunk((4, 8, 8))(torch.rand(2, 1, 28, 28)).shape == (2, 8, 4, 4)
+    assert SmallTrunk((4, 8, 8), strides=[1, 2, 1])(torch.rand(2, 1, 28, 28)).shape == (2, 8, 14, 14)
+    with pytest.raises(ValueError, match="2 strides for 3 filters; give each convolution one"):
+        SmallTrunk((4, 8, 8), strides=[1, 2])
