@@ -98,3 +98,8 @@ def test_vmap_sees_what_a_loop_sees() -> None:
     canvas, grid = feature_maps(3, rows.CHANNELS, 8, 8, dtype=torch.float32), looks(3, (4, 4)).float()
     read = torch.func.vmap(lambda c, g: sampling.bilinear(c[None], g[None])[0])(canvas, grid)
     torch.testing.assert_close(read, sampling.bilinear(canvas, grid))
+
+
+def test_a_batch_without_pictures_stays_one() -> None:
+    canvas, grid = feature_maps(2, rows.CHANNELS, 8, 8)[:0], looks(2, (4, 4))[:0]
+    assert sampling.bilinear(canvas, grid).shape == (0, rows.CHANNELS, 4, 4)
