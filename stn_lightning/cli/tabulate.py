@@ -178,7 +178,7 @@ def picture(table: Table, results: Results, file: Path) -> None:
     figure, panels = plt.subplots(
         1,
         len(table.columns),
-        figsize=(max(2.4 * len(table.columns) + 1.2, 6.0), 0.36 * len(rows) + 1.4),  # the title wants room
+        figsize=(max(2.4 * len(table.columns) + 1.2, 6.0), 0.36 * len(rows) + 1.6),  # the title wants room
         sharey=True,
         squeeze=False,
         layout="constrained",
@@ -190,9 +190,10 @@ def picture(table: Table, results: Results, file: Path) -> None:
             if paper is not None:
                 panel.plot([paper, paper], [height - 0.35, height + 0.35], color="0.55", lw=2)
             panel.plot(measured, [height] * len(measured), "o", color="C0", ms=5, alpha=0.8)
-        panel.set(title=column, xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
+        right = max(panel.get_xlim()[1], 1.06 * panel.dataLim.x1)  # so that the rightmost point is whole
+        panel.set(title=column, xlim=(0, right), ylim=(-0.6, len(rows) - 0.4))
         panel.set_yticks(range(len(rows)), list(reversed(rows)))
         panel.grid(axis="x", alpha=0.3)
-    figure.suptitle(f"{table.title} (points: ours, one a seed{'; lines: the paper' if table.paper else ''})", fontsize=10)
+    figure.suptitle(f"{table.title}\n(points: ours, one a seed{'; lines: the paper' if table.paper else ''})", fontsize=10)
     figure.savefig(file, dpi=110)
     plt.close(figure)
