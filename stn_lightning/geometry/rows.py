@@ -28,10 +28,10 @@ def lies_in_rows(canvas: Float[Tensor, "batch channels *size"]) -> bool:
     """Whether `bilinear` reads this canvas faster than `grid_sample` does. Graphs and torch.func keep the operation that they know."""
     return (
         canvas.dim() == 4
-        and len(canvas) > 0  # a process may be left without a picture in the last batch
         and canvas.shape[1] >= CHANNELS
         and canvas.device.type == "cpu"
         and not torch.compiler.is_compiling()
+        and len(canvas) > 0  # a process may be left without a picture in the last batch; after the line above, as `len` makes a size fixed
         and not torch._C._are_functorch_transforms_active()
         and canvas.is_contiguous(memory_format=torch.channels_last)
     )
