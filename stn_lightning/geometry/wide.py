@@ -42,7 +42,7 @@ def widened(
     """
     if not torch.is_grad_enabled():
         return sampled
-    place = functional.hardtanh(exact(grid) / 2, -1, 1)  # the copy reaches from -2 to 2
+    place = (exact(grid) / 2).clamp(-1, 1)  # the copy reaches from -2 to 2; compiled, hardtanh expects other strides
     seen = read(blurred(image, padding).to(place.dtype), place)
     return sampled + (seen - seen.detach()).to(sampled.dtype)
 
