@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -59,11 +60,23 @@ def main() -> int:
         return 2
     if arguments[0] in ALONE:
         command: Callable[[list[str]], int] = getattr(importlib.import_module(f"stn_lightning.cli.{arguments[0]}"), arguments[0])
-        return command(arguments[1:])
+        return _read_by_someone(command, arguments[1:])
     signals.listen()  # before seconds of imports, in which a signal would kill the process
     from stn_lightning.cli.command import run
 
     return run(arguments)
+
+
+def _read_by_someone(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """The command's exit code; 1 where the reader of its output, `head` for one, leaves before its end."""
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more on its way out
+        print("stn: stopped, as nothing reads its output any more", file=sys.stderr)
+        return 1
+    return code
 
 
 def about() -> str:

@@ -273,6 +273,15 @@ def test_an_unknown_command_gets_a_suggestion(monkeypatch: pytest.MonkeyPatch, c
     assert "did you mean fit?" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    command = [sys.executable, "-m", "stn_lightning", "table", "configs/tables/mnist.yaml", "--dry-run"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, cwd=CONFIGS.parent, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "stn: stopped, as nothing reads its output any more\n")
+
+
 def test_a_configuration_that_others_may_be_reading_is_never_half_written(tmp_path: Path) -> None:
     """A process of another node that read an empty one took the run for another, and left."""
     run = RunFolder("digits", tmp_path)
