@@ -168,22 +168,23 @@ def _provenance(results: Results) -> list[str]:
 
 
 def picture(table: Table, results: Results, file: Path) -> None:
-    """Each column as a panel: our runs as points, the paper's numbers as lines."""
+    """Each column that has a run, or all where none has, as a panel: our runs as points, the paper's numbers as lines."""
     import matplotlib as mpl  # seconds that the rest of the command does not need
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     rows = [row for row in table.rows if any(r == row for r, _, _ in results)]
+    columns = [column for column in table.columns if any(c == column for _, c, _ in results)] or list(table.columns)
     figure, panels = plt.subplots(
         1,
-        len(table.columns),
-        figsize=(max(2.4 * len(table.columns) + 1.2, 6.0), 0.36 * len(rows) + 1.6),  # the title wants room
+        len(columns),
+        figsize=(max(2.4 * len(columns) + 1.2, 6.0), 0.36 * len(rows) + 1.6),  # the title wants room
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    for panel, column in zip(panels[0], table.columns, strict=True):
+    for panel, column in zip(panels[0], columns, strict=True):
         for height, row in enumerate(reversed(rows)):
             measured = values(table, results, row, column)
             paper = table.paper.get(row, {}).get(column)

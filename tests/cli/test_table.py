@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from stn_lightning.cli.jobs import Job, run_jobs
 from stn_lightning.cli.runs import says
@@ -197,8 +199,19 @@ def test_a_cell_is_the_mean_with_its_spread_beside_the_papers_number(tmp_path: P
     assert "| one beats two | R | holds (0.90 against 1.35 of two, 2 seeds) |" in text
     assert "| one beats two | E | not run |" in text
     assert "4 runs, seeds 0, 1, 100 test samples each, on a machine; precision 32-true, torch 2, commit abc, 2026-11-22." in text
-    picture(digits(), results, tmp_path / "table.png")
-    assert (tmp_path / "table.png").stat().st_size > 1000
+
+
+def test_a_picture_has_the_columns_that_have_a_run(tmp_path: Path) -> None:
+    for panels, columns in ((1, ["R"]), (2, ["R", "E"]), (2, [])):
+        picture(digits(), [record("one", column, 0.8, 0) for column in columns], tmp_path / "table.png")
+        assert _panels(tmp_path / "table.png") == panels
+
+
+def _panels(file: Path) -> int:
+    """How often the picture's longest black line, a panel's frame, is interrupted and begins again."""
+    black = np.asarray(Image.open(file).convert("L")) < 30
+    line = black[black.sum(1).argmax()]
+    return int((np.diff(line.astype(int)) == 1).sum())
 
 
 def test_three_seeds_make_a_win_and_a_claim() -> None:
