@@ -68,10 +68,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def report(title: str, body: str, notes: str, rounds: int) -> None:
+def report(title: str, body: str, notes: str, rounds: int, device: str | torch.device = "cpu") -> None:
     """Print a section of docs/results.md."""
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    where = f"{device_name(torch.device('cpu'))}, load {LOAD:.1f} to {os.getloadavg()[0]:.1f}"
+    where = f"{device_name(torch.device(device))}, load {LOAD:.1f} to {os.getloadavg()[0]:.1f}"
     module = Path(sys.argv[0]).stem
     source = f"`python -m benchmarks.{module}`: medians of {rounds} alternating rounds; {where}; {versions}; commit {commit()}; "
     print(f"### {title}\n\n{body}\n\n{notes}\n\n{source}{datetime.now(UTC).date()}.\n", flush=True)

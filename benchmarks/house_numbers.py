@@ -110,7 +110,7 @@ def main() -> None:
     if device == "cpu":
         body += "\n\n" + table(["maps", "localisation", "grid", "bilinear", "grid_sample"], parts(batches[0], options.rounds))
     said = NOTES.format(side=SIDE, batch=batches[0], device="the wall's time" if device == "cuda" else "processor time, one thread")
-    report("House numbers: what transformers cost", body, said, options.rounds)
+    report("House numbers: what transformers cost", body, said, options.rounds, device)
 
 
 if __name__ == "__main__":

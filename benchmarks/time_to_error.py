@@ -41,7 +41,13 @@ class Hurdles(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = self.rows + [[f"{hurdle:.1f} %", "not reached", trainer.current_epoch, ""] for hurdle in self.hurdles]
         notes = f"`stn fit` with {' '.join(sys.argv[1:]) or 'the configurations alone'}, precision {trainer.precision}."
-        report("Time to error: ST-CNN Aff on RTS", table(["test error", "seconds of training", "passes", "tested"], rows), notes, 1)
+        report(
+            "Time to error: ST-CNN Aff on RTS",
+            table(["test error", "seconds of training", "passes", "tested"], rows),
+            notes,
+            1,
+            pl_module.device,
+        )
 
 
 def _test_error(trainer: Trainer, pl_module: LightningModule) -> float:

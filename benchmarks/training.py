@@ -5,7 +5,8 @@
 
 The limit is the same network fed with distorted pictures that are ready, in a bare PyTorch loop: same precision, memory format, optimiser,
 and memory of freed tensors kept as `stn fit` does. The other ways are as their users run them: float32, contiguous, the C library's own
-memory. Each case is a process of its own; they take turns.
+memory. Each case is a process of its own; they take turns. On a machine with a GPU all of them train on it: the limit's pictures lie there,
+kornia distorts there, and bfloat16 and compiled networks are cases of their own.
 """
 
 import json
@@ -35,9 +36,13 @@ from stn_lightning.datasets import MNIST
 from stn_lightning.distortions import Randomness, RotatedScaledTranslated
 from stn_lightning.transformers import Affine, ConvolutionalLocalisation, SpatialTransformer
 
-BATCH, WARM_UP = 256, 5
+BATCH = 256
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WARM_UP = 5 if DEVICE.type == "cpu" else 50
 CONFIGS = Path(__file__).parents[1] / "configs"
 CASES = ("stn fit", "limit", "stn fit, bf16", "limit, bf16", "tutorial", "tutorial, 2 workers", "kornia", "plain Lightning")
+COMPILED = ("stn fit, bf16, compiled", "limit, bf16, compiled")
+"""On a GPU as well, where a small network's step is all starting of kernels."""
 QUICK = ("stn fit", "limit", "tutorial", "kornia")
 NOTES = """`stn fit` over the limit: {ratios}. The limit: pre-distorted pictures, bare loop. Tutorial: torchvision per picture in a
 DataLoader; kornia: its augmentation on the batch in a bare loop; plain Lightning: a LightningModule on the tutorial's loader. The network
@@ -55,6 +60,8 @@ class Clock(Callback):
 
     def tick(self) -> None:
         self.done += 1
+        if DEVICE.type == "cuda" and self.done in (WARM_UP, WARM_UP + self.steps):
+            torch.cuda.synchronize()
         now = (time.perf_counter(), time.process_time())
         if self.done == WARM_UP:
             self.since = now
@@ -79,7 +86,7 @@ class Examination(Clock):
             wrong = count = 0
             with torch.no_grad():
                 for batch in data.test_dataloader():
-                    batch = data.distorted(batch)
+                    batch = data.distorted(data.transfer_batch_to_device(batch, DEVICE, 0))
                     wrong += int((self.network(batch.image).argmax(1) != batch.label).sum())
                     count += len(batch.label)
             print(json.dumps({"error": 100 * wrong / count}), flush=True)
@@ -129,8 +136,9 @@ class _PerPicture(Dataset[tuple[Tensor, int]]):
         return self.images[index], self.labels[index]
 
 
-def fit(clock: Clock, precision: str) -> None:
-    files = [f"--config={CONFIGS}/mnist/{file}.yaml" for file in ("networks/st_cnn_affine", "data/rts")]
+def fit(clock: Clock, precision: str, compiled: bool = False) -> None:
+    hardware = [*(["hardware/compile"] if compiled else []), "hardware/gpu" if DEVICE.type == "cuda" else "hardware/cpu"]
+    files = [f"--config={CONFIGS}/{file}.yaml" for file in ("mnist/networks/st_cnn_affine", "mnist/data/rts", *hardware)]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         given = [
@@ -138,8 +146,6 @@ def fit(clock: Clock, precision: str) -> None:
             str(BATCH),
             "--trainer.precision",
             precision,
-            "--trainer.accelerator",
-            "cpu",
             "--name",
             "bench",
         ]
@@ -148,13 +154,16 @@ def fit(clock: Clock, precision: str) -> None:
         sys.exit(run(["fit", *files, *given, *clocked]))
 
 
-def loop(clock: Clock, batches: Iterable[Any], bf16: bool = False, as_in_fit: bool = False) -> None:
-    network = clock.network = Network(plain=not as_in_fit)
+def loop(clock: Clock, batches: Iterable[Any], bf16: bool = False, as_in_fit: bool = False, compiled: bool = False) -> None:
+    network = clock.network = Network(plain=not as_in_fit).to(DEVICE)
     if as_in_fit:
         network = network.to(memory_format=torch.channels_last)
+    if compiled:
+        network.compile()
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     for image, label in batches:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        image, label = image.to(DEVICE), label.to(DEVICE)
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             logits = network(image)
         loss = functional.cross_entropy(logits.float(), label)
         optimizer.zero_grad()
@@ -163,13 +172,13 @@ def loop(clock: Clock, batches: Iterable[Any], bf16: bool = False, as_in_fit: bo
         clock.tick()
 
 
-def limit(clock: Clock, bf16: bool) -> None:
+def limit(clock: Clock, bf16: bool, compiled: bool = False) -> None:
     keep_freed_memory()
     pictures = MNIST().load("train")
     index = torch.arange(20 * BATCH)
     ready = RotatedScaledTranslated()(pictures.image[index].float() / 255, Randomness(0, 0, 0, index), pictures.image)
-    batches = list(zip(ready.split(BATCH), pictures.label[index].split(BATCH), strict=True))
-    loop(clock, _forever(batches), bf16, as_in_fit=True)
+    batches = list(zip(ready.to(DEVICE).split(BATCH), pictures.label[index].to(DEVICE).split(BATCH), strict=True))
+    loop(clock, _forever(batches), bf16, as_in_fit=True, compiled=compiled)
 
 
 def kornia(clock: Clock) -> None:
@@ -180,7 +189,7 @@ def kornia(clock: Clock) -> None:
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             for index in torch.randperm(len(pictures.label)).split(BATCH):
-                yield distort(pictures.image[index].float() / 255), pictures.label[index]
+                yield distort(pictures.image[index].to(DEVICE).float() / 255), pictures.label[index]
 
     loop(clock, batches())
 
@@ -188,9 +197,9 @@ def kornia(clock: Clock) -> None:
 def plain_lightning(clock: Clock) -> None:
     loader = DataLoader(_PerPicture(), BATCH, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(accelerator="cpu", max_epochs=-1, default_root_dir=folder, callbacks=[clock], enable_checkpointing=False).fit(
-            _Task(), loader
-        )
+        Trainer(
+            accelerator=DEVICE.type, devices=1, max_epochs=-1, default_root_dir=folder, callbacks=[clock], enable_checkpointing=False
+        ).fit(_Task(), loader)
 
 
 def tutorial(clock: Clock, workers: int) -> None:
@@ -207,6 +216,8 @@ RUN: dict[str, Callable[[Clock], None]] = {
     "limit": lambda clock: limit(clock, False),
     "stn fit, bf16": lambda clock: fit(clock, "bf16-mixed"),
     "limit, bf16": lambda clock: limit(clock, True),
+    "stn fit, bf16, compiled": lambda clock: fit(clock, "bf16-mixed", compiled=True),
+    "limit, bf16, compiled": lambda clock: limit(clock, True, compiled=True),
     "tutorial": lambda clock: tutorial(clock, 0),
     "tutorial, 2 workers": lambda clock: tutorial(clock, 2),
     "kornia": kornia,
@@ -219,8 +230,10 @@ def main() -> None:
         RUN[sys.argv[2]]((Clock if sys.argv[1] == "--case" else Examination)(int(sys.argv[3])))
         return
     options = chosen(__doc__, 3)
-    rounds, steps = (1, 5) if options.quick else (options.rounds, 25)
-    cases = [name for name in (QUICK if options.quick else CASES) if "bf16" not in name or not emulates_bf16()]
+    gpu = DEVICE.type == "cuda"
+    rounds, steps = (1, 5) if options.quick else (options.rounds, 200 if gpu else 25)
+    every = CASES + COMPILED if gpu else CASES
+    cases = [name for name in (QUICK if options.quick else every) if "bf16" not in name or gpu or not emulates_bf16()]
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
     for turn in range(rounds):
         for name, measured in taken.items():
@@ -235,7 +248,7 @@ def main() -> None:
     pairs = [name for name in wall if name.startswith("stn fit")]
     ratios = ", ".join(f"{times_as_long(wall[name], wall[name.replace('stn fit', 'limit')]):.2f} ({name})" for name in pairs)
     body = table(["", "images/s", "processor ms a step (without workers')", f"time over that of {first}"], rows)
-    report("Training steps: ST-CNN Aff on RTS, batch 256", body, NOTES.format(ratios=ratios), rounds)
+    report("Training steps: ST-CNN Aff on RTS, batch 256", body, NOTES.format(ratios=ratios), rounds, DEVICE)
 
 
 if __name__ == "__main__":
