@@ -37,6 +37,14 @@ class DigitsDataModule(SplitsDataModule):
         batch_size: of the global batch, shared out among all processes; the paper's is 256.
         seed: of order and distortion in training; the command line sets it from `seed_everything`.
         train_pictures: how many of the training pictures to use, the first ones; all of them when left out. Validation and test stay whole.
+        curriculum: part of the training's passes in which distortions grow to their full strength, from the middle of their range outwards
+            (`Randomness.spread`); 0 is full strength from the start. Validation and test always have it.
+
+    Raises:
+        ValueError: where a number is out of its range; in `setup`, where there is a curriculum and no `max_epochs` to be a part of.
+
+    Reference:
+        Bengio et al. 2009, "Curriculum learning".
     """
 
     fits = "shrunk into the middle where it was larger, light paper made dark"
@@ -49,13 +57,17 @@ class DigitsDataModule(SplitsDataModule):
         batch_size: int = 256,
         seed: int = 0,
         train_pictures: int | None = None,
+        curriculum: float = 0.0,
     ) -> None:
         super().__init__(batch_size, seed)
+        if not 0 <= curriculum <= 1:
+            raise ValueError(f"curriculum {curriculum} is a part of the training; give 0 <= curriculum <= 1")
         if train_pictures is not None and train_pictures < 1:
             raise ValueError(f"train_pictures {train_pictures}; give 1 or more, or leave it out to train on all")
         self.source = source
         self.distortion = distortion
         self.train_pictures = train_pictures
+        self.curriculum = curriculum
         self.pools: dict[Split, Tensor] = {}
 
     @property
@@ -81,6 +93,11 @@ class DigitsDataModule(SplitsDataModule):
     def prepare_data(self) -> None:
         self.source.prepare()
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.curriculum and self.trainer.max_epochs == -1:
+            raise ValueError("a curriculum is a part of the training's passes; give trainer.max_epochs, or curriculum 0")
+        super().setup(stage)
+
     def load(self, split: Split) -> Pictures:
         pictures = self.source.load(split)
         kept = self.train_pictures if split == "train" else None
@@ -105,6 +122,13 @@ class DigitsDataModule(SplitsDataModule):
         """Pictures of a split, as floats and distorted."""
         image = image.float() / 255
         return image if self.distortion is None else self.distortion.to(image.device)(image, randomness, self.pool(split, image.device))
+
+    def randomness(self, batch: Batch, part: int = 0) -> Randomness:
+        """As everywhere; nearer the middle of its range while the curriculum lasts."""
+        numbers = super().randomness(batch, part)
+        if batch.split == "train" and self.curriculum:
+            numbers.spread = min((batch.epoch + 1) / (self.curriculum * self.trainer.max_epochs), 1.0)
+        return numbers
 
     def pool(self, split: Split, device: torch.device) -> Tensor:
         """All pictures of a split."""

@@ -41,12 +41,15 @@ class Randomness:
         stream: which of the seed's independent sequences (training, validation, test), 0 to 2^32 - 1.
         epoch: pass over the data; a frozen set stays at one.
         index: of each picture in its data set, (batch,).
+        spread: how far numbers go from the middle of their range, of how far they may: 0 makes every `uniform` its middle and every `normal`
+            0, 1 leaves both as they are. Whole numbers are choices, not amounts: they stay.
     """
 
-    def __init__(self, seed: int, stream: int, epoch: int, index: Int64[Tensor, " batch"]) -> None:
+    def __init__(self, seed: int, stream: int, epoch: int, index: Int64[Tensor, " batch"], spread: float = 1.0) -> None:
         self.key = (seed & _WORD, stream & _WORD)
         self.epoch = epoch
         self.index = index
+        self.spread = spread
         self.drawn = 0
         self._ready = index.new_empty(len(index), 0)
 
@@ -67,7 +70,7 @@ class Randomness:
 
     def uniform(self, n: int, low: float, high: float) -> Float64[Tensor, "batch n"]:
         """`n` numbers a picture, evenly spread over (low, high), on a lattice of 2^32 steps."""
-        return low + (high - low) * self._unit(n)
+        return low + (high - low) * (0.5 + self.spread * (self._unit(n) - 0.5))  # exact where the spread is 1
 
     def normal(self, n: int, std: float) -> Float64[Tensor, "batch n"]:
         """`n` normal numbers a picture, of mean 0.
@@ -76,7 +79,7 @@ class Randomness:
         """
         pairs = self._unit(2 * math.ceil(n / 2)).unflatten(1, (-1, 2))
         radius, angle = (-2 * pairs[..., 0].log()).sqrt(), 2 * math.pi * pairs[..., 1]
-        return std * torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(1)[:, :n]
+        return std * self.spread * torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(1)[:, :n]
 
     def integer(self, n: int, high: Int64[Tensor, "#batch #n"] | int) -> Int64[Tensor, "batch n"]:
         """`n` whole numbers a picture, each one of 0 ... high - 1 alike (to 1 part in 2^32 / high)."""

@@ -306,3 +306,44 @@ def test_tests_and_predictions_see_every_picture_once_in_order_however_often() -
     assert witness.validated == [list(range(SIZES["test"]))] * 2
     predicted = cast(list[Tensor], trainer.predict(witness, module))
     assert torch.cat(predicted).tolist() == list(range(SIZES["test"]))
+
+
+def with_curriculum(curriculum: float, max_epochs: int = 8) -> DigitsDataModule:
+    module = DigitsDataModule(Few(), RotatedScaledTranslated(), 10, 3, curriculum=curriculum)
+    module.trainer = cast(Trainer, SimpleNamespace(global_rank=0, world_size=1, max_epochs=max_epochs))
+    module.setup("fit")
+    module.setup("test")
+    return module
+
+
+def turns(module: DigitsDataModule, split: Split, epoch: int) -> Tensor:
+    """Of each picture, in degrees."""
+    batch = Batch(torch.empty(0), torch.empty(0), torch.arange(SIZES[split]), epoch, 1.0, split)
+    distortion = cast(RotatedScaledTranslated, module.distortion)
+    theta = distortion.theta(module.randomness(batch))
+    return torch.atan2(theta[:, 1], theta[:, 0]).rad2deg()
+
+
+def test_a_curriculum_lets_distortions_grow_pass_by_pass_to_their_full_strength() -> None:
+    eased, plain = with_curriculum(0.5), module_of(RotatedScaledTranslated(), seed=3)
+    for epoch in range(6):
+        expected = turns(plain, "train", epoch) * min((epoch + 1) / 4, 1)
+        torch.testing.assert_close(turns(eased, "train", epoch), expected, atol=1e-3, rtol=1e-4)
+    assert torch.equal(by_index(eased, "train", 3), by_index(plain, "train", 3))
+    assert not torch.equal(by_index(eased, "train", 2), by_index(plain, "train", 2))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_curriculum_leaves_validation_and_test_alone(split: Split) -> None:
+    assert torch.equal(by_index(with_curriculum(0.5), split), by_index(module_of(RotatedScaledTranslated()), split))
+
+
+@pytest.mark.parametrize("curriculum", [-0.1, 1.1])
+def test_a_curriculum_is_a_part_of_the_training(curriculum: float) -> None:
+    with pytest.raises(ValueError, match="0 <= curriculum <= 1"):
+        with_curriculum(curriculum)
+
+
+def test_a_curriculum_needs_to_know_how_many_passes_there_are() -> None:
+    with pytest.raises(ValueError, match=r"give trainer\.max_epochs"):
+        with_curriculum(0.5, max_epochs=-1)

@@ -123,6 +123,14 @@ def test_normal_numbers_are_normal_and_independent(n: int) -> None:
     assert np.abs(np.corrcoef(drawn.square().T).reshape(n, n) - np.eye(n)).max() < 0.05  # the two of a pair share a radius
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.25, 1.0])
+def test_a_spread_below_one_draws_amounts_towards_the_middle_of_their_range_and_leaves_choices(spread: float) -> None:
+    whole, near = (Randomness(3, 0, 0, torch.arange(500), part) for part in (1.0, spread))
+    torch.testing.assert_close(near.uniform(2, -3.0, 5.0) - 1, spread * (whole.uniform(2, -3.0, 5.0) - 1))
+    torch.testing.assert_close(near.normal(3, 2.5), spread * whole.normal(3, 2.5))
+    assert torch.equal(near.integer(2, 33), whole.integer(2, 33))
+
+
 @pytest.mark.parametrize("high", [1, 2, 10, 33])
 def test_whole_numbers_are_all_alike_and_below_their_bound(high: int) -> None:
     drawn = randomness(6000).integer(2, high)
