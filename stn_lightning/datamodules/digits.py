@@ -68,6 +68,7 @@ class DigitsDataModule(SplitsDataModule):
         self.distortion = distortion
         self.train_pictures = train_pictures
         self.curriculum = curriculum
+        self.growing = 0.0  # passes in which distortions grow
         self.pools: dict[Split, Tensor] = {}
 
     @property
@@ -94,8 +95,11 @@ class DigitsDataModule(SplitsDataModule):
         self.source.prepare()
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.curriculum and self.trainer.max_epochs == -1:
-            raise ValueError("a curriculum is a part of the training's passes; give trainer.max_epochs, or curriculum 0")
+        if stage == "fit" and self.curriculum:
+            passes = self.trainer.max_epochs if self.trainer else None
+            if passes is None or passes < 0:
+                raise ValueError("a curriculum is a part of the training's passes; give trainer.max_epochs, or curriculum 0")
+            self.growing = self.curriculum * passes
         super().setup(stage)
 
     def load(self, split: Split) -> Pictures:
@@ -126,8 +130,8 @@ class DigitsDataModule(SplitsDataModule):
     def randomness(self, batch: Batch, part: int = 0) -> Randomness:
         """As everywhere; nearer the middle of its range while the curriculum lasts."""
         numbers = super().randomness(batch, part)
-        if batch.split == "train" and self.curriculum:
-            numbers.spread = min((batch.epoch + 1) / (self.curriculum * self.trainer.max_epochs), 1.0)
+        if batch.split == "train" and self.growing:
+            numbers.spread = min((batch.epoch + 1) / self.growing, 1.0)
         return numbers
 
     def pool(self, split: Split, device: torch.device) -> Tensor:

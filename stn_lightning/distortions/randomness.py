@@ -41,7 +41,7 @@ class Randomness:
         stream: which of the seed's independent sequences (training, validation, test), 0 to 2^32 - 1.
         epoch: pass over the data; a frozen set stays at one.
         index: of each picture in its data set, (batch,).
-        spread: how far numbers go from the middle of their range, of how far they may: 0 makes every `uniform` its middle and every `normal`
+        spread: how far numbers go from the middle of their range, of how far they may: 0 makes each `uniform` its middle and each `normal`
             0, 1 leaves both as they are. Whole numbers are choices, not amounts: they stay.
     """
 

@@ -57,6 +57,16 @@ def test_the_papers_recipe_goes_on_top_of_any_network(stn: Stn, tmp_path: Path, 
     assert chosen["data"]["init_args"]["batch_size"] == 256
 
 
+def test_a_curriculum_is_a_file_on_top(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = [f"configs/mnist/{file}.yaml" for file in ("networks/st_modern", "data/rotated", "recipes/curriculum")]
+    options = ("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1")
+    code, _, err = stn("fit", *(word for file in files for word in ("--config", file)), *options)
+    assert (code, err) == (0, "")
+    chosen = yaml.safe_load((tmp_path / "runs/st_modern-rotated-curriculum/config.yaml").read_text())
+    assert chosen["data"]["init_args"]["curriculum"] == 0.33
+
+
 def test_an_antialiased_sampler_is_a_file_on_top(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)
     files = [f"configs/mnist/{file}.yaml" for file in ("networks/st_cnn_tps", "data/cluttered", "recipes/antialiased")]
