@@ -42,19 +42,23 @@ def test_a_network_and_a_data_set_pair_and_take_a_step(
     assert f"training runs/{network}-{data}" in out
 
 
-def test_the_papers_recipe_goes_on_top_of_any_network(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("experiment", [("mnist/networks/st_cnn_affine", "mnist/data/rts"), ("addition/st2_fcn_affine", "addition/sum")])
+def test_the_papers_recipe_goes_on_top_of_any_network(
+    experiment: tuple[str, str], stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)
-    files = [f"configs/mnist/{file}.yaml" for file in ("networks/st_cnn_affine", "data/rts", "recipes/paper")]
+    files = [f"configs/{file}.yaml" for file in (*experiment, "mnist/recipes/paper")]
     options = [word for file in files for word in ("--config", file)]
     code, out, err = stn("fit", *options, "--trainer.max_steps", "6", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1")
     assert (code, err) == (0, "")
-    assert "training runs/st_cnn_affine-rts-paper" in out
-    chosen = yaml.safe_load((tmp_path / "runs/st_cnn_affine-rts-paper/config.yaml").read_text())
+    name = "-".join(Path(file).stem for file in files)
+    assert f"training runs/{name}" in out
+    chosen = yaml.safe_load((tmp_path / "runs" / name / "config.yaml").read_text())
     assert chosen["model"]["init_args"]["optimizer"] == {
         "class_path": "torch.optim.SGD",
         "init_args": {**chosen["model"]["init_args"]["optimizer"]["init_args"], "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0},
     }
-    assert chosen["data"]["init_args"]["batch_size"] == 256
+    assert (chosen["data"]["init_args"]["batch_size"], chosen["data"]["init_args"]["curriculum"]) == (256, 0.0)
 
 
 def test_a_curriculum_is_a_file_on_top(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
