@@ -137,24 +137,37 @@ class HouseNumberLocalisation(nn.Module):
 
 
 class VolumeLocalisation(nn.Module):
-    """Two convolutions on the halved volume, each with a pooling, then one fully connected layer.
+    """Two convolutions with a pooling between them, then one fully connected layer.
 
     Args:
         filters: of each convolution.
         units: of the fully connected layer.
+        shrink: the network sees the volume averaged over cubes of this many voxels a side.
+        block: voxels of cubes of so many a side become channels, so that the first convolution is one of `block` times its `kernel_size`
+            with a stride of `block`: detail that averaging would lose is seen at the same cost. Volumes are filled up with zeros to whole
+            blocks.
+        kernel_size: of the first convolution, in blocks; the second has 3.
     """
 
-    def __init__(self, filters: int = 16, units: int = 32) -> None:
+    def __init__(self, filters: int = 16, units: int = 32, shrink: int = 2, block: int = 1, kernel_size: int = 5) -> None:
         super().__init__()
-        self.conv1 = lazy.conv3d(filters, 5)
+        self.shrink = shrink
+        self.block = block
+        self.conv1 = lazy.conv3d(filters, kernel_size)
         self.conv2 = nn.Conv3d(filters, filters, 3)
         self.fc = lazy.linear(units)
 
     def forward(self, volume: Float[Tensor, "batch channels depth height width"]) -> Float[Tensor, "batch features"]:
-        features = functional.avg_pool3d(volume, 2)
-        features = functional.relu(self.conv1(features))
+        features = functional.avg_pool3d(volume, self.shrink) if self.shrink > 1 else volume
+        features = functional.relu(self.conv1(_blocks_as_channels(features, self.block) if self.block > 1 else features))
         features = functional.relu(self.conv2(functional.max_pool3d(features, 2, ceil_mode=True)))
         return functional.relu(self.fc(features.flatten(1)))
+
+
+def _blocks_as_channels(volume: Float[Tensor, "batch channels depth height width"], block: int) -> Float[Tensor, "batch more d h w"]:
+    whole = [side for n in reversed(volume.shape[2:]) for side in (0, -n % block)]
+    cut = functional.pad(volume, whole).unflatten(4, (-1, block)).unflatten(3, (-1, block)).unflatten(2, (-1, block))
+    return cut.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # (B, C block^3, D / block, H / block, W / block)
 
 
 class StridedLocalisation(nn.Module):

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from stn_lightning.transformers import ConvolutionalLocalisation, FullyConnectedLocalisation, HeatMapLocalisation
+from stn_lightning.transformers import ConvolutionalLocalisation, FullyConnectedLocalisation, HeatMapLocalisation, VolumeLocalisation
 
 
 def test_the_fully_connected_one_has_the_papers_three_layers_of_32() -> None:
@@ -102,3 +103,27 @@ def test_places_are_float32_under_bf16_autocast() -> None:
     assert places.dtype == torch.float32
     assert places.shape == (2, 10)
     torch.testing.assert_close(places, expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("side", [30, 29])
+def test_blocks_of_a_volume_are_a_stride(side: int) -> None:
+    """Convolution of 3 blocks of 2 voxels a side: one of 6 voxels with a stride of 2, on the volume filled up with zeros."""
+    localisation, volume = VolumeLocalisation(filters=4, shrink=1, block=2, kernel_size=3), torch.rand(2, 1, side, side, side)
+    seen: list[torch.Tensor] = []
+    localisation.conv1.register_forward_hook(lambda *call: seen.append(call[2]))
+    assert localisation(volume).shape == (2, 32)
+    weight = localisation.conv1.weight  # (4, 8, 3, 3, 3)
+    apart = weight.unflatten(1, (2, 2, 2)).permute(0, 4, 1, 5, 2, 6, 3).reshape(4, 1, 6, 6, 6)
+    filled = functional.pad(volume, [0, 30 - side] * 3)
+    torch.testing.assert_close(seen[0], functional.conv3d(filled, apart, localisation.conv1.bias, stride=2), atol=1e-5, rtol=0)
+
+
+def test_a_volume_is_averaged_over_cubes() -> None:
+    volume = torch.rand(2, 1, 28, 28, 28)
+    localisation = VolumeLocalisation(filters=4, shrink=1, kernel_size=3)
+    halved = VolumeLocalisation(filters=4, shrink=2, kernel_size=3)
+    small = functional.avg_pool3d(volume, 2)
+    features = localisation(small)
+    halved(volume)
+    halved.load_state_dict(localisation.state_dict())
+    assert torch.equal(halved(volume), features)
