@@ -3,7 +3,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stn_lightning.transformers import ConvolutionalLocalisation, FullyConnectedLocalisation, HeatMapLocalisation, VolumeLocalisation
+from stn_lightning.geometry import measures
+from stn_lightning.transformers import (
+    ConvolutionalLocalisation,
+    FullyConnectedLocalisation,
+    HeatMapLocalisation,
+    MomentLocalisation,
+    VolumeLocalisation,
+)
 
 
 def test_the_fully_connected_one_has_the_papers_three_layers_of_32() -> None:
@@ -127,3 +134,21 @@ def test_a_volume_is_averaged_over_cubes() -> None:
     halved(volume)
     halved.load_state_dict(localisation.state_dict())
     assert torch.equal(halved(volume), features)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (20, 20, 20)])
+def test_moments_stand_beside_what_another_localisation_finds(size: tuple[int, ...]) -> None:
+    inner = ConvolutionalLocalisation(units=5) if len(size) == 2 else VolumeLocalisation(units=5, kernel_size=3)
+    localisation, image = MomentLocalisation(inner, units=7), torch.rand(3, 1, *size)
+    features, moments = localisation(image), measures.moments(image)
+    assert torch.equal(features[:, 7:], moments)
+    seen = functional.linear(torch.cat([inner(image), moments], 1), localisation.fc.weight, localisation.fc.bias)
+    assert torch.equal(features[:, :7], seen.relu())
+
+
+def test_moments_are_exact_under_autocast() -> None:
+    localisation, image = MomentLocalisation(FullyConnectedLocalisation([4])), torch.rand(3, 1, 28, 28)
+    localisation(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = localisation(image)
+    assert torch.equal(features[:, 64:], measures.moments(image))
