@@ -102,15 +102,15 @@ def _halves(image_size: Sequence[int], like: Float[Tensor, "*shape"]) -> Float[T
 
 
 def moments(image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch numbers"]:
-    """Middle, extent and shape of an image's ink, 6 numbers, or of a volume's, 10; negative values count as 0.
+    """Middle, extent and shape of each channel's ink, 6 numbers for an image's, 10 for a volume's; negative values count as 0.
 
     The mean place (x, y, z); the square root of the sum of the variances; variances and covariances over that sum (xx, xy, yy, or xx, xy,
-    xz, yy, yz, zz). An image without ink has its middle in the middle and no extent to speak of.
+    xz, yy, yz, zz). A channel without ink has its middle in the middle and no extent to speak of.
 
     Convention:
         Places are half-pixel, -1 to 1 across the image.
     """
-    ink = exact(image).clamp(min=0).sum(1)
+    ink = exact(image).clamp(min=0).flatten(0, 1)  # (B C, *size)
     sides = range(1, ink.dim())
     ink = ink / ink.sum(tuple(sides), keepdim=True).clamp(min=_TINY)
     at, mean = {}, {}
@@ -123,9 +123,10 @@ def moments(image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batc
         weight = at[a] ** 2 if a == b else at[b][:, :, None] * at[a][:, None]
         second[a, b] = (_marginal(ink, a, b) * weight).flatten(1).sum(1)
     total = torch.stack([second[side, side] for side in sides], 1).sum(1).clamp(min=_TINY)
-    return torch.stack([*(mean[side] for side in reversed(sides)), total.sqrt(), *(value / total for value in second.values())], 1)
+    numbers = [*(mean[side] for side in reversed(sides)), total.sqrt(), *(value / total for value in second.values())]
+    return torch.stack(numbers, 1).unflatten(0, image.shape[:2]).flatten(1)
 
 
-def _marginal(ink: Float[Tensor, "batch *size"], *kept: int) -> Tensor:
+def _marginal(ink: Float[Tensor, "channels *size"], *kept: int) -> Tensor:
     others = [side for side in range(1, ink.dim()) if side not in kept]
     return ink.sum(others) if others else ink

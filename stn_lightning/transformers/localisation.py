@@ -116,11 +116,11 @@ class HeatMapLocalisation(nn.Module):
 
 
 class MomentLocalisation(nn.Module):
-    """Another localisation, and where the image's ink lies: its middle, its extent and its shape to second order.
+    """Another localisation, and where the ink of each channel lies: its middle, its extent and its shape to second order.
 
-    What convolutions need many pictures to find out, place, size and tilt of the only thing in an image, these say of every image from the
+    What a network needs many pictures to find out, place, size and tilt of the only thing in a channel, these say of every image from the
     first step on. Both go through a fully connected layer; the moments also stand beside it, so that a crop that follows the middle needs
-    one weight. For images and volumes whose background is 0, with one thing in them.
+    one weight. For images and volumes whose background is 0, with one thing in each channel.
 
     Args:
         localisation: image or volume -> features.

@@ -95,7 +95,7 @@ def test_no_test_picture_is_loaded_before_training_and_the_choice_of_a_checkpoin
     assert story[story.index("now") :] == ["now", "test"]
 
 
-ADDITION = [f"configs/addition/st2_fcn_{family}.yaml" for family in ("affine", "projective", "tps")]
+ADDITION = [f"configs/addition/st2_fcn_{family}.yaml" for family in ("affine", "projective", "tps", "moments")]
 
 
 @pytest.mark.parametrize("network", [*ADDITION, "configs/mnist/networks/st_fcn_affine.yaml", "configs/mnist/networks/cnn.yaml"])

@@ -204,8 +204,8 @@ def test_moments_are_those_of_numpy(size: tuple[int, ...]) -> None:
     image = torch.rand(3, 2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.3
     places = lattice.points(size, image).flatten(0, -2).numpy()  # (points, x y z)
     above = np.triu_indices(len(size))
-    for one, found in zip(image, measures.moments(image), strict=True):
-        ink = one.clamp(min=0).sum(0).flatten().numpy()
+    for one, found in zip(image.flatten(0, 1), measures.moments(image).unflatten(1, (2, -1)).flatten(0, 1), strict=True):
+        ink = one.clamp(min=0).flatten().numpy()
         covariance = np.cov(places, rowvar=False, aweights=ink, ddof=0)
         expected = [*np.average(places, axis=0, weights=ink), np.sqrt(np.trace(covariance)), *(covariance / np.trace(covariance))[above]]
         np.testing.assert_allclose(found, expected, atol=1e-12)
