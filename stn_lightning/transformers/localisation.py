@@ -174,10 +174,15 @@ class VolumeLocalisation(nn.Module):
             with a stride of `block`: detail that averaging would lose is seen at the same cost. Volumes are filled up with zeros to whole
             blocks.
         kernel_size: of the first convolution, in blocks; the second has 3.
+
+    Raises:
+        ValueError: where cubes or blocks have no voxels.
     """
 
     def __init__(self, filters: int = 16, units: int = 32, shrink: int = 2, block: int = 1, kernel_size: int = 5) -> None:
         super().__init__()
+        if shrink < 1 or block < 1:
+            raise ValueError(f"shrink {shrink} and block {block} are in voxels; give 1 or more")
         self.shrink = shrink
         self.block = block
         self.conv1 = lazy.conv3d(filters, kernel_size)

@@ -152,3 +152,9 @@ def test_moments_are_exact_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         features = localisation(image)
     assert torch.equal(features[:, 64:], measures.moments(image))
+
+
+@pytest.mark.parametrize("wrong", [{"shrink": 0}, {"block": 0}])
+def test_cubes_without_voxels_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="give 1 or more"):
+        VolumeLocalisation(**wrong)
