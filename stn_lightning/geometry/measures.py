@@ -7,21 +7,16 @@ Convention:
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import combinations_with_replacement
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from stn_lightning.geometry import lattice
 from stn_lightning.geometry.lattice import exact, points
 
 _CELLS = 4
 """Along each axis, of the mesh on which scales are measured."""
-
-_TINY = 1e-6
-"""Ink and variance that count as none."""
 
 
 def outside(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " batch"]:
@@ -99,34 +94,3 @@ def scales(grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[i
 def _halves(image_size: Sequence[int], like: Float[Tensor, "*shape"]) -> Float[Tensor, " dimensions"]:
     """What a coordinate is worth in pixels: half of the image's width and height."""
     return exact(like).new_tensor([n / 2 for n in reversed(image_size)])
-
-
-def moments(image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch numbers"]:
-    """Middle, extent and shape of each channel's ink, 6 numbers for an image's, 10 for a volume's; negative values count as 0.
-
-    The mean place (x, y, z); the square root of the sum of the variances; variances and covariances over that sum (xx, xy, yy, or xx, xy,
-    xz, yy, yz, zz). A channel without ink has its middle in the middle and no extent to speak of.
-
-    Convention:
-        Places are half-pixel, -1 to 1 across the image.
-    """
-    ink = exact(image).clamp(min=0).flatten(0, 1)  # (B C, *size)
-    sides = range(1, ink.dim())
-    ink = ink / ink.sum(tuple(sides), keepdim=True).clamp(min=_TINY)
-    at, mean = {}, {}
-    for side in sides:
-        places = lattice.axis(ink.shape[side], ink)
-        mean[side] = (_marginal(ink, side) * places).sum(1)
-        at[side] = places - mean[side][:, None]
-    second = {}
-    for a, b in combinations_with_replacement(reversed(sides), 2):  # x before y before z, the last side before the first
-        weight = at[a] ** 2 if a == b else at[b][:, :, None] * at[a][:, None]
-        second[a, b] = (_marginal(ink, a, b) * weight).flatten(1).sum(1)
-    total = torch.stack([second[side, side] for side in sides], 1).sum(1).clamp(min=_TINY)
-    numbers = [*(mean[side] for side in reversed(sides)), total.sqrt(), *(value / total for value in second.values())]
-    return torch.stack(numbers, 1).unflatten(0, image.shape[:2]).flatten(1)
-
-
-def _marginal(ink: Float[Tensor, "channels *size"], *kept: int) -> Tensor:
-    others = [side for side in range(1, ink.dim()) if side not in kept]
-    return ink.sum(others) if others else ink

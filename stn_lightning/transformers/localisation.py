@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stn_lightning import lazy
-from stn_lightning.geometry import lattice, measures
+from stn_lightning.geometry import lattice
+from stn_lightning.geometry.moments import moments
 
 
 class FullyConnectedLocalisation(nn.Module):
@@ -136,10 +137,10 @@ class MomentLocalisation(nn.Module):
         self.fc = lazy.linear(units)
 
     def forward(self, image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch features"]:
-        moments = measures.moments(image)
+        places = moments(image)
         features = self.localisation(image).flatten(1)
-        both = functional.relu(self.fc(torch.cat([features, moments.to(features.dtype)], 1)))
-        return torch.cat([both.to(moments.dtype), moments], 1)
+        both = functional.relu(self.fc(torch.cat([features, places.to(features.dtype)], 1)))
+        return torch.cat([both.to(places.dtype), places], 1)
 
 
 class HouseNumberLocalisation(nn.Module):

@@ -13,9 +13,10 @@ pool = digits()
 SIZE = 40
 
 
-def test_posed_digits_are_those_of_scipy() -> None:
+@pytest.mark.parametrize("rotation", [45.0, 0.0])  # 0: lines along the depth are parallel to the slab's sides
+def test_posed_digits_are_those_of_scipy(rotation: float) -> None:
     """The same slab, drawn by turning the cube's voxels back into the picture with SciPy's rotations and interpolation."""
-    distortion = PosedInSpace(SIZE)
+    distortion = PosedInSpace(SIZE, rotation)
     numbers = Recorded(0, 0, 0, torch.arange(12))
     images = distortion(pool[:12].float() / 255, numbers, pool)
     angles, scales, places = (draw.numpy() for draw in numbers.draws)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stn_lightning.geometry import measures
+from stn_lightning.geometry.moments import moments
 from stn_lightning.transformers import (
     ConvolutionalLocalisation,
     FullyConnectedLocalisation,
@@ -140,9 +140,9 @@ def test_a_volume_is_averaged_over_cubes() -> None:
 def test_moments_stand_beside_what_another_localisation_finds(size: tuple[int, ...]) -> None:
     inner = ConvolutionalLocalisation(units=5) if len(size) == 2 else VolumeLocalisation(units=5, kernel_size=3)
     localisation, image = MomentLocalisation(inner, units=7), torch.rand(3, 1, *size)
-    features, moments = localisation(image), measures.moments(image)
-    assert torch.equal(features[:, 7:], moments)
-    seen = functional.linear(torch.cat([inner(image), moments], 1), localisation.fc.weight, localisation.fc.bias)
+    features, places = localisation(image), moments(image)
+    assert torch.equal(features[:, 7:], places)
+    seen = functional.linear(torch.cat([inner(image), places], 1), localisation.fc.weight, localisation.fc.bias)
     assert torch.equal(features[:, :7], seen.relu())
 
 
@@ -151,7 +151,7 @@ def test_moments_are_exact_under_autocast() -> None:
     localisation(image)
     with torch.autocast("cpu", torch.bfloat16):
         features = localisation(image)
-    assert torch.equal(features[:, 64:], measures.moments(image))
+    assert torch.equal(features[:, 64:], moments(image))
 
 
 @pytest.mark.parametrize("wrong", [{"shrink": 0}, {"block": 0}])
