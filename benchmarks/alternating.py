@@ -1,7 +1,8 @@
-"""What all benchmarks share: cases that take turns, medians, and a Markdown table that says where its numbers are from.
+"""What all benchmarks share: cases that take turns, medians, and a Markdown table that says where
+its numbers are from.
 
-Other work on the machine slows consecutive cases alike, so a ratio is the median of the ratios of each turn, and means something where the
-times alone do not.
+Other work on the machine slows consecutive cases alike, so a ratio is the median of the ratios of
+each turn, and means something where the times alone do not.
 """
 
 import argparse
@@ -20,9 +21,9 @@ from typing import Any
 
 import torch
 
-from stn_lightning.callbacks.results import device_name
-from stn_lightning.cli.memory import keep_freed_memory
-from stn_lightning.provenance import commit
+from stn_lightning.callbacks.record_writer import device_name
+from stn_lightning.runtime.memory import keep_freed_memory
+from stn_lightning.runtime.provenance import commit
 
 PACKAGES = ("torch", "torchvision", "lightning", "kornia")
 LOAD = os.getloadavg()[0]
@@ -30,12 +31,22 @@ LOAD = os.getloadavg()[0]
 
 
 def chosen(description: str | None, rounds: int) -> Namespace:
-    """Options of every benchmark: quick, rounds. Tensors of all cases get memory as in `stn fit`, ours and others'."""
+    """Options of every benchmark: quick, rounds. Tensors of all cases get memory as in `stn fit`,
+    ours and others'.
+    """
     keep_freed_memory()
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few and small cases, one or two rounds: does it run?")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few and small cases, one or two rounds: does it run?"
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help=f"{rounds} by default")
-    parser.add_argument("--processor", action="store_true", help="one thread, processor time instead of the wall's: for a busy machine")
+    parser.add_argument(
+        "--processor",
+        action="store_true",
+        help="one thread, processor time instead of the wall's: for a busy machine",
+    )
     options = parser.parse_args()
     options.clock = time.process_time if options.processor else time.perf_counter
     if options.processor:
@@ -45,7 +56,9 @@ def chosen(description: str | None, rounds: int) -> Namespace:
 
 
 def alternate(
-    cases: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each case in each round; a first round, which warms up, is left out."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -68,7 +81,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
-def report(title: str, body: str, notes: str, rounds: int, device: str | torch.device = "cpu") -> None:
+def report(
+    title: str, body: str, notes: str, rounds: int, device: str | torch.device = "cpu"
+) -> None:
     """Print a section of docs/results.md."""
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     where = f"{device_name(torch.device(device))}, load {LOAD:.1f} to {os.getloadavg()[0]:.1f}"
@@ -80,7 +95,13 @@ def report(title: str, body: str, notes: str, rounds: int, device: str | torch.d
 def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.3g}"
+        if abs(value) < 100
+        else f"{value:.0f}"
+    )
 
 
 def _version(package: str) -> str:
@@ -95,5 +116,7 @@ def in_a_process(command: Sequence[str]) -> dict[str, Any]:
     run = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     lines = run.stdout.strip().splitlines()
     if run.returncode or not lines:
-        raise RuntimeError(f"{' '.join(command)} ended with exit code {run.returncode}: {run.stderr.strip()[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with exit code {run.returncode}: {run.stderr.strip()[-2000:]}"
+        )
     return dict(json.loads(lines[-1]))

@@ -2,8 +2,9 @@
 
     python -m benchmarks.crops [--quick]
 
-The localisation is small (two convolutions on the picture averaged down to 28 x 28): measured are N grids, N crops and their backward. A
-localisation as large as a backbone, as the paper's for birds, costs a pass of that backbone more.
+The localisation is small (two convolutions on the picture averaged down to 28 x 28): measured are N
+grids, N crops and their backward. A localisation as large as a backbone, as the paper's for birds,
+costs a pass of that backbone more.
 """
 
 import statistics
@@ -15,7 +16,13 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from benchmarks.alternating import alternate, chosen, report, table, times_as_long
-from stn_lightning.transformers import ConvolutionalLocalisation, ParallelTransformer, Tiling, Transformer, Translation
+from stn_lightning.transformers import (
+    ConvolutionalLocalisation,
+    ParallelTransformer,
+    Tiling,
+    Transformer,
+    Translation,
+)
 
 CROP, PICTURES = 224, 2
 NOTES = """Milliseconds of a training step, ResNet-18 on all crops, 2 pictures, channels_last. Whatever moves the crops needs the
@@ -23,7 +30,9 @@ gradient of the backbone's input, which a backbone alone does not compute: the m
 the backbone alone at N = 4."""
 
 
-def step(backbone: nn.Module, transformer: Transformer | None, image: Tensor, crops: Tensor) -> None:
+def step(
+    backbone: nn.Module, transformer: Transformer | None, image: Tensor, crops: Tensor
+) -> None:
     """Forward and backward of `backbone` on the transformer's crops, or on crops that are ready."""
     crops.grad = None
     seen = crops if transformer is None else transformer(image).flatten(0, 1)
@@ -35,10 +44,15 @@ def main() -> None:
     rows = []
     for side in (CROP,) if options.quick else (CROP, 2 * CROP):
         for n in (2,) if options.quick else (1, 2, 4):
-            image, crops = torch.rand(PICTURES, 3, side, side), torch.rand(PICTURES * n, 3, CROP, CROP)
+            image, crops = (
+                torch.rand(PICTURES, 3, side, side),
+                torch.rand(PICTURES * n, 3, CROP, CROP),
+            )
             localisation = nn.Sequential(nn.AdaptiveAvgPool2d(28), ConvolutionalLocalisation())
             start = Tiling() if n > 1 else None
-            transformer = ParallelTransformer(localisation, Translation(0.5), n, (CROP, CROP), start=start)
+            transformer = ParallelTransformer(
+                localisation, Translation(0.5), n, (CROP, CROP), start=start
+            )
             transformer(image)
             backbone = resnet18(num_classes=200).to(memory_format=torch.channels_last)
             cases: dict[str, Callable[[], object]] = {
@@ -48,7 +62,9 @@ def main() -> None:
             }
             taken = alternate(cases, options.rounds, options.clock)
             times = [1000 * statistics.median(taken[name]) for name in cases]
-            factors = [f"{times_as_long(taken[name], taken['with']):.3f}" for name in ("alone", "input")]
+            factors = [
+                f"{times_as_long(taken[name], taken['with']):.3f}" for name in ("alone", "input")
+            ]
             rows.append([side, n, *times, *factors])
     head = [
         "picture's side",

@@ -1,9 +1,11 @@
-"""Distortions alone: 28 x 28 uint8 pictures to batches of 256 distorted float pictures, ours and others'.
+"""Distortions alone: 28 x 28 uint8 pictures to batches of 256 distorted float pictures, ours and
+others'.
 
     python -m benchmarks.distortions [--quick]
 
-torchvision works on one picture at a time (a batch given to v2 gets one transformation for all), as its users write it: PIL pictures in
-`transforms`, uint8 tensors in `transforms.v2`. kornia and ours work on the batch.
+torchvision works on one picture at a time (a batch given to v2 gets one transformation for all), as
+its users write it: PIL pictures in `transforms`, uint8 tensors in `transforms.v2`. kornia and ours
+work on the batch.
 """
 
 import random
@@ -20,7 +22,15 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from benchmarks.alternating import alternate, chosen, report, table, times_as_long
-from stn_lightning.distortions import Cluttered, Distortion, Elastic, Perspective, Randomness, Rotated, RotatedScaledTranslated
+from stn_lightning.distortions import (
+    Cluttered,
+    CounterRandom,
+    Distortion,
+    Elastic,
+    Perspective,
+    Rotated,
+    RotatedScaledTranslated,
+)
 
 BATCH = 256
 OURS: dict[str, Distortion] = {
@@ -48,7 +58,9 @@ class _Clutter:
         for _ in range(6):
             other = Image.fromarray(self.pictures[random.randrange(len(self.pictures)), 0].numpy())
             x, y = random.randrange(23), random.randrange(23)
-            canvas.paste(other.crop((x, y, x + 6, y + 6)), (random.randrange(55), random.randrange(55)))
+            canvas.paste(
+                other.crop((x, y, x + 6, y + 6)), (random.randrange(55), random.randrange(55))
+            )
         return canvas
 
 
@@ -69,7 +81,13 @@ class Distorted(Dataset[Tensor]):
 def rts() -> Callable[[Any], Tensor]:
     """RTS by torchvision, for one PIL picture."""
     bilinear = transforms.InterpolationMode.BILINEAR
-    return transforms.Compose([transforms.Pad(7), transforms.RandomAffine(**RTS, interpolation=bilinear), transforms.ToTensor()])
+    return transforms.Compose(
+        [
+            transforms.Pad(7),
+            transforms.RandomAffine(**RTS, interpolation=bilinear),
+            transforms.ToTensor(),
+        ]
+    )
 
 
 def per_picture(pictures: Tensor) -> dict[str, Callable[[Any], Tensor]]:
@@ -80,7 +98,10 @@ def per_picture(pictures: Tensor) -> dict[str, Callable[[Any], Tensor]]:
         "E": transforms.ElasticTransform(34.0, 4.0, interpolation=bilinear),
         "TC": _Clutter(pictures),
     }
-    return {"RTS": rts(), **{name: transforms.Compose([step, transforms.ToTensor()]) for name, step in steps.items()}}
+    return {
+        "RTS": rts(),
+        **{name: transforms.Compose([step, transforms.ToTensor()]) for name, step in steps.items()},
+    }
 
 
 def per_tensor() -> dict[str, Callable[[Tensor], Tensor]]:
@@ -108,7 +129,7 @@ def by_kornia() -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def ours(distortion: Distortion, pictures: Tensor, index: Tensor) -> Tensor:
-    return distortion(pictures[index].float() / 255, Randomness(0, 0, 0, index), pictures)
+    return distortion(pictures[index].float() / 255, CounterRandom(0, 0, 0, index), pictures)
 
 
 def one_by_one(distort: Callable[[Any], Tensor], of: Iterable[Any]) -> Tensor:
@@ -121,7 +142,9 @@ def all_at_once(distort: Callable[[Tensor], Tensor], pictures: Tensor, index: Te
 
 def main() -> None:
     options = chosen(__doc__, 9)
-    pictures = torch.randint(0, 256, (BATCH if options.quick else 40 * BATCH, 1, 28, 28), dtype=torch.uint8)
+    pictures = torch.randint(
+        0, 256, (BATCH if options.quick else 40 * BATCH, 1, 28, 28), dtype=torch.uint8
+    )
     pil, tensors, kornia = per_picture(pictures), per_tensor(), by_kornia()
     index = torch.arange(BATCH)
     rows = []
@@ -138,12 +161,16 @@ def main() -> None:
         taken = alternate(cases, options.rounds, options.clock)
         rates = [BATCH / statistics.median(taken["ours"])]
         cells = [
-            f"{BATCH / statistics.median(taken[peer]):,.0f} ({times_as_long(taken['ours'], taken[peer]):.1f})" if peer in taken else ""
+            f"{BATCH / statistics.median(taken[peer]):,.0f} ({times_as_long(taken['ours'], taken[peer]):.1f})"
+            if peer in taken
+            else ""
             for peer in ("torchvision", "v2", "kornia")
         ]
         rows.append([name, *rates, *cells])
     workers = _with_workers(pictures, options.rounds) if not options.quick else ""
-    body = table(["", "ours", "torchvision, per picture", "torchvision v2, per picture", "kornia"], rows)
+    body = table(
+        ["", "ours", "torchvision, per picture", "torchvision v2, per picture", "kornia"], rows
+    )
     report("Distortions alone", body, f"{NOTES}{workers}", options.rounds)
 
 
@@ -155,8 +182,13 @@ def _with_workers(pictures: Tensor, rounds: int) -> str:
         for index in batches:
             ours(OURS["RTS"], pictures, index)
 
-    taken = alternate({"ours": whole_pass, "torchvision": lambda: [None for _ in loader]}, max(rounds // 3, 1))
-    rate, factor = len(pictures) / statistics.median(taken["torchvision"]), times_as_long(taken["ours"], taken["torchvision"])
+    taken = alternate(
+        {"ours": whole_pass, "torchvision": lambda: [None for _ in loader]}, max(rounds // 3, 1)
+    )
+    rate, factor = (
+        len(pictures) / statistics.median(taken["torchvision"]),
+        times_as_long(taken["ours"], taken["torchvision"]),
+    )
     return f"\nRTS by torchvision in a DataLoader with 2 workers: {rate:,.0f} ({factor:.1f})."
 
 

@@ -1,8 +1,10 @@
-"""What a family's grid costs beside reading an image at it: forward + backward from theta, processor time, one thread.
+"""What a family's grid costs beside reading an image at it: forward + backward from theta,
+processor time, one thread.
 
     python benchmarks/families.py
 
-Medians of repeats that take turns in one process; in multiples of what `Bilinear` takes to read one channel at an affine grid.
+Medians of repeats that take turns in one process; in multiples of what `Bilinear` takes to read one
+channel at an affine grid.
 """
 
 import statistics
@@ -16,20 +18,31 @@ from stn_lightning.transformers import (
     Bilinear,
     Diffeomorphic,
     Family,
-    LearntTarget,
+    LearntTargetGrid,
     Projective,
     Similarity,
     ThinPlateSpline,
     Translation,
 )
 
-FAMILIES = [Translation(), Attention(), Similarity(), Affine(), Projective(), ThinPlateSpline(), Diffeomorphic(), LearntTarget()]
+FAMILIES = [
+    Translation(),
+    Attention(),
+    Similarity(),
+    Affine(),
+    Projective(),
+    ThinPlateSpline(),
+    Diffeomorphic(),
+    LearntTargetGrid(),
+]
 SIZES = {"64 of 28 x 28": (64, 28), "8 of 224 x 224": (8, 224)}
 
 
 def spent(family: Family, batch: int, side: int, read: bool) -> float:
     """Seconds for a grid, or for a grid and an image read at it."""
-    theta = torch.tensor([family.identity] * batch) + 0.02 * torch.randn(batch, len(family.identity))
+    theta = torch.tensor([family.identity] * batch) + 0.02 * torch.randn(
+        batch, len(family.identity)
+    )
     theta.requires_grad_()
     image, weights = torch.rand(batch, 1, side, side), torch.rand(batch, side, side, 2)
     start = time.process_time()
@@ -43,7 +56,10 @@ def main() -> None:
     torch.manual_seed(0)
     columns = []
     for batch, side in SIZES.values():
-        turns = [[spent(f, batch, side, False) for f in FAMILIES] + [spent(Affine(), batch, side, True)] for _ in range(21)][1:]
+        turns = [
+            [spent(f, batch, side, False) for f in FAMILIES] + [spent(Affine(), batch, side, True)]
+            for _ in range(21)
+        ][1:]
         *grids, warp = (1000 * statistics.median(column) for column in zip(*turns, strict=True))
         read = warp - grids[FAMILIES.index(next(f for f in FAMILIES if isinstance(f, Affine)))]
         columns.append([f"{grid:.2f} ms ({grid / read:.1f})" for grid in grids])

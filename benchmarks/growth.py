@@ -1,4 +1,5 @@
-"""How cost grows with the number of pictures, their side, the batch and the number of transformers; peak memory beside each.
+"""How cost grows with the number of pictures, their side, the batch and the number of transformers;
+peak memory beside each.
 
     python -m benchmarks.growth [--quick]
 
@@ -16,41 +17,58 @@ import torch
 
 from benchmarks.alternating import chosen, in_a_process, report, table
 from stn_lightning.batch import Split
-from stn_lightning.cli.memory import keep_freed_memory
-from stn_lightning.datamodules import DigitsDataModule
-from stn_lightning.datasets import Pictures, PictureSource
+from stn_lightning.datamodules import MNISTDataModule
+from stn_lightning.datasets import ImageTensorDataset, ImageTensorSource
 from stn_lightning.distortions import RotatedScaledTranslated
-from stn_lightning.transformers import ConvolutionalLocalisation, ParallelTransformer, Tiling, Translation
+from stn_lightning.runtime.memory import keep_freed_memory
+from stn_lightning.transformers import (
+    ConvolutionalLocalisation,
+    ParallelTransformer,
+    Tiling,
+    Translation,
+)
 
 STEPS = 8
 BASE = {"pictures": 10_000, "side": 28, "batch": 256, "n": 1}
-VARIED = {"pictures": [10_000, 100_000, 1_000_000], "side": [28, 112, 448], "batch": [64, 256, 1024], "n": [1, 2, 4]}
+VARIED = {
+    "pictures": [10_000, 100_000, 1_000_000],
+    "side": [28, 112, 448],
+    "batch": [64, 256, 1024],
+    "n": [1, 2, 4],
+}
 NOTES = """A picture's milliseconds to be read, distorted (RTS) and warped with gradient by n parallel transformers to its own side; seconds
 until the first batch of an epoch, for which the whole order is drawn. Batches of 32 where the side varies. Linear would be the same
 milliseconds in every row of `pictures`, `batch` and, per transformer, `n`."""
 
 
-class _Noise(PictureSource):
+class _Noise(ImageTensorSource):
     """As many pictures as wanted, of any side."""
 
-    classes = ("0", "1")
+    class_names = ("0", "1")
 
     def __init__(self, pictures: int, side: int) -> None:
         self.shape = (pictures, 1, side, side)
 
     def prepare(self) -> None: ...
 
-    def load(self, split: Split) -> Pictures:
-        return Pictures(torch.empty(self.shape, dtype=torch.uint8).random_(0, 256), torch.zeros(self.shape[0], dtype=torch.int64))
+    def load(self, split: Split) -> ImageTensorDataset:
+        return ImageTensorDataset(
+            torch.empty(self.shape, dtype=torch.uint8).random_(0, 256),
+            torch.zeros(self.shape[0], dtype=torch.int64),
+        )
 
 
 def measure(pictures: int, side: int, batch: int, n: int) -> dict[str, float]:
     """In this process: milliseconds a picture, seconds to the first batch, peak memory in GB."""
     keep_freed_memory()
-    data = DigitsDataModule(_Noise(pictures, side), RotatedScaledTranslated(size=side * 3 // 2, digit=side), batch)
+    data = MNISTDataModule(
+        _Noise(pictures, side), RotatedScaledTranslated(size=side * 3 // 2, digit=side), batch
+    )
     data.setup("fit")
     corners = Tiling() if n > 1 else None
-    transformer = ParallelTransformer(ConvolutionalLocalisation(4, 5, 8), Translation(0.5), n, (side, side), start=corners)
+    transformer = ParallelTransformer(
+        ConvolutionalLocalisation(4, 5, 8), Translation(0.5), n, (side, side), start=corners
+    )
     start = time.perf_counter()
     batches = iter(data.train_dataloader())
     drawn = next(batches)

@@ -1,7 +1,8 @@
-"""Pictures predicted a second by `stn predict`, beside the bare forward, and its memory over the number of pictures.
+"""Pictures predicted a second by `stn predict`, beside the bare forward, and its memory over the
+number of pictures.
 
-python -m benchmarks.predictions                    # 10,000 pictures of 42 x 42, the quickstart's network; a minute or two
-python -m benchmarks.predictions --quick --processor
+python -m benchmarks.predictions                    # 10,000 pictures of 42 x 42, the quickstart's
+network; a minute or two python -m benchmarks.predictions --quick --processor
 """
 
 import json
@@ -15,9 +16,9 @@ import torch
 from PIL import Image
 
 from benchmarks.alternating import alternate, chosen, in_a_process, report, table, times_as_long
-from stn_lightning.cli.predict import BATCH, predict
-from stn_lightning.cli.shipped import CONFIGS
-from stn_lightning.cli.trained import trained
+from stn_lightning.analysis.predict import BATCH, predict
+from stn_lightning.runs.loading import load_run
+from stn_lightning.runs.shipped_configs import CONFIGS
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run, pictures = trained_run(Path(folder)), Path(folder, "pictures")
         write_pictures(pictures, number)
-        network = trained(run).task.cpu()
+        network = load_run(run).task.cpu()
         image = torch.rand(BATCH, 1, 42, 42)
 
         def bare() -> None:
@@ -37,30 +38,66 @@ def main() -> None:
                 for _ in range(number // BATCH):
                     network(image)
 
-        cases = {"stn predict": lambda: predict([str(run), str(pictures), "--out", f"{folder}/out.csv"]), "bare forward": bare}
+        cases = {
+            "stn predict": lambda: predict([str(run), str(pictures), "--out", f"{folder}/out.csv"]),
+            "bare forward": bare,
+        }
         seconds = alternate(cases, options.rounds, options.clock)
         few = Path(folder, "few")
         write_pictures(few, number // 10)
-        memory = {path: in_a_process(["-m", "benchmarks.predictions", "--memory", str(run), str(path)]) for path in (few, pictures)}
+        memory = {
+            path: in_a_process(["-m", "benchmarks.predictions", "--memory", str(run), str(path)])
+            for path in (few, pictures)
+        }
     rows = [
-        [name, number / sorted(taken)[len(taken) // 2], times_as_long(taken, seconds["bare forward"])] for name, taken in seconds.items()
+        [
+            name,
+            number / sorted(taken)[len(taken) // 2],
+            times_as_long(taken, seconds["bare forward"]),
+        ]
+        for name, taken in seconds.items()
     ]
-    mebibytes = [f"{memory[path]['mebibytes']:.0f} MiB at {count:,} pictures" for path, count in ((few, number // 10), (pictures, number))]
+    mebibytes = [
+        f"{memory[path]['mebibytes']:.0f} MiB at {count:,} pictures"
+        for path, count in ((few, number // 10), (pictures, number))
+    ]
     notes = f"PNG files of 42 x 42 pixels to a CSV, in batches of {BATCH}. Peak memory: {', '.join(mebibytes)}."
-    report("Predictions of pictures in files", table(["", "pictures/s", "beside the bare forward"], rows), notes, options.rounds)
+    report(
+        "Predictions of pictures in files",
+        table(["", "pictures/s", "beside the bare forward"], rows),
+        notes,
+        options.rounds,
+    )
 
 
 def trained_run(folder: Path) -> Path:
     """A moment of the quickstart; the rate does not depend on what it has learnt."""
-    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.log_every_n_steps=1"]
-    command = [sys.executable, "-m", "stn_lightning", "fit", "--config", str(CONFIGS / "quickstart.yaml"), *short]
+    short = [
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=1",
+        "--trainer.log_every_n_steps=1",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "stn_lightning",
+        "fit",
+        "--config",
+        str(CONFIGS / "quickstart.yaml"),
+        *short,
+    ]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder / "runs/quickstart"
 
 
 def write_pictures(folder: Path, number: int) -> None:
     folder.mkdir()
-    noise = torch.randint(0, 256, (100, 42, 42), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)) // 4
+    noise = (
+        torch.randint(
+            0, 256, (100, 42, 42), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+        // 4
+    )
     for i in range(number):
         Image.fromarray(noise[i % 100].numpy()).save(folder / f"{i:06d}.png")
 

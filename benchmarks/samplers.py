@@ -1,11 +1,13 @@
-"""Our samplers beside plain PyTorch, kornia and MONAI: error against the exact area integral, and time.
+"""Our samplers beside plain PyTorch, kornia and MONAI: error against the exact area integral, and
+time.
 
-    python benchmarks/samplers.py            # all cases, a minute
-    python benchmarks/samplers.py --markdown  # as in docs/results.md
+    python benchmarks/samplers.py            # all cases, a minute python benchmarks/samplers.py
+    --markdown  # as in docs/results.md
 
-One thread. Time is forward + backward from theta (theta's gradient alone, the image wants none), processor time, the median of repeats
-that take turns in one process, so that a disturbance hits all alike. Error is the RMS difference from the mean of 16 x 16 bilinear samples
-per output pixel, for white noise of standard deviation 1. kornia and MONAI are left out where they are not installed.
+One thread. Time is forward + backward from theta (theta's gradient alone, the image wants none),
+processor time, the median of repeats that take turns in one process, so that a disturbance hits all
+alike. Error is the RMS difference from the mean of 16 x 16 bilinear samples per output pixel, for
+white noise of standard deviation 1. kornia and MONAI are left out where they are not installed.
 """
 
 import argparse
@@ -21,30 +23,34 @@ from torch.nn import functional
 from stn_lightning.geometry import affine, sampling
 from stn_lightning.transformers import Antialiased, Bilinear, Sampler, WideGradient
 
-Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
+WarpOutput = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 """(image, theta, output size) -> output."""
 
 SIZES = {"64x3x64x64 -> 32x32": (64, 64, 32), "8x3x448x448 -> 224x224": (8, 448, 224)}
 
 
-def ours(sampler: Sampler) -> Warp:
+def ours(sampler: Sampler) -> WarpOutput:
     return lambda image, theta, size: sampler(image, affine.grid(theta, size))
 
 
 def plain(image: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
-    grid = functional.affine_grid(theta.unflatten(1, (2, 3)), [*image.shape[:2], *size], align_corners=False)
+    grid = functional.affine_grid(
+        theta.unflatten(1, (2, 3)), [*image.shape[:2], *size], align_corners=False
+    )
     return functional.grid_sample(image, grid, align_corners=False)
 
 
-def competitors() -> dict[str, Warp]:
-    found: dict[str, Warp] = {"affine_grid + grid_sample": plain}
+def competitors() -> dict[str, WarpOutput]:
+    found: dict[str, WarpOutput] = {"affine_grid + grid_sample": plain}
     try:
         from kornia.geometry.transform import homography_warp
 
         def with_kornia(image: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
             bottom = theta.new_tensor([0, 0, 1]).expand(len(theta), 1, 3)
             matrix = torch.cat([theta.unflatten(1, (2, 3)), bottom], 1)
-            return homography_warp(image, matrix, size, align_corners=False, normalized_coordinates=True)
+            return homography_warp(
+                image, matrix, size, align_corners=False, normalized_coordinates=True
+            )
 
         found["kornia homography_warp"] = with_kornia
     except ImportError:
@@ -52,14 +58,20 @@ def competitors() -> dict[str, Warp]:
     try:
         from monai.networks.layers import AffineTransform
 
-        transform = AffineTransform(normalized=True, align_corners=False, padding_mode="zeros", reverse_indexing=False)
-        found["MONAI AffineTransform"] = lambda image, theta, size: transform(image, theta.unflatten(1, (2, 3)), size)
+        transform = AffineTransform(
+            normalized=True, align_corners=False, padding_mode="zeros", reverse_indexing=False
+        )
+        found["MONAI AffineTransform"] = lambda image, theta, size: transform(
+            image, theta.unflatten(1, (2, 3)), size
+        )
     except ImportError:
         pass
     return found
 
 
-def thetas(batch: int, by: tuple[float, float], degrees: float, image: int, out: int, jitter: float) -> Tensor:
+def thetas(
+    batch: int, by: tuple[float, float], degrees: float, image: int, out: int, jitter: float
+) -> Tensor:
     """Crops that shrink by `by` along their own axes, turned, each at a place of its own."""
     generator = torch.Generator().manual_seed(1)
     a = math.radians(degrees)
@@ -87,16 +99,24 @@ CASES = {
 }
 
 
-def error(warp: Warp, by: tuple[float, float], degrees: float) -> float:
+def error(warp: WarpOutput, by: tuple[float, float], degrees: float) -> float:
     """On crops of half of a 128 x 128 image."""
     out = round(64 / max(by))
     image = torch.randn(16, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     theta = thetas(len(image), by, degrees, 128, out, jitter=0.2)
-    exact = functional.avg_pool2d(sampling.bilinear(image, affine.grid(theta, (16 * out, 16 * out))), 16)
+    exact = functional.avg_pool2d(
+        sampling.bilinear(image, affine.grid(theta, (16 * out, 16 * out))), 16
+    )
     return (warp(image, theta, (out, out)) - exact).square().mean().sqrt().item()
 
 
-def times(warps: dict[str, Warp], by: tuple[float, float], degrees: float, size: tuple[int, int, int], repeats: int) -> dict[str, float]:
+def times(
+    warps: dict[str, WarpOutput],
+    by: tuple[float, float],
+    degrees: float,
+    size: tuple[int, int, int],
+    repeats: int,
+) -> dict[str, float]:
     batch, side, out = size
     image = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     theta = thetas(batch, by, degrees, side, out, jitter=0.02).requires_grad_()
@@ -107,16 +127,28 @@ def times(warps: dict[str, Warp], by: tuple[float, float], degrees: float, size:
             start = time.process_time()
             warp(image, theta, (out, out)).square().sum().backward()
             spent[name].append(time.process_time() - start)
-    return {name: 1000 * statistics.median(taken[1:]) for name, taken in spent.items()}  # the first one warms up
+    return {
+        name: 1000 * statistics.median(taken[1:]) for name, taken in spent.items()
+    }  # the first one warms up
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--markdown", action="store_true", help="one row a case: error, and time in multiples of Bilinear's")
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="one row a case: error, and time in multiples of Bilinear's",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warps = competitors() | {"Bilinear": ours(Bilinear()), "Antialiased": ours(Antialiased()), "WideGradient": ours(WideGradient())}
+    warps = competitors() | {
+        "Bilinear": ours(Bilinear()),
+        "Antialiased": ours(Antialiased()),
+        "WideGradient": ours(WideGradient()),
+    }
     if options.markdown:
         print("| shrinking | " + " | ".join(warps) + " |")
         print("|---" * (1 + len(warps)) + "|")
@@ -127,15 +159,24 @@ def main() -> None:
 
 
 def row(title: str, errors: dict[str, float], taken: list[dict[str, float]]) -> None:
-    cells = [" / ".join([f"{errors[name]:.3f}", *(f"{t[name] / t['Bilinear']:.2f}" for t in taken)]) for name in errors]
+    cells = [
+        " / ".join([f"{errors[name]:.3f}", *(f"{t[name] / t['Bilinear']:.2f}" for t in taken)])
+        for name in errors
+    ]
     print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
 
 
 def block(title: str, errors: dict[str, float], taken: list[dict[str, float]]) -> None:
-    print(f"\n{title}\n{'':28}{'error':>8}{'of ours':>9}" + "".join(f"{name:>26}{'of ours':>9}" for name in SIZES))
+    print(
+        f"\n{title}\n{'':28}{'error':>8}{'of ours':>9}"
+        + "".join(f"{name:>26}{'of ours':>9}" for name in SIZES)
+    )
     for name in errors:
         line = f"{name:28}{errors[name]:8.3f}{errors[name] / max(errors['Bilinear'], 1e-9):9.2f}"
-        print(line + "".join(f"{t[name]:23.1f} ms{t[name] / t['Bilinear']:9.2f}" for t in taken), flush=True)
+        print(
+            line + "".join(f"{t[name]:23.1f} ms{t[name] / t['Bilinear']:9.2f}" for t in taken),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,14 +17,26 @@ from benchmarks.alternating import alternate, chosen, report, table
 
 ROOT = Path(__file__).parents[1]
 STN = [sys.executable, "-m", "stn_lightning"]
-FIRST_STEP = ["fit", f"--config={ROOT}/configs/quickstart.yaml", "--trainer.callbacks+=benchmarks.start_up.FirstStep", "--name=bench"]
-GOALS = {"stn --help": 1.0, "stn --version": 1.0, "stn fit --help": 6.0, "first step (quickstart)": 10.0}
+FIRST_STEP = [
+    "fit",
+    f"--config={ROOT}/configs/quickstart.yaml",
+    "--trainer.callbacks+=benchmarks.start_up.FirstStep",
+    "--name=bench",
+]
+GOALS = {
+    "stn --help": 1.0,
+    "stn --version": 1.0,
+    "stn fit --help": 6.0,
+    "first step (quickstart)": 10.0,
+}
 
 
 class FirstStep(Callback):
     """Leaves after the first step."""
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         os._exit(0)
 
 
@@ -34,7 +46,13 @@ def main() -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
         def run(*arguments: str) -> None:
-            subprocess.run([*STN, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment)
+            subprocess.run(
+                [*STN, *arguments],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                cwd=folder,
+                env=environment,
+            )
 
         cases = {
             "stn --help": lambda: run("--help"),
@@ -44,8 +62,13 @@ def main() -> None:
         }
         rounds = 1 if options.quick else options.rounds
         taken = alternate(cases, rounds)
-    rows = [[name, f"{statistics.median(seconds):.2f}", f"{GOALS[name]:.0f}"] for name, seconds in taken.items()]
-    notes = "Whole processes, files cached. Most of the time goes into importing PyTorch and Lightning."
+    rows = [
+        [name, f"{statistics.median(seconds):.2f}", f"{GOALS[name]:.0f}"]
+        for name, seconds in taken.items()
+    ]
+    notes = (
+        "Whole processes, files cached. Most of the time goes into importing PyTorch and Lightning."
+    )
     report("Start-up", table(["", "seconds", "goal"], rows), notes, rounds)
 
 

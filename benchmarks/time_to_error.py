@@ -1,9 +1,12 @@
-"""Seconds of training until the checkpoint that validation has chosen first tests at 1.0, 0.7 and 0.5 %: ST-CNN Aff on RTS.
+"""Seconds of training until the checkpoint that validation has chosen first tests at 1.0, 0.7 and
+0.5 %: ST-CNN Aff on RTS.
 
-    python -m benchmarks.time_to_error                                       # 40 passes, as configured: half an hour on two cores
-    python -m benchmarks.time_to_error --trainer.precision bf16-mixed        # options of stn fit; a quarter of an hour
+    python -m benchmarks.time_to_error                                       # 40 passes, as
+    configured: half an hour on two cores python -m benchmarks.time_to_error --trainer.precision
+    bf16-mixed        # options of stn fit; a quarter of an hour
 
-Whenever the validation error falls, the network is tested. The seconds are those of training alone, as `stn fit` counts them.
+Whenever the validation error falls, the network is tested. The seconds are those of training alone,
+as `stn fit` counts them.
 """
 
 import sys
@@ -13,14 +16,16 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.alternating import report, table
-from stn_lightning.callbacks import Throughput
+from stn_lightning.callbacks import ThroughputLogger
 from stn_lightning.cli.command import run
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "mnist"
 
 
 class Hurdles(Callback):
-    """Notes when the test error of the best checkpoint falls to each hurdle; prints them at the end."""
+    """Notes when the test error of the best checkpoint falls to each hurdle; prints them at the
+    end.
+    """
 
     def __init__(self, hurdles: tuple[float, ...] = (1.0, 0.7, 0.5)) -> None:
         self.hurdles = list(hurdles)
@@ -33,13 +38,26 @@ class Hurdles(Callback):
             return
         self.best = score
         error = _test_error(trainer, pl_module)
-        throughput = next(each for each in trainer.callbacks if isinstance(each, Throughput))  # type: ignore[attr-defined]
-        print(f"pass {trainer.current_epoch + 1}: {throughput.seconds:.0f} s, test error {error:.2f} %", file=sys.stderr, flush=True)
+        throughput = next(each for each in trainer.callbacks if isinstance(each, ThroughputLogger))  # type: ignore[attr-defined]
+        print(
+            f"pass {trainer.current_epoch + 1}: {throughput.seconds:.0f} s, test error {error:.2f} %",
+            file=sys.stderr,
+            flush=True,
+        )
         while self.hurdles and error <= self.hurdles[0]:
-            self.rows.append([f"{self.hurdles.pop(0):.1f} %", throughput.seconds, trainer.current_epoch + 1, f"{error:.2f} %"])
+            self.rows.append(
+                [
+                    f"{self.hurdles.pop(0):.1f} %",
+                    throughput.seconds,
+                    trainer.current_epoch + 1,
+                    f"{error:.2f} %",
+                ]
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rows = self.rows + [[f"{hurdle:.1f} %", "not reached", trainer.current_epoch, ""] for hurdle in self.hurdles]
+        rows = self.rows + [
+            [f"{hurdle:.1f} %", "not reached", trainer.current_epoch, ""] for hurdle in self.hurdles
+        ]
         notes = f"`stn fit` with {' '.join(sys.argv[1:]) or 'the configurations alone'}, precision {trainer.precision}."
         report(
             "Time to error: ST-CNN Aff on RTS",
@@ -63,8 +81,14 @@ def _test_error(trainer: Trainer, pl_module: LightningModule) -> float:
 
 
 def main() -> None:
-    files = [f"--config={CONFIGS / file}" for file in ("networks/st_cnn_affine.yaml", "data/rts.yaml")]
-    hurdles = ["--trainer.callbacks+=benchmarks.time_to_error.Hurdles", "--name=time_to_error", "--resume=never"]
+    files = [
+        f"--config={CONFIGS / file}" for file in ("networks/st_cnn_affine.yaml", "data/rts.yaml")
+    ]
+    hurdles = [
+        "--trainer.callbacks+=benchmarks.time_to_error.Hurdles",
+        "--name=time_to_error",
+        "--resume=never",
+    ]
     sys.exit(run(["fit", *files, *hurdles, *sys.argv[1:]]))
 
 

@@ -1,12 +1,15 @@
-"""Training steps: `stn fit` on RTS, ST-CNN Aff, batch 256, against the machine's limit and against other ways to do the same.
+"""Training steps: `stn fit` on RTS, ST-CNN Aff, batch 256, against the machine's limit and against
+other ways to do the same.
 
-    python -m benchmarks.training [--quick]
-    python -m benchmarks.training --error CASE STEPS      # what a case tests at after so many steps
+    python -m benchmarks.training [--quick] python -m benchmarks.training --error CASE STEPS      #
+    what a case tests at after so many steps
 
-The limit is the same network fed with distorted pictures that are ready, in a bare PyTorch loop: same precision, memory format, optimiser,
-and memory of freed tensors kept as `stn fit` does. The other ways are as their users run them: float32, contiguous, the C library's own
-memory. Each case is a process of its own; they take turns. On a machine with a GPU all of them train on it: the limit's pictures lie there,
-kornia distorts there, and bfloat16 and compiled networks are cases of their own.
+The limit is the same network fed with distorted pictures that are ready, in a bare PyTorch loop:
+same precision, memory format, optimiser, and memory of freed tensors kept as `stn fit` does. The
+other ways are as their users run them: float32, contiguous, the C library's own memory. Each case
+is a process of its own; they take turns. On a machine with a GPU all of them train on it: the
+limit's pictures lie there, kornia distorts there, and bfloat16 and compiled networks are cases of
+their own.
 """
 
 import json
@@ -29,18 +32,27 @@ from benchmarks.alternating import chosen, in_a_process, report, table, times_as
 from stn_lightning.backbones import CNN
 from stn_lightning.callbacks.progress import emulates_bf16
 from stn_lightning.cli.command import run
-from stn_lightning.cli.memory import keep_freed_memory
 from stn_lightning.convolution import Convolution
-from stn_lightning.datamodules import DigitsDataModule
+from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import MNIST
-from stn_lightning.distortions import Randomness, RotatedScaledTranslated
+from stn_lightning.distortions import CounterRandom, RotatedScaledTranslated
+from stn_lightning.runtime.memory import keep_freed_memory
 from stn_lightning.transformers import Affine, ConvolutionalLocalisation, SpatialTransformer
 
 BATCH = 256
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WARM_UP = 5 if DEVICE.type == "cpu" else 50
 CONFIGS = Path(__file__).parents[1] / "configs"
-CASES = ("stn fit", "limit", "stn fit, bf16", "limit, bf16", "tutorial", "tutorial, 2 workers", "kornia", "plain Lightning")
+CASES = (
+    "stn fit",
+    "limit",
+    "stn fit, bf16",
+    "limit, bf16",
+    "tutorial",
+    "tutorial, 2 workers",
+    "kornia",
+    "plain Lightning",
+)
 COMPILED = ("stn fit, bf16, compiled", "limit, bf16, compiled")
 """On a GPU as well, where a small network's step is all starting of kernels."""
 QUICK = ("stn fit", "limit", "tutorial", "kornia")
@@ -66,22 +78,28 @@ class Clock(Callback):
         if self.done == WARM_UP:
             self.since = now
         if self.done == WARM_UP + self.steps:
-            wall, processor = (1000 * (b - a) / self.steps for a, b in zip(self.since, now, strict=True))
+            wall, processor = (
+                1000 * (b - a) / self.steps for a, b in zip(self.since, now, strict=True)
+            )
             print(json.dumps({"wall": wall, "processor": processor}), flush=True)
             os._exit(0)  # what follows, a test, is not timed
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.tick()
 
 
 class Examination(Clock):
-    """In the place of the clock: after so many steps prints the error on the frozen test set, as JSON."""
+    """In the place of the clock: after so many steps prints the error on the frozen test set, as
+    JSON.
+    """
 
     def tick(self) -> None:
         self.done += 1
         if self.done == self.steps:
             assert self.network is not None
-            data = DigitsDataModule(MNIST(), RotatedScaledTranslated(), BATCH)
+            data = MNISTDataModule(MNIST(), RotatedScaledTranslated(), BATCH)
             data.setup("test")
             wrong = count = 0
             with torch.no_grad():
@@ -92,16 +110,22 @@ class Examination(Clock):
             print(json.dumps({"error": 100 * wrong / count}), flush=True)
             os._exit(0)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.network = pl_module.network if isinstance(pl_module, _Task) else pl_module
         self.tick()
 
 
 class Network(nn.Sequential):
-    """ST-CNN Aff as in configs/mnist/networks/st_cnn_affine.yaml; `plain` with PyTorch's own convolutions, as others have them."""
+    """ST-CNN Aff as in configs/mnist/networks/st_cnn_affine.yaml; `plain` with PyTorch's own
+    convolutions, as others have them.
+    """
 
     def __init__(self, plain: bool) -> None:
-        super().__init__(SpatialTransformer(ConvolutionalLocalisation(), Affine(), size=(28, 28)), CNN(64))
+        super().__init__(
+            SpatialTransformer(ConvolutionalLocalisation(), Affine(), size=(28, 28)), CNN(64)
+        )
         self(torch.zeros(1, 1, 42, 42))
         for module in self.modules():
             if plain and isinstance(module, Convolution):
@@ -137,8 +161,14 @@ class _PerPicture(Dataset[tuple[Tensor, int]]):
 
 
 def fit(clock: Clock, precision: str, compiled: bool = False) -> None:
-    hardware = [*(["hardware/compile"] if compiled else []), "hardware/gpu" if DEVICE.type == "cuda" else "hardware/cpu"]
-    files = [f"--config={CONFIGS}/{file}.yaml" for file in ("mnist/networks/st_cnn_affine", "mnist/data/rts", *hardware)]
+    hardware = [
+        *(["hardware/compile"] if compiled else []),
+        "hardware/gpu" if DEVICE.type == "cuda" else "hardware/cpu",
+    ]
+    files = [
+        f"--config={CONFIGS}/{file}.yaml"
+        for file in ("mnist/networks/st_cnn_affine", "mnist/data/rts", *hardware)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         given = [
@@ -149,12 +179,21 @@ def fit(clock: Clock, precision: str, compiled: bool = False) -> None:
             "--name",
             "bench",
         ]
-        given += ["--model.init_args.schedule", "stn_lightning.tasks.Constant"]  # as the others
-        clocked = [f"--trainer.callbacks+=benchmarks.training.{type(clock).__name__}", f"--trainer.callbacks.steps={clock.steps}"]
+        given += ["--model.init_args.schedule", "stn_lightning.tasks.ConstantLR"]  # as the others
+        clocked = [
+            f"--trainer.callbacks+=benchmarks.training.{type(clock).__name__}",
+            f"--trainer.callbacks.steps={clock.steps}",
+        ]
         sys.exit(run(["fit", *files, *given, *clocked]))
 
 
-def loop(clock: Clock, batches: Iterable[Any], bf16: bool = False, as_in_fit: bool = False, compiled: bool = False) -> None:
+def loop(
+    clock: Clock,
+    batches: Iterable[Any],
+    bf16: bool = False,
+    as_in_fit: bool = False,
+    compiled: bool = False,
+) -> None:
     network = clock.network = Network(plain=not as_in_fit).to(DEVICE)
     if as_in_fit:
         network = network.to(memory_format=torch.channels_last)
@@ -176,8 +215,16 @@ def limit(clock: Clock, bf16: bool, compiled: bool = False) -> None:
     keep_freed_memory()
     pictures = MNIST().load("train")
     index = torch.arange(20 * BATCH)
-    ready = RotatedScaledTranslated()(pictures.image[index].float() / 255, Randomness(0, 0, 0, index), pictures.image)
-    batches = list(zip(ready.to(DEVICE).split(BATCH), pictures.label[index].to(DEVICE).split(BATCH), strict=True))
+    ready = RotatedScaledTranslated()(
+        pictures.image[index].float() / 255, CounterRandom(0, 0, 0, index), pictures.image
+    )
+    batches = list(
+        zip(
+            ready.to(DEVICE).split(BATCH),
+            pictures.label[index].to(DEVICE).split(BATCH),
+            strict=True,
+        )
+    )
     loop(clock, _forever(batches), bf16, as_in_fit=True, compiled=compiled)
 
 
@@ -198,7 +245,12 @@ def plain_lightning(clock: Clock) -> None:
     loader = DataLoader(_PerPicture(), BATCH, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
-            accelerator=DEVICE.type, devices=1, max_epochs=-1, default_root_dir=folder, callbacks=[clock], enable_checkpointing=False
+            accelerator=DEVICE.type,
+            devices=1,
+            max_epochs=-1,
+            default_root_dir=folder,
+            callbacks=[clock],
+            enable_checkpointing=False,
         ).fit(_Task(), loader)
 
 
@@ -233,22 +285,49 @@ def main() -> None:
     gpu = DEVICE.type == "cuda"
     rounds, steps = (1, 5) if options.quick else (options.rounds, 200 if gpu else 25)
     every = CASES + COMPILED if gpu else CASES
-    cases = [name for name in (QUICK if options.quick else every) if "bf16" not in name or gpu or not emulates_bf16()]
+    cases = [
+        name
+        for name in (QUICK if options.quick else every)
+        if "bf16" not in name or gpu or not emulates_bf16()
+    ]
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
     for turn in range(rounds):
         for name, measured in taken.items():
             measured.append(in_a_process(["-m", "benchmarks.training", "--case", name, str(steps)]))
-            print(f"round {turn + 1}, {name}: {measured[-1]['wall']:.0f} ms a step", file=sys.stderr, flush=True)
+            print(
+                f"round {turn + 1}, {name}: {measured[-1]['wall']:.0f} ms a step",
+                file=sys.stderr,
+                flush=True,
+            )
     wall = {name: [each["wall"] for each in measured] for name, measured in taken.items()}
     first = next(iter(wall))
     rows = []
     for name, measured in taken.items():
         processor = statistics.median(each["processor"] for each in measured)
-        rows.append([name, 1000 * BATCH / statistics.median(wall[name]), processor, times_as_long(wall[first], wall[name])])
+        rows.append(
+            [
+                name,
+                1000 * BATCH / statistics.median(wall[name]),
+                processor,
+                times_as_long(wall[first], wall[name]),
+            ]
+        )
     pairs = [name for name in wall if name.startswith("stn fit")]
-    ratios = ", ".join(f"{times_as_long(wall[name], wall[name.replace('stn fit', 'limit')]):.2f} ({name})" for name in pairs)
-    body = table(["", "images/s", "processor ms a step (without workers')", f"time over that of {first}"], rows)
-    report("Training steps: ST-CNN Aff on RTS, batch 256", body, NOTES.format(ratios=ratios), rounds, DEVICE)
+    ratios = ", ".join(
+        f"{times_as_long(wall[name], wall[name.replace('stn fit', 'limit')]):.2f} ({name})"
+        for name in pairs
+    )
+    body = table(
+        ["", "images/s", "processor ms a step (without workers')", f"time over that of {first}"],
+        rows,
+    )
+    report(
+        "Training steps: ST-CNN Aff on RTS, batch 256",
+        body,
+        NOTES.format(ratios=ratios),
+        rounds,
+        DEVICE,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Draws the figure of every page in docs/operations. `make figures`, or python docs/figures.py; ten seconds, no data needed.
+"""Draws the figure of every page in docs/operations. `make figures`, or python docs/figures.py; ten
+seconds, no data needed.
 
-Where a picture has an outline with lines inside, these are the rows and columns of the sampling grid: what the output looks at.
+Where a picture has an outline with lines inside, these are the rows and columns of the sampling
+grid: what the output looks at.
 """
 
 import math
@@ -17,7 +19,7 @@ from stn_lightning.transformers import (
     Attention,
     Diffeomorphic,
     Family,
-    LearntTarget,
+    LearntTargetGrid,
     Projective,
     Similarity,
     ThinPlateSpline,
@@ -28,28 +30,49 @@ FOLDER = Path(__file__).parent / "operations"
 SIDE, GAP, TEXT = 168, 10, 18
 """Of a panel, between panels, and of the line above one; pixels."""
 
-Panel = tuple[str, Image.Image]
+WarpImages = tuple[str, Image.Image]
 
 
 def picture(side: int = 64) -> Tensor:
     """(1, 3, side, side): a checkerboard with an F, which no turn or flip leaves as it is."""
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    image = torch.where(((x * 8 // side + y * 8 // side) % 2 == 0)[None], 0.82, 0.95).expand(3, -1, -1).clone()
+    image = (
+        torch.where(((x * 8 // side + y * 8 // side) % 2 == 0)[None], 0.82, 0.95)
+        .expand(3, -1, -1)
+        .clone()
+    )
     u, v = x / side, y / side
-    letter = (u > 0.28) & (v > 0.16) & (v < 0.84) & ((u < 0.42) | ((u < 0.74) & (v < 0.29)) | ((u < 0.64) & (v > 0.43) & (v < 0.56)))
+    letter = (
+        (u > 0.28)
+        & (v > 0.16)
+        & (v < 0.84)
+        & ((u < 0.42) | ((u < 0.74) & (v < 0.29)) | ((u < 0.64) & (v > 0.43) & (v < 0.56)))
+    )
     image[:, letter] = torch.tensor([0.10, 0.25, 0.50])[:, None]
-    image[:, (u - 0.85).square() + (v - 0.8).square() < 0.006] = torch.tensor([0.90, 0.45, 0.10])[:, None]
+    image[:, (u - 0.85).square() + (v - 0.8).square() < 0.006] = torch.tensor([0.90, 0.45, 0.10])[
+        :, None
+    ]
     return image[None]
 
 
 def panel(image: Tensor) -> Image.Image:
-    """A picture (3 or 1, height, width) from 0 to 1, in the size of a panel, enlarged without interpolation."""
-    values = (image.expand(3, -1, -1).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    """A picture (3 or 1, height, width) from 0 to 1, in the size of a panel, enlarged without
+    interpolation.
+    """
+    values = (
+        (image.expand(3, -1, -1).clamp(0, 1) * 255)
+        .round()
+        .to(torch.uint8)
+        .permute(1, 2, 0)
+        .contiguous()
+    )
     return Image.fromarray(values.numpy()).resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def outlined(image: Tensor, grid: Tensor, reach: float = 1.0) -> Image.Image:
-    """The picture with the lines of a grid (height, width, 2) on it; `reach` > 1 shows the surroundings too."""
+    """The picture with the lines of a grid (height, width, 2) on it; `reach` > 1 shows the
+    surroundings too.
+    """
     inner = round(SIDE / reach)
     drawn = Image.new("RGB", (SIDE, SIDE), "white")
     corner = (SIDE - inner) // 2
@@ -58,19 +81,32 @@ def outlined(image: Tensor, grid: Tensor, reach: float = 1.0) -> Image.Image:
     places = ((grid / reach + 1) * SIDE / 2).tolist()
     for lines in (places, list(zip(*places, strict=True))):
         for i in range(0, len(lines), max(1, (len(lines) - 1) // 8)):
-            draw.line([tuple(p) for p in lines[i]], fill="#d02020", width=2 if i in (0, len(lines) - 1) else 1)
+            draw.line(
+                [tuple(p) for p in lines[i]],
+                fill="#d02020",
+                width=2 if i in (0, len(lines) - 1) else 1,
+            )
     return drawn
 
 
-def seen(family: Family, theta: Sequence[float], title: str, padding: sampling.Padding = (1.0,), reach: float = 1.4) -> list[Panel]:
+def seen(
+    family: Family,
+    theta: Sequence[float],
+    title: str,
+    padding: sampling.Padding = (1.0,),
+    reach: float = 1.4,
+) -> list[WarpImages]:
     """A picture with the outline of what a family looks at, and what it sees."""
     image, at = picture(), torch.tensor([theta])
     with torch.no_grad():
-        lines, output = family(at, (33, 33))[0], sampling.bilinear(image, family(at, (64, 64)), padding)[0]
+        lines, output = (
+            family(at, (33, 33))[0],
+            sampling.bilinear(image, family(at, (64, 64)), padding)[0],
+        )
     return [(title, outlined(image[0], lines, reach)), ("what it sees", panel(output))]
 
 
-def columns(*pairs: list[Panel]) -> list[list[Panel]]:
+def columns(*pairs: list[WarpImages]) -> list[list[WarpImages]]:
     return [list(row) for row in zip(*pairs, strict=True)]
 
 
@@ -78,7 +114,7 @@ def noise(n: int, std: float, seed: int) -> list[float]:
     return (std * torch.randn(n, generator=torch.Generator().manual_seed(seed))).tolist()
 
 
-def affine_figure() -> list[list[Panel]]:
+def affine_figure() -> list[list[WarpImages]]:
     cos, sin = 0.8 * math.cos(0.5), 0.8 * math.sin(0.5)
     return columns(
         seen(Translation(0.5), [0.3, -0.2], "translation"),
@@ -88,7 +124,7 @@ def affine_figure() -> list[list[Panel]]:
     )
 
 
-def projective_figure() -> list[list[Panel]]:
+def projective_figure() -> list[list[WarpImages]]:
     level = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     return columns(
         seen(Projective(), [*level, 0.0, 0.25], "tilted"),
@@ -97,11 +133,16 @@ def projective_figure() -> list[list[Panel]]:
     )
 
 
-def spline_figure() -> list[list[Panel]]:
-    return columns(*(seen(ThinPlateSpline(), noise(32, std, 2), f"displaced by {std}") for std in (0.05, 0.1, 0.2)))
+def spline_figure() -> list[list[WarpImages]]:
+    return columns(
+        *(
+            seen(ThinPlateSpline(), noise(32, std, 2), f"displaced by {std}")
+            for std in (0.05, 0.1, 0.2)
+        )
+    )
 
 
-def diffeomorphic_figure() -> list[list[Panel]]:
+def diffeomorphic_figure() -> list[list[WarpImages]]:
     theta, family, image = torch.tensor([noise(32, 0.25, 14)]), Diffeomorphic(), picture()
     there = sampling.bilinear(image, family(theta, (64, 64)), [1.0])
     back = family(family.inverse(theta), (64, 64))
@@ -116,8 +157,8 @@ def diffeomorphic_figure() -> list[list[Panel]]:
     )
 
 
-def learnt_target_figure() -> list[list[Panel]]:
-    family = LearntTarget()
+def learnt_target_figure() -> list[list[WarpImages]]:
+    family = LearntTargetGrid()
     with torch.no_grad():
         family.target.copy_(torch.tensor([noise(32, 0.09, 7)]))
     return columns(
@@ -127,12 +168,18 @@ def learnt_target_figure() -> list[list[Panel]]:
     )
 
 
-def volume_figure() -> list[list[Panel]]:
+def volume_figure() -> list[list[WarpImages]]:
     letter = (picture(40)[:, :1] < 0.3).float()  # (1, 1, 40, 40)
-    solid = torch.nn.functional.pad(letter[:, :, None].expand(-1, -1, 14, -1, -1), (0, 0, 0, 0, 13, 13))  # 40 deep
+    solid = torch.nn.functional.pad(
+        letter[:, :, None].expand(-1, -1, 14, -1, -1), (0, 0, 0, 0, 13, 13)
+    )  # 40 deep
     a, b = 0.7, 0.5  # turned about y, then about x
-    about_y = torch.tensor([[math.cos(a), 0, math.sin(a), 0, 0, 1, 0, 0, -math.sin(a), 0, math.cos(a), 0]])
-    about_x = torch.tensor([[1.0, 0, 0, 0, 0, math.cos(b), -math.sin(b), 0, 0, math.sin(b), math.cos(b), 0]])
+    about_y = torch.tensor(
+        [[math.cos(a), 0, math.sin(a), 0, 0, 1, 0, 0, -math.sin(a), 0, math.cos(a), 0]]
+    )
+    about_x = torch.tensor(
+        [[1.0, 0, 0, 0, 0, math.cos(b), -math.sin(b), 0, 0, math.sin(b), math.cos(b), 0]]
+    )
     theta = volume.compose(about_x, about_y) * 1.1
     turned = sampling.trilinear(solid, volume.grid(theta, (40, 40, 40)))
     restored = sampling.trilinear(turned, volume.grid(volume.inverse(theta), (40, 40, 40)))
@@ -140,8 +187,11 @@ def volume_figure() -> list[list[Panel]]:
     return [[(title, panel(1 - content.mean(2)[0] * 2.5)) for title, content in flat]]
 
 
-def sampling_figure() -> list[list[Panel]]:
-    small, near = picture(16), affine.grid(torch.tensor([[0.45, 0.2, 0, -0.2, 0.45, -0.1]]), (84, 84))
+def sampling_figure() -> list[list[WarpImages]]:
+    small, near = (
+        picture(16),
+        affine.grid(torch.tensor([[0.45, 0.2, 0, -0.2, 0.45, -0.1]]), (84, 84)),
+    )
     far = affine.grid(torch.tensor([[1.6, 0.3, 0.3, -0.3, 1.6, 0]]), (84, 84))
     kernels: list[tuple[str, Callable[..., Tensor]]] = [
         ("nearest", sampling.nearest),
@@ -155,12 +205,18 @@ def sampling_figure() -> list[list[Panel]]:
         ("a colour", [0.7, 0.8, 0.6]),
     ]
     return [
-        [("the image, 16 x 16", outlined(small[0], near[0])), *((name, panel(kernel(small, near)[0])) for name, kernel in kernels)],
-        [(name, panel(sampling.bilinear(picture(), far, padding)[0])) for name, padding in paddings],
+        [
+            ("the image, 16 x 16", outlined(small[0], near[0])),
+            *((name, panel(kernel(small, near)[0])) for name, kernel in kernels),
+        ],
+        [
+            (name, panel(sampling.bilinear(picture(), far, padding)[0]))
+            for name, padding in paddings
+        ],
     ]
 
 
-def antialiasing_figure() -> list[list[Panel]]:
+def antialiasing_figure() -> list[list[WarpImages]]:
     x, y = lattice.points((336, 336), torch.empty(0)).unbind(-1)
     rings = (0.5 + 0.5 * torch.cos(110 * (x.square() + y.square())))[None, None]
     theta, rows = torch.tensor([[0.95, -0.25, 0, 0.25, 0.95, 0]]), []
@@ -170,14 +226,17 @@ def antialiasing_figure() -> list[list[Panel]]:
         exact = torch.nn.functional.adaptive_avg_pool2d(sampling.bilinear(rings, fine), size)
         shown = [
             ("bilinear", sampling.bilinear(rings, grid)),
-            ("antialiased", antialiasing.antialiased(rings, grid)),
+            ("antialiased", antialiasing.sample_antialiased(rings, grid)),
             ("exact integral", exact),
         ]
-        rows.append([(f"shrunk {name}", panel(rings[0]))] + [(title, panel(image[0])) for title, image in shown])
+        rows.append(
+            [(f"shrunk {name}", panel(rings[0]))]
+            + [(title, panel(image[0])) for title, image in shown]
+        )
     return rows
 
 
-def wide_figure() -> list[list[Panel]]:
+def wide_figure() -> list[list[WarpImages]]:
     x, y = lattice.points((64, 64), torch.empty(0)).unbind(-1)
     image = ((x - 0.35).square() + (y + 0.3).square() < 0.05).float()[None, None]
     spots = [(u / 5, v / 5) for u in range(-6, 7) for v in range(-6, 7)]
@@ -187,7 +246,9 @@ def wide_figure() -> list[list[Panel]]:
         many = image.expand(len(spots), -1, -1, -1)
         grid = affine.grid(affine.from_translation(theta, 0.25), (12, 12))
         read = sampling.bilinear(many, grid)
-        (wide.widened(read, many, grid) if widened else read).mean((1, 2, 3)).sum().backward()
+        (wide.widen_gradient(read, many, grid) if widened else read).mean(
+            (1, 2, 3)
+        ).sum().backward()
         assert theta.grad is not None
         drawn = outlined(1 - 0.5 * image[0], torch.zeros(1, 1, 2), 1.4).resize((2 * SIDE, 2 * SIDE))
         draw = ImageDraw.Draw(drawn)
@@ -204,8 +265,10 @@ def wide_figure() -> list[list[Panel]]:
     return [found]
 
 
-def deterministic_figure() -> list[list[Panel]]:
-    """Of one pixel that 4,096 points read: their contributions added in 2,000 orders, as atomics would."""
+def deterministic_figure() -> list[list[WarpImages]]:
+    """Of one pixel that 4,096 points read: their contributions added in 2,000 orders, as atomics
+    would.
+    """
     generator = torch.Generator().manual_seed(0)
     parts = torch.randn(4096, generator=generator)
     orders = torch.stack([torch.randperm(4096, generator=generator) for _ in range(2000)], dim=1)
@@ -219,15 +282,28 @@ def deterministic_figure() -> list[list[Panel]]:
     for i, height in enumerate((bars / bars.max() * (SIDE - 30)).tolist()):
         draw.rectangle([i * 12 + 1, SIDE - 18 - height, i * 12 + 10, SIDE - 18], fill="#4060a0")
     for value in (-20, -10, 0, 10, 20):
-        draw.text(((value + 24) * 3 * SIDE / 48, SIDE - 15), f"{value}e-5" if value else "0", fill="black", anchor="ma", font=font())
-    return [[(f"error of one sum of 4,096 numbers in 2,000 orders: {len(sums.unique())} different results", drawn)]]
+        draw.text(
+            ((value + 24) * 3 * SIDE / 48, SIDE - 15),
+            f"{value}e-5" if value else "0",
+            fill="black",
+            anchor="ma",
+            font=font(),
+        )
+    return [
+        [
+            (
+                f"error of one sum of 4,096 numbers in 2,000 orders: {len(sums.unique())} different results",
+                drawn,
+            )
+        ]
+    ]
 
 
 def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(13)
 
 
-def sheet(rows: list[list[Panel]]) -> Image.Image:
+def sheet(rows: list[list[WarpImages]]) -> Image.Image:
     """Rows of panels, each with a line above it."""
     heights = [max(image.height for _, image in row) + TEXT + GAP for row in rows]
     width = max(sum(image.width + GAP for _, image in row) for row in rows) - GAP
@@ -260,7 +336,9 @@ FIGURES = {
 def main() -> None:
     torch.set_num_threads(1)  # the same picture, byte for byte, every time
     for name, figure in FIGURES.items():
-        sheet(figure()).quantize(24 if name == "antialiasing" else 64).save(FOLDER / f"{name}.png", optimize=True)
+        sheet(figure()).quantize(24 if name == "antialiasing" else 64).save(
+            FOLDER / f"{name}.png", optimize=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What MkDocs does not do by itself: whatever a page links to is in the site, wherever in the repository it lies.
+"""What MkDocs does not do by itself: whatever a page links to is in the site, wherever in the
+repository it lies.
 
-The readme is the front page. What pages link to outside of `docs` is a page too: Markdown as it is, another file as a listing, a folder as
-the list of its files. So a link works on a code host and in the site alike, and no text is there twice.
+The readme is the front page. What pages link to outside of `docs` is a page too: Markdown as it is,
+another file as a listing, a folder as the list of its files. So a link works on a code host and in
+the site alike, and no text is there twice.
 """
 
 import os
@@ -26,10 +28,19 @@ sources: dict[str, Path] = {}
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that do not lie in `docs`."""
     found = {README, *DOCS.rglob("*.md")}
-    while new := {end for source in found for end in _ends(source).values() if end.suffix not in PICTURES} - found:
+    while (
+        new := {
+            end for source in found for end in _ends(source).values() if end.suffix not in PICTURES
+        }
+        - found
+    ):
         found |= new
     sources.update({_place(source): source for source in found})
-    pages = {place: _text(source) for place, source in sources.items() if files.get_file_from_path(place) is None}
+    pages = {
+        place: _text(source)
+        for place, source in sources.items()
+        if files.get_file_from_path(place) is None
+    }
     pages |= {"code.css": HtmlFormatter().get_style_defs(".highlight")}
     for place, text in sorted(pages.items()):
         files.append(File.generated(config, place, content=text))
@@ -39,7 +50,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Have links lead to where their ends are in the site."""
     here = PurePosixPath(page.file.src_uri)
-    places = {link: os.path.relpath(_place(end), here.parent) for link, end in _ends(sources.get(str(here), DOCS / here)).items()}
+    places = {
+        link: os.path.relpath(_place(end), here.parent)
+        for link, end in _ends(sources.get(str(here), DOCS / here)).items()
+    }
     return _LINK.sub(lambda link: places.get(link[0], link[0]), markdown)
 
 
@@ -57,7 +71,13 @@ def _place(source: Path) -> str:
     inside = source.relative_to(DOCS if source.is_relative_to(DOCS) else REPOSITORY).as_posix()
     if source.is_dir():
         return f"{inside}/index.md"
-    return "index.md" if source == README else inside if source.suffix in (".md", *PICTURES) else f"{inside}.md"
+    return (
+        "index.md"
+        if source == README
+        else inside
+        if source.suffix in (".md", *PICTURES)
+        else f"{inside}.md"
+    )
 
 
 def _text(source: Path) -> str:
@@ -65,10 +85,20 @@ def _text(source: Path) -> str:
     if source.suffix == ".md":
         return source.read_text()
     if source.is_dir():
-        listed = sorted(file for file in source.iterdir() if file.is_file() and file.suffix not in PICTURES)
-        return f"# {source.name}\n\n" + "".join(f"- [{_title(file)}]({file.name})\n" for file in listed)
-    return f"# {source.relative_to(REPOSITORY)}\n\n```{source.suffix[1:]}\n{source.read_text()}```\n"
+        listed = sorted(
+            file for file in source.iterdir() if file.is_file() and file.suffix not in PICTURES
+        )
+        return f"# {source.name}\n\n" + "".join(
+            f"- [{_title(file)}]({file.name})\n" for file in listed
+        )
+    return (
+        f"# {source.relative_to(REPOSITORY)}\n\n```{source.suffix[1:]}\n{source.read_text()}```\n"
+    )
 
 
 def _title(file: Path) -> str:
-    return file.read_text().partition("\n")[0].removeprefix("# ") if file.suffix == ".md" else file.name
+    return (
+        file.read_text().partition("\n")[0].removeprefix("# ")
+        if file.suffix == ".md"
+        else file.name
+    )

@@ -1,4 +1,6 @@
-"""The command `stn`. This module imports nothing heavy, so help, version and mistakes answer at once."""
+"""The command `stn`. This module imports nothing heavy, so help, version and mistakes answer at
+once.
+"""
 
 import difflib
 import importlib
@@ -8,9 +10,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from stn_lightning import provenance, signals
+from stn_lightning.runtime import provenance, signals
 
-ALONE = ("predict", "export", "report", "demo", "tune", "sweep", "prepare", "table", "bench", "submit", "status")
+ALONE = (
+    "predict",
+    "export",
+    "report",
+    "demo",
+    "tune",
+    "sweep",
+    "prepare",
+    "table",
+    "bench",
+    "submit",
+    "status",
+)
 """Commands without Lightning's command line: each a function in a file of its name in `cli`."""
 COMMANDS = ("fit", "validate", "test", *ALONE)
 USAGE = """\
@@ -43,12 +57,15 @@ def main() -> int:
     """Run the command line's command.
 
     Returns:
-        0 finished, 2 the user got something wrong, 75 preempted and resumable, anything else a failure.
+        0 finished, 2 the user got something wrong, 75 preempted and resumable, anything else a
+        failure.
     """
-    sys.path.append(str(Path.cwd()))  # a YAML names your own classes; last, so that a file there hides no library
+    sys.path.append(
+        str(Path.cwd())
+    )  # a YAML names your own classes; last, so that a file there hides no library
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE.format(stn=provenance.program()))
+        print(USAGE.format(stn=provenance.program_name()))
         return 0
     if arguments[0] in ("-V", "--version"):
         print(about())
@@ -59,21 +76,27 @@ def main() -> int:
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
         return 2
     if arguments[0] in ALONE:
-        command: Callable[[list[str]], int] = getattr(importlib.import_module(f"stn_lightning.cli.{arguments[0]}"), arguments[0])
+        command: Callable[[list[str]], int] = getattr(
+            importlib.import_module(f"stn_lightning.cli.{arguments[0]}"), arguments[0]
+        )
         return _read_by_someone(command, arguments[1:])
-    signals.listen()  # before seconds of imports, in which a signal would kill the process
+    signals.start_listening()  # before seconds of imports, in which a signal would kill the process
     from stn_lightning.cli.command import run
 
     return run(arguments)
 
 
 def _read_by_someone(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """The command's exit code; 1 where the reader of its output, `head` for one, leaves before its end."""
+    """The command's exit code; 1 where the reader of its output, `head` for one, leaves before its
+    end.
+    """
     try:
         code = command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more on its way out
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes once more on its way out
         print("stn: stopped, as nothing reads its output any more", file=sys.stderr)
         return 1
     return code
@@ -81,7 +104,12 @@ def _read_by_someone(command: Callable[[list[str]], int], arguments: list[str]) 
 
 def about() -> str:
     """What matters in a bug report, one line each, without importing any of it."""
-    found = {**provenance.versions(), "commit": provenance.commit(), "system": platform.platform(), "installed in": Path(__file__).parent}
+    found = {
+        **provenance.versions(),
+        "commit": provenance.commit(),
+        "system": platform.platform(),
+        "installed in": Path(__file__).parent,
+    }
     return "\n".join(f"{name} {value}" for name, value in found.items() if value)
 
 

@@ -19,7 +19,11 @@ class Batch(NamedTuple):
     epoch: int
     """of the training; validation and test pictures are frozen, whatever it says"""
     share: float
-    """this process's pictures times the number of processes over all pictures of the global batch: 1 but for uneven ends"""
+    """this process's pictures times the number of processes over all pictures of the global batch:
+    1 but for uneven ends
+    """
     split: Split
     box: Tensor | None = None
-    """(batch, 4), left, top, right and bottom of what is to be found, -1 to 1 across the picture, where that is known; for scoring"""
+    """(batch, 4), left, top, right and bottom of what is to be found, -1 to 1 across the picture,
+    where that is known; for scoring
+    """

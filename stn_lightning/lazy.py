@@ -1,6 +1,8 @@
-"""Layers that learn their input's size from the first batch, so that a network file needs no picture size.
+"""Layers that learn their input's size from the first batch, so that a network file needs no
+picture size.
 
-PyTorch warns at each construction that lazy layers may change one day; that is no news to a user of this package and is kept from them.
+PyTorch warns at each construction that lazy layers may change one day; that is no news to a user of
+this package and is kept from them.
 """
 
 import warnings
@@ -12,14 +14,22 @@ from stn_lightning.convolution import Convolution
 
 
 def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = None) -> nn.Linear:
-    """A fully connected layer; `initialise` is called once its size is known, unless it comes from a checkpoint."""
+    """A fully connected layer; `initialise` is called once its size is known, unless it comes from
+    a checkpoint.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return nn.LazyLinear(out_features) if initialise is None else _InitialisedLinear(out_features, initialise)
+        return (
+            nn.LazyLinear(out_features)
+            if initialise is None
+            else _InitialisedLinear(out_features, initialise)
+        )
 
 
 def initialise_for_relu(layer: nn.Module) -> None:
-    """Weights with which a rectifier keeps the size of its signals, however deep the network (He et al. 2015); biases of 0."""
+    """Weights with which a rectifier keeps the size of its signals, however deep the network (He et
+    al. 2015); biases of 0.
+    """
     assert isinstance(layer.weight, Tensor)
     assert isinstance(layer.bias, Tensor)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

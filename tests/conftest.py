@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import register_random, settings
 
-from stn_lightning import signals
+from stn_lightning.runtime import signals
 
+pytest_plugins = ["tests.stn_command"]
 torch.set_num_threads(1)
 
 
@@ -30,6 +31,8 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _signals_are_given_back() -> Iterator[None]:
-    """Whatever a test did: the next one of this process must not find signals that were caught before it."""
+    """Whatever a test did: the next one of this process must not find signals that were caught
+    before it.
+    """
     yield
     signals.release()

@@ -1,4 +1,6 @@
-"""CUB-200-2011 in miniature: the original files and folders, with pictures that say where their pixels are."""
+"""CUB-200-2011 in miniature: the original files and folders, with pictures that say where their
+pixels are.
+"""
 
 from pathlib import Path
 
@@ -21,10 +23,14 @@ def gradient(height: int, width: int, blue: int) -> np.ndarray:
 
 
 def write_cub(root: Path, height: int = 48) -> Path:
-    """Write `root/CUB_200_2011`; picture i (from 1) is 12 i pixels wider than high, or as much higher where i is even."""
+    """Write `root/CUB_200_2011`; picture i (from 1) is 12 i pixels wider than high, or as much
+    higher where i is even.
+    """
     folder = root / "CUB_200_2011"
     (folder / "parts").mkdir(parents=True)
-    rows: dict[str, list[str]] = {name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes")}
+    rows: dict[str, list[str]] = {
+        name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes")
+    }
     parts = []
     for i in range(1, CLASSES * EACH + 1):
         label, place = (i - 1) // EACH + 1, (i - 1) % EACH
@@ -35,13 +41,17 @@ def write_cub(root: Path, height: int = 48) -> Path:
         rows["images"].append(f"{i} {name}")
         rows["image_class_labels"].append(f"{i} {label}")
         rows["train_test_split"].append(f"{i} {int(place < 4)}")
-        rows["bounding_boxes"].append(f"{i} {0.25 * size[1]} {0.5 * size[0]} {0.5 * size[1]} {0.25 * size[0]}")
+        rows["bounding_boxes"].append(
+            f"{i} {0.25 * size[1]} {0.5 * size[0]} {0.5 * size[1]} {0.25 * size[0]}"
+        )
         for part in range(1, len(PARTS) + 1):  # in the middle; at the left border; not to be seen
             x, y = [(0.5 * size[1], 0.5 * size[0]), (0.0, 0.5 * size[0]), (0.0, 0.0)][part - 1]
             parts.append(f"{i} {part} {x} {y} {int(part < 3)}")
     rows["classes"] = [f"{label} {label:03d}.Bird_{label}" for label in range(1, CLASSES + 1)]
     for file, lines in rows.items():
         (folder / f"{file}.txt").write_text("\n".join(lines) + "\n")
-    (folder / "parts/parts.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(PARTS, 1)))
+    (folder / "parts/parts.txt").write_text(
+        "".join(f"{n} {name}\n" for n, name in enumerate(PARTS, 1))
+    )
     (folder / "parts/part_locs.txt").write_text("\n".join(parts) + "\n")
     return folder

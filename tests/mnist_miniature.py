@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor
 
 from stn_lightning.datasets import EmbeddedDigits, mnist
-from stn_lightning.datasets.download import File, sha256
+from stn_lightning.datasets.files.download import File, sha256
 
 
 def write_idx(path: Path, values: Tensor) -> None:
@@ -15,12 +15,18 @@ def write_idx(path: Path, values: Tensor) -> None:
     path.write_bytes(gzip.compress(header + values.numpy().tobytes()))
 
 
-def write_mnist(folder: Path, patch: pytest.MonkeyPatch, pictures: int = 200, validation: int = 40) -> None:
+def write_mnist(
+    folder: Path, patch: pytest.MonkeyPatch, pictures: int = 200, validation: int = 40
+) -> None:
     """Write the files into `folder` and let the package take them for the real ones."""
     folder.mkdir(parents=True)
     source = EmbeddedDigits()
     for part, split in (("train", source.load("train")), ("test", source.load("test"))):
         write_idx(folder / mnist.FILES[f"{part}-images"].name, split.image[:pictures, 0])
         write_idx(folder / mnist.FILES[f"{part}-labels"].name, split.label[:pictures].byte())
-    patch.setattr(mnist, "FILES", {key: File(file.name, sha256(folder / file.name)) for key, file in mnist.FILES.items()})
+    patch.setattr(
+        mnist,
+        "FILES",
+        {key: File(file.name, sha256(folder / file.name)) for key, file in mnist.FILES.items()},
+    )
     patch.setattr(mnist, "VALIDATION", validation)

@@ -31,8 +31,16 @@ def commands(page: Path) -> list[str]:
 def words(command: str) -> list[str]:
     """A command as words. One of make is the line that make would run."""
     if command.startswith("make "):
-        done = [part for file in (".installed", ".installed-dev") for part in ("-o", f".venv/{file}")]
-        said = subprocess.run(["make", "-n", *done, *shlex.split(command)[1:]], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        done = [
+            part for file in (".installed", ".installed-dev") for part in ("-o", f".venv/{file}")
+        ]
+        said = subprocess.run(
+            ["make", "-n", *done, *shlex.split(command)[1:]],
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         command = said.stdout.strip()
     program, *arguments = shlex.split(command)
     return [Path(program).name, *arguments]

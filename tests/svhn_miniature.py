@@ -38,13 +38,19 @@ class Writer:
             if len(boxes) == 1 and values:
                 group[field] = np.array([values])
             elif values:
-                group.create_dataset(field, data=np.array([[self.number(v)] for v in values], h5py.ref_dtype), dtype=h5py.ref_dtype)
+                group.create_dataset(
+                    field,
+                    data=np.array([[self.number(v)] for v in values], h5py.ref_dtype),
+                    dtype=h5py.ref_dtype,
+                )
         self.boxes.append(group.ref)
 
     def close(self, repeat: int = 1) -> None:
         struct = self.file.create_group("digitStruct")
         for field, refs in (("name", self.names), ("bbox", self.boxes)):
-            struct.create_dataset(field, data=np.array(refs * repeat, h5py.ref_dtype)[:, None], dtype=h5py.ref_dtype)
+            struct.create_dataset(
+                field, data=np.array(refs * repeat, h5py.ref_dtype)[:, None], dtype=h5py.ref_dtype
+            )
         self.file.close()
 
 
@@ -52,7 +58,9 @@ def box(label: float, left: float, top: float, width: float, height: float) -> B
     return {"height": height, "label": label, "left": left, "top": top, "width": width}
 
 
-def write_digit_struct(path: Path, entries: Sequence[tuple[str, Sequence[Box]]], repeat: int = 1) -> None:
+def write_digit_struct(
+    path: Path, entries: Sequence[tuple[str, Sequence[Box]]], repeat: int = 1
+) -> None:
     writer = Writer(path)
     for name, boxes in entries:
         writer.add(name, boxes)
@@ -67,19 +75,31 @@ def some_entries(n: int, seed: int = 0) -> list[tuple[str, list[Box]]]:
         left, width = rng.integers(2, 20), rng.integers(8, 14)
         labels = rng.integers(1, 11, rng.choice([1, 2, 3, 4, 5], p=[0.15, 0.54, 0.26, 0.04, 0.01]))
         entries.append(
-            (f"{i + 1}.png", [box(float(label), float(left + width * j), 10.0, float(width), 25.0) for j, label in enumerate(labels)])
+            (
+                f"{i + 1}.png",
+                [
+                    box(float(label), float(left + width * j), 10.0, float(width), 25.0)
+                    for j, label in enumerate(labels)
+                ],
+            )
         )
     return entries
 
 
-def write_pictures(folder: Path, entries: Sequence[tuple[str, Sequence[Box]]], seed: int = 0) -> None:
-    """Noise, with each digit's box filled in a grey of its own class: a number that a network can learn to read."""
+def write_pictures(
+    folder: Path, entries: Sequence[tuple[str, Sequence[Box]]], seed: int = 0
+) -> None:
+    """Noise, with each digit's box filled in a grey of its own class: a number that a network can
+    learn to read.
+    """
     rng = np.random.default_rng(seed)
     for name, boxes in entries:
         pixels = rng.integers(0, 40, (50, 100, 3), np.uint8)
         for b in boxes:
             top, left = int(b["top"]), int(b["left"])
-            pixels[top : top + int(b["height"]), left : left + int(b["width"])] = 50 + 20 * int(b["label"])
+            pixels[top : top + int(b["height"]), left : left + int(b["width"])] = 50 + 20 * int(
+                b["label"]
+            )
         Image.fromarray(pixels).save(folder / name)
 
 

@@ -7,7 +7,14 @@ from torch.nn import functional
 
 from stn_lightning.convolution import Convolution
 
-SHAPES = [{}, {"stride": 2}, {"padding": 2}, {"stride": (2, 3), "padding": (0, 1)}, {"kernel_size": (3, 5)}, {"bias": False}]
+SHAPES = [
+    {},
+    {"stride": 2},
+    {"padding": 2},
+    {"stride": (2, 3), "padding": (0, 1)},
+    {"kernel_size": (3, 5)},
+    {"bias": False},
+]
 
 
 def pair(channels: int = 1, **given: Any) -> tuple[Convolution, nn.Conv2d]:
@@ -24,12 +31,16 @@ def gradients(layer: nn.Conv2d, image: Tensor, slope: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("given", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_values_and_gradients_are_pytorchs(given: dict[str, Any], layout: torch.memory_format) -> None:
+def test_values_and_gradients_are_pytorchs(
+    given: dict[str, Any], layout: torch.memory_format
+) -> None:
     ours, plain = (layer.double().to(memory_format=layout) for layer in pair(**given))
     image = torch.rand(3, 1, 12, 14, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     assert torch.equal(ours(image), plain(image))
     slope = torch.rand_like(plain(image))
-    for mine, theirs in zip(gradients(ours, image, slope), gradients(plain, image, slope), strict=True):
+    for mine, theirs in zip(
+        gradients(ours, image, slope), gradients(plain, image, slope), strict=True
+    ):
         torch.testing.assert_close(mine, theirs)
 
 
@@ -44,7 +55,10 @@ def test_only_what_learns_gets_a_gradient() -> None:
 
 def test_first_and_second_derivatives_are_right() -> None:
     ours = Convolution(1, 2, 3, stride=2, padding=1).double()
-    image, weight, bias = (torch.rand(shape, dtype=torch.float64).requires_grad_() for shape in ((2, 1, 5, 6), (2, 1, 3, 3), (2,)))
+    image, weight, bias = (
+        torch.rand(shape, dtype=torch.float64).requires_grad_()
+        for shape in ((2, 1, 5, 6), (2, 1, 3, 3), (2,))
+    )
 
     def run(image: Tensor, weight: Tensor, bias: Tensor) -> Any:
         return torch.func.functional_call(ours, {"weight": weight, "bias": bias}, image)
@@ -58,7 +72,10 @@ def test_it_computes_in_the_precision_that_autocast_asks_for() -> None:
     image = torch.rand(4, 1, 10, 10).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         assert ours(image).dtype == torch.bfloat16
-        mine, theirs = (gradients(layer, image, torch.ones(4, 6, 8, 8, dtype=torch.bfloat16)) for layer in (ours, plain))
+        mine, theirs = (
+            gradients(layer, image, torch.ones(4, 6, 8, 8, dtype=torch.bfloat16))
+            for layer in (ours, plain)
+        )
     assert [g.dtype for g in mine] == [torch.float32] * 3
     for ours_, plain_ in zip(mine, theirs, strict=True):
         torch.testing.assert_close(ours_, plain_, rtol=0.02, atol=0.02)
@@ -77,7 +94,14 @@ def test_each_example_has_a_gradient_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"channels": 3}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}, {"dilation": 2}], ids=str
+    "given",
+    [
+        {"channels": 3},
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "reflect"},
+        {"dilation": 2},
+    ],
+    ids=str,
 )
 def test_everything_else_is_pytorchs_own(given: dict[str, Any]) -> None:
     ours, plain = pair(**given)
@@ -92,4 +116,6 @@ def test_graphs_hold_the_plain_operation() -> None:
     program = torch.export.export(ours, (torch.rand(2, 1, 8, 8),))
     assert torch.ops.aten.conv2d.default in {node.target for node in program.graph.nodes}
     image = torch.rand(2, 1, 8, 8)
-    torch.testing.assert_close(program.module()(image), functional.conv2d(image, ours.weight, ours.bias))
+    torch.testing.assert_close(
+        program.module()(image), functional.conv2d(image, ours.weight, ours.bias)
+    )

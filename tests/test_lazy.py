@@ -36,7 +36,9 @@ def test_a_layer_starts_as_it_is_told_and_learns() -> None:
 
 
 @pytest.mark.parametrize("initialise", [None, lazy.initialise_for_relu])
-def test_a_layer_that_has_seen_nothing_takes_over_saved_weights_and_keeps_them(initialise: Callable[[nn.Module], None] | None) -> None:
+def test_a_layer_that_has_seen_nothing_takes_over_saved_weights_and_keeps_them(
+    initialise: Callable[[nn.Module], None] | None,
+) -> None:
     saved = nn.Linear(7, 3)
     linear = lazy.linear(3, initialise)
     linear.load_state_dict(saved.state_dict())

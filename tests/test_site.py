@@ -1,4 +1,6 @@
-"""The documents as a site: built without a warning, asking the network for nothing, every link with an end."""
+"""The documents as a site: built without a warning, asking the network for nothing, every link with
+an end.
+"""
 
 import importlib
 import re
@@ -46,16 +48,26 @@ class Addresses(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[Path, Addresses]:
-    return {page: Addresses(page) for page in site.rglob("*.html") if page.name not in ("404.html", "search.html")}
+    return {
+        page: Addresses(page)
+        for page in site.rglob("*.html")
+        if page.name not in ("404.html", "search.html")
+    }
 
 
 def test_a_page_loads_nothing_from_the_network(site: Path, pages: dict[Path, Addresses]) -> None:
     in_style = re.compile(r"(?:url\(|@import)\s*[\"']?([^\"')]+)")
     by_pages = [address for page in pages.values() for address in page.loaded]
-    by_styles = [address for sheet in site.rglob("*.css") for address in in_style.findall(sheet.read_text())]
+    by_styles = [
+        address for sheet in site.rglob("*.css") for address in in_style.findall(sheet.read_text())
+    ]
     assert by_pages
     assert by_styles
-    assert [address for address in [*by_pages, *by_styles] if re.match(r"\w+:|//", address) and not address.startswith("data:")] == []
+    assert [
+        address
+        for address in [*by_pages, *by_styles]
+        if re.match(r"\w+:|//", address) and not address.startswith("data:")
+    ] == []
 
 
 def test_every_link_has_an_end(pages: dict[Path, Addresses]) -> None:
@@ -64,22 +76,37 @@ def test_every_link_has_an_end(pages: dict[Path, Addresses]) -> None:
             for address in [*addresses.links, *addresses.loaded]:
                 parts = urlsplit(address)
                 end = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-                missing = parts.fragment and end in pages and unquote(parts.fragment) not in pages[end].anchors
+                missing = (
+                    parts.fragment
+                    and end in pages
+                    and unquote(parts.fragment) not in pages[end].anchors
+                )
                 if not parts.scheme and (not end.is_file() or missing):
                     yield page, address
 
     assert list(ends()) == []
 
 
-def test_the_readme_is_the_front_page_and_links_to_files_outside_of_the_documents_work(site: Path) -> None:
+def test_the_readme_is_the_front_page_and_links_to_files_outside_of_the_documents_work(
+    site: Path,
+) -> None:
     assert "a network that learns" in (site / "index.html").read_text()
-    pages = ("CONTRIBUTING", "CHANGELOG", "data/index", "configs/folder/small_st2.yaml", "configs/cub/networks/index", "operations/index")
+    pages = (
+        "CONTRIBUTING",
+        "CHANGELOG",
+        "data/index",
+        "configs/image_folder/small_st2.yaml",
+        "configs/cub/networks/index",
+        "operations/index",
+    )
     for name in pages:
         assert (site / f"{name}.html").is_file(), name
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_the_reference_has_everything_public_of_a_room(room: str, site: Path, pages: dict[Path, Addresses]) -> None:
+def test_the_reference_has_everything_public_of_a_room(
+    room: str, site: Path, pages: dict[Path, Addresses]
+) -> None:
     name = f"stn_lightning.{room}"
     public = importlib.import_module(name).__all__
     assert public

@@ -1,21 +1,25 @@
 """Backbones: image(s) to logits."""
 
-from stn_lightning.backbones.birds import SmallTrunk, Streams
-from stn_lightning.backbones.digits import CNN, FCN, PlainTrunk
-from stn_lightning.backbones.house_numbers import HouseNumberCNN, SharedLayersCNN
-from stn_lightning.backbones.trunks import TimmTrunk, TorchvisionTrunk, Trunk
+from stn_lightning.backbones.cub import MultiCropClassifier, SmallConvNet
+from stn_lightning.backbones.feature_extractors import (
+    FeatureExtractor,
+    TimmFeatures,
+    TorchvisionFeatures,
+)
+from stn_lightning.backbones.mnist import CNN, FCN, PlainConvNet
+from stn_lightning.backbones.svhn import MultiDigitCNN, SharedLayersCNN
 from stn_lightning.backbones.volumes import DepthProjection
 
 __all__ = [
     "CNN",
     "FCN",
     "DepthProjection",
-    "HouseNumberCNN",
-    "PlainTrunk",
+    "FeatureExtractor",
+    "MultiCropClassifier",
+    "MultiDigitCNN",
+    "PlainConvNet",
     "SharedLayersCNN",
-    "SmallTrunk",
-    "Streams",
-    "TimmTrunk",
-    "TorchvisionTrunk",
-    "Trunk",
+    "SmallConvNet",
+    "TimmFeatures",
+    "TorchvisionFeatures",
 ]

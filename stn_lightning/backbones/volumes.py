@@ -1,7 +1,8 @@
 """Volumes as pictures.
 
 Reference:
-    Jaderberg et al. 2015, appendix A.3: what the transformer has turned upright is flattened along its depth and classified.
+    Jaderberg et al. 2015, appendix A.3: what the transformer has turned upright is flattened along
+    its depth and classified.
 """
 
 from jaxtyping import Float
@@ -19,6 +20,8 @@ class DepthProjection(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, volume: Float[Tensor, "batch channels depth height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, volume: Float[Tensor, "batch channels depth height width"]
+    ) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.backbone(volume.mean(2))
         return logits

@@ -10,10 +10,12 @@ from stn_lightning.transformers import Transformer
 
 
 class Compile(Callback):
-    """Compiles a task's networks in place before training: the same values to rounding, the same names in checkpoints.
+    """Compiles a task's networks in place before training: the same values to rounding, the same
+    names in checkpoints.
 
-    A transformer is compiled part by part (localisation, regression, family, sampler), so that instruments and the panel still see where
-    it looks: of one that is compiled as a whole they see nothing.
+    A transformer is compiled part by part (localisation, regression, family, sampler), so that
+    instruments and the panel still see where it looks: of one that is compiled as a whole they see
+    nothing.
 
     Args:
         options: of `torch.compile`.

@@ -1,7 +1,10 @@
-"""A network as TensorBoard's page "Graphs" shows it: which operation takes what from which, module within module.
+"""A network as TensorBoard's page "Graphs" shows it: which operation takes what from which, module
+within module.
 
-`SummaryWriter.add_graph` goes through torch.jit.trace, where sizes are tensors: it does not get through a sampler that computes with them.
-Here a picture goes through the network as it is, and what PyTorch is asked for on the way is written down.
+`SummaryWriter.add_graph` goes through torch.jit.trace, where sizes are tensors: it does not get
+through a sampler that computes with them.
+Here a picture goes through the network as it is, and what PyTorch is asked for on the way is
+written down.
 """
 
 from typing import Any
@@ -18,18 +21,25 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-def drawn(network: nn.Module, image: Tensor) -> GraphDef:
-    """The graph of `network(image)`, which is computed once, in evaluation. Neither the network nor random numbers are other ones after it.
+def trace_graph(network: nn.Module, image: Tensor) -> GraphDef:
+    """The graph of `network(image)`, which is computed once, in evaluation. Neither the network nor
+    random numbers are other ones after it.
 
     Args:
-        network: as it is trained, its lazy layers with their sizes; of compiled parts the graph is what was compiled.
+        network: as it is trained, its lazy layers with their sizes; of compiled parts the graph is
+            what was compiled.
         image: on the network's device.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
     keep_random = torch.random.fork_rng([image.device] if image.device.type == "cuda" else [])
     try:
-        with keep_random, torch.no_grad(), torch.compiler.set_stance("force_eager"), _Recorder(network, image) as recorder:
+        with (
+            keep_random,
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            _Recorder(network, image) as recorder,
+        ):
             network(image)
     finally:
         for module, mode in modes.items():
@@ -38,7 +48,9 @@ def drawn(network: nn.Module, image: Tensor) -> GraphDef:
 
 
 class _Recorder(TorchDispatchMode):
-    """Makes a node of each operation, of the image, and of each parameter and buffer at its first use."""
+    """Makes a node of each operation, of the image, and of each parameter and buffer at its first
+    use.
+    """
 
     def __init__(self, network: nn.Module, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -53,7 +65,10 @@ class _Recorder(TorchDispatchMode):
         self._add("image", "image", [], [image])
 
     def __enter__(self) -> "_Recorder":
-        self.handles = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave, always_call=True)]
+        self.handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -63,18 +78,29 @@ class _Recorder(TorchDispatchMode):
             handle.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = [self._source(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        inputs = [
+            self._source(value)
+            for value in tree_leaves((args, kwargs))
+            if isinstance(value, Tensor)
+        ]
         result = func(*args, **(kwargs or {}))
         operation = func.overloadpacket.__name__.strip("_")
         outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
         if outputs:
-            self._add(".".join(filter(None, [*self.scopes[-1:], operation])), operation, inputs, outputs)
+            self._add(
+                ".".join(filter(None, [*self.scopes[-1:], operation])), operation, inputs, outputs
+            )
         return result
 
     def _source(self, tensor: Tensor) -> str:
         """The node, and which of its outputs, that a tensor is from."""
         if tensor not in self.sources:
-            self._add(self.stored.get(tensor, "constant"), "parameter" if tensor in self.stored else "constant", [], [tensor])
+            self._add(
+                self.stored.get(tensor, "constant"),
+                "parameter" if tensor in self.stored else "constant",
+                [],
+                [tensor],
+            )
         return str(self.sources[tensor])
 
     def _add(self, name: str, operation: str, inputs: list[str], outputs: list[Tensor]) -> None:
@@ -83,7 +109,10 @@ class _Recorder(TorchDispatchMode):
         while free in self.names:
             free, n = f"{name}_{n + 1}", n + 1
         self.names.add(free)
-        shapes = [TensorShapeProto(dim=[TensorShapeProto.Dim(size=side) for side in output.shape]) for output in outputs]
+        shapes = [
+            TensorShapeProto(dim=[TensorShapeProto.Dim(size=side) for side in output.shape])
+            for output in outputs
+        ]
         attributes = {"_output_shapes": AttrValue(list=AttrValue.ListValue(shape=shapes))}
         self.graph.node.append(NodeDef(name=free, op=operation, input=inputs, attr=attributes))
         for n, output in enumerate(outputs):

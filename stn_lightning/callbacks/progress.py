@@ -4,10 +4,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from stn_lightning.callbacks.throughput import Throughput
+from stn_lightning.callbacks.throughput import ThroughputLogger
 
 
-class EpochLines(ProgressBar):
+class EpochLogger(ProgressBar):
     """One line an epoch."""
 
     def __init__(self) -> None:
@@ -26,25 +26,52 @@ class EpochLines(ProgressBar):
         shown = {"train/loss": "loss {:.4f}", "val/error": "validation error {:.2f} %"}
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         parts = [form.format(values[key]) for key, form in shown.items() if key in values]
-        rates = [f"{each.epoch_rate:.0f} images/s" for each in trainer.callbacks if isinstance(each, Throughput)]  # type: ignore[attr-defined]
-        print(f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}", *parts, *rates, sep="  ", flush=True)
+        rates = [
+            f"{each.epoch_rate:.0f} images/s"
+            for each in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(each, ThroughputLogger)
+        ]
+        print(
+            f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}",
+            *parts,
+            *rates,
+            sep="  ",
+            flush=True,
+        )
 
 
-class Summary(Callback):
+class ParameterSummary(Callback):
     """One line before training: how many parameters there are, where they are, and what it runs on."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            counts = {name: sum(p.numel() for p in child.parameters()) for name, child in pl_module.named_children()}
+            counts = {
+                name: sum(p.numel() for p in child.parameters())
+                for name, child in pl_module.named_children()
+            }
             parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-            where = f"{trainer.world_size} x {pl_module.device.type}" if trainer.world_size > 1 else pl_module.device.type
-            print(f"{sum(counts.values()):,} parameters ({parts}) on {where}, precision {trainer.precision}", flush=True)
-            if pl_module.device.type == "cpu" and trainer.precision.startswith("bf16") and emulates_bf16():
+            where = (
+                f"{trainer.world_size} x {pl_module.device.type}"
+                if trainer.world_size > 1
+                else pl_module.device.type
+            )
+            print(
+                f"{sum(counts.values()):,} parameters ({parts}) on {where}, precision {trainer.precision}",
+                flush=True,
+            )
+            if (
+                pl_module.device.type == "cpu"
+                and trainer.precision.startswith("bf16")
+                and emulates_bf16()
+            ):
                 print(
-                    f"this processor computes bfloat16 in software: {trainer.precision} takes several times as long as 32-true", flush=True
+                    f"this processor computes bfloat16 in software: {trainer.precision} takes several times as long as 32-true",
+                    flush=True,
                 )
 
 
 def emulates_bf16() -> bool:
-    """Whether PyTorch has no instructions for it here; measured: a fifth of float32's speed on an AMD EPYC with AVX2."""
+    """Whether PyTorch has no instructions for it here; measured: a fifth of float32's speed on an
+    AMD EPYC with AVX2.
+    """
     return torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")

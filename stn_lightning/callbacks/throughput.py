@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from stn_lightning.batch import Batch
 
 
-class Throughput(Callback):
+class ThroughputLogger(Callback):
     """Pictures and seconds of training, validation left out, over all processes and all restarts.
 
     Logs images per second and seconds per epoch. Its totals are saved with the checkpoint.
@@ -37,11 +37,20 @@ class Throughput(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_samples, self._epoch_seconds = 0, 0.0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
         if self._since is None:
             self._since = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
         pictures = round(len(batch.label) * trainer.world_size / batch.share)  # of the global batch
         self.samples += pictures
         self._epoch_samples += pictures
@@ -53,7 +62,10 @@ class Throughput(Callback):
         self._stop()
         if self._epoch_seconds:
             self.epoch_rate = self._epoch_samples / self._epoch_seconds
-            rates = {"speed/images_per_second": self.epoch_rate, "speed/epoch_seconds": self._epoch_seconds}
+            rates = {
+                "speed/images_per_second": self.epoch_rate,
+                "speed/epoch_seconds": self._epoch_seconds,
+            }
             for logger in trainer.loggers:  # not self.log, which would wait for the other processes
                 logger.log_metrics(rates, trainer.global_step)
 

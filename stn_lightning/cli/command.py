@@ -21,33 +21,30 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from stn_lightning.callbacks import (
-    AverageBatchNorm,
-    Board,
-    Checkpoints,
-    EpochLines,
-    ExactState,
-    FiniteGuard,
-    Instruments,
-    LabelGuard,
-    Misread,
-    NonFiniteError,
-    Panel,
+    EpochLogger,
+    LabelCheck,
+    MisclassifiedImages,
+    ParameterSummary,
     PartScores,
-    PrecisionRecall,
-    Preempted,
-    Preemption,
-    Results,
-    RunState,
-    Summary,
-    Throughput,
+    PRCurves,
+    RecordWriter,
+    StatusFile,
+    TensorBoardLayout,
+    ThroughputLogger,
+    TransformerMonitor,
+    WarpImages,
 )
-from stn_lightning.callbacks.preemption import EXIT_CODE
-from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
-from stn_lightning.cli.errors import check_yaml, one_line
-from stn_lightning.cli.memory import keep_freed_memory
-from stn_lightning.cli.runs import RunFolder, default_name
-from stn_lightning.cli.shipped import found
-from stn_lightning.ranks import DDP, LOST, disband, lost
+from stn_lightning.runs.config_errors import check_yaml, one_line
+from stn_lightning.runs.folder import RunFolder, default_name
+from stn_lightning.runs.shipped_configs import resolve_config
+from stn_lightning.runtime.batch_norm import AverageBatchNorm
+from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, newest_loadable
+from stn_lightning.runtime.checkpointing import AtomicCheckpoint
+from stn_lightning.runtime.distributed import DDP, LOST, destroy_process_groups, lost_process_reason
+from stn_lightning.runtime.exact_resume import ExactResume
+from stn_lightning.runtime.guards import NonFiniteError, NonFiniteGuard
+from stn_lightning.runtime.memory import keep_freed_memory
+from stn_lightning.runtime.preemption import EXIT_CODE, Preempted, Preemption
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 NOT_THE_EXPERIMENT = ("config", "name", "resume", "prepare", "ckpt_path", "weights_only", "verbose")
@@ -63,7 +60,11 @@ class CommandLine(LightningCLI):
             LightningModule,
             LightningDataModule,
             save_config_callback=None,
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10, "num_sanity_val_steps": 0},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+            },
             seed_everything_default=0,
             parser_kwargs={**PARSER, **commands},
             subclass_mode_model=True,
@@ -76,7 +77,11 @@ class CommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Without `predict`, which is a command of its own."""
-        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+        return {
+            name: skipped
+            for name, skipped in LightningCLI.subcommands().items()
+            if name != "predict"
+        }
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = _located(args)
@@ -85,23 +90,36 @@ class CommandLine(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as problem:
-            raise ValueError(one_line(problem.message, self._subcommand_parsers[args[0]])) from problem
+            raise ValueError(
+                one_line(problem.message, self._subcommand_parsers[args[0]])
+            ) from problem
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str | None, default=None, help="of the run; by default the config files' names joined by -")
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="of the run; by default the config files' names joined by -",
+        )
         resume = "go on with the run of this name if there is one (auto), or it is an error if there is none (must), or start over (never)"
-        parser.add_argument("--resume", type=Literal["auto", "must", "never"], default="auto", help=resume)
+        parser.add_argument(
+            "--resume", type=Literal["auto", "must", "never"], default="auto", help=resume
+        )
         monitor = "the validation metric whose smallest value makes the best checkpoint"
         parser.add_argument("--monitor", type=str | None, default="val/error", help=monitor)
         prepare = "who prepares the data: a process of each node, on its own disk or a shared one, or the first of all"
-        parser.add_argument("--prepare", type=Literal["node", "first"], default="node", help=prepare)
+        parser.add_argument(
+            "--prepare", type=Literal["node", "first"], default="node", help=prepare
+        )
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's way: a checkpoint never overrides the configuration."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing yet: `execute` does it, so that a mistake in the configuration can be told from a failure."""
+        """Nothing yet: `execute` does it, so that a mistake in the configuration can be told from a
+        failure.
+        """
 
     def before_instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
@@ -109,16 +127,23 @@ class CommandLine(LightningCLI):
         self.run_folder = RunFolder(self.options.name or default_name(configs))
         parser = self._parser(self.subcommand)
         dump = yaml.safe_load(parser.dump(self.options, skip_link_targets=False))
-        self.experiment = {key: value for key, value in dump.items() if key not in NOT_THE_EXPERIMENT}
-        self.results = Results(
-            self.run_folder.name, [str(config) for config in configs], self.options.seed_everything, _flat_strings(self.experiment)
+        self.experiment = {
+            key: value for key, value in dump.items() if key not in NOT_THE_EXPERIMENT
+        }
+        self.results = RecordWriter(
+            self.run_folder.name,
+            [str(config) for config in configs],
+            self.options.seed_everything,
+            _flat_strings(self.experiment),
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = self.run_folder
         chosen = self._get(self.config_init, "trainer")
         if chosen["logger"] is None:
-            kwargs["logger"] = TensorBoardLogger(folder.path.parent, folder.name, version="", default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(
+                folder.path.parent, folder.name, version="", default_hp_metric=False
+            )
         kwargs["default_root_dir"] = str(folder.path)
         kwargs["callbacks"] = [*self._callbacks(chosen), *_listed(chosen["callbacks"])]
         kwargs["enable_model_summary"] = False  # ours says less
@@ -128,16 +153,32 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Panel(), Misread(), Instruments(), RunState(), PartScores()]
-        callbacks += [self.results, ExactState(), FiniteGuard(), LabelGuard(), AverageBatchNorm()]
+        callbacks: list[Callback] = [
+            ThroughputLogger(),
+            WarpImages(),
+            MisclassifiedImages(),
+            TransformerMonitor(),
+            StatusFile(),
+            PartScores(),
+        ]
+        callbacks += [
+            self.results,
+            ExactResume(),
+            NonFiniteGuard(),
+            LabelCheck(),
+            AverageBatchNorm(),
+        ]
         if chosen["logger"] is not False:
-            callbacks += [LearningRateMonitor("step"), Board(), PrecisionRecall()]
+            callbacks += [LearningRateMonitor("step"), TensorBoardLayout(), PRCurves()]
         if chosen["enable_checkpointing"] is not False:
-            callbacks += [Checkpoints(self.run_folder.checkpoints, self.options.monitor), Preemption()]
+            callbacks += [
+                AtomicCheckpoint(self.run_folder.checkpoints, self.options.monitor),
+                Preemption(),
+            ]
         if chosen["enable_model_summary"] is not False:
-            callbacks.append(Summary())
+            callbacks.append(ParameterSummary())
         if chosen["enable_progress_bar"] is not False:
-            callbacks.append(RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLines())
+            callbacks.append(RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLogger())
         return callbacks
 
     def execute(self) -> None:
@@ -148,14 +189,22 @@ class CommandLine(LightningCLI):
         else:
             checkpoint = self.options.ckpt_path or str(self.run_folder.best())
             evaluate = getattr(self.trainer, str(self.subcommand))
-            evaluate(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+            evaluate(
+                self.model,
+                datamodule=self.datamodule,
+                ckpt_path=checkpoint,
+                weights_only=True,
+                verbose=False,
+            )
             self._say_result("test" if self.subcommand == "test" else "val")
 
     def _fit(self) -> None:
         folder = self.run_folder
         start = None if self.options.resume == "never" else self._checkpoint_to_go_on_from()
         if start is None and self.options.resume == "must":
-            raise ValueError(f"--resume must: {folder.checkpoints} holds no checkpoint; leave --resume out to start the run")
+            raise ValueError(
+                f"--resume must: {folder.checkpoints} holds no checkpoint; leave --resume out to start the run"
+            )
         if start is not None:
             folder.refuse_changes(self.experiment)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it
@@ -164,22 +213,32 @@ class CommandLine(LightningCLI):
             folder.save_config(self.experiment)
         _say(f"{'training' if start is None else 'going on with'} {folder.path}")
         checkpoint = start or self.options.ckpt_path
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        self.trainer.fit(
+            self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True
+        )
         if self.trainer.checkpoint_callback is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=folder.best(), weights_only=True, verbose=False)
+            self.trainer.test(
+                self.model,
+                datamodule=self.datamodule,
+                ckpt_path=folder.best(),
+                weights_only=True,
+                verbose=False,
+            )
             self._say_result("test")
 
     def _checkpoint_to_go_on_from(self) -> Path | None:
-        found = newest_loadable(self.run_folder.checkpoints)
-        for line in found.skipped:
+        resolve_config = newest_loadable(self.run_folder.checkpoints)
+        for line in resolve_config.skipped:
             _say(f"left out {line}", sys.stderr)
-        return found.path
+        return resolve_config.path
 
     def _say_result(self, split: str) -> None:
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         if f"{split}/error" in metrics:
             pictures = int(metrics.get(f"{split}/samples", 0))
-            _say(f"{'test' if split == 'test' else 'validation'} error {metrics[f'{split}/error']:.2f} % of {pictures:,} pictures")
+            _say(
+                f"{'test' if split == 'test' else 'validation'} error {metrics[f'{split}/error']:.2f} % of {pictures:,} pictures"
+            )
         _say(f"run folder {self.run_folder.path}")
         if (panel := self.run_folder.path / "panel.png").exists():
             _say(f"where it looks {panel}")
@@ -200,7 +259,11 @@ class Parsed(CommandLine):
         """Not here."""
 
 
-def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = CommandLine, name: str | None = None) -> int:
+def run(
+    arguments: list[str],
+    made: Callable[[list[str]], CommandLine] = CommandLine,
+    name: str | None = None,
+) -> int:
     """Parse `arguments` and run their command.
 
     Args:
@@ -209,8 +272,8 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
         name: by which the user called it, where that is another one.
 
     Returns:
-        the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and resumable, 69 lost another process, which
-        is resumable too, 1 a failure.
+        the process's exit code: 0 finished, 2 the user got something wrong, 75 preempted and
+        resumable, 69 lost another process, which is resumable too, 1 a failure.
     """
     _quiet()
     keep_freed_memory()
@@ -219,10 +282,10 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
     try:
         command = made(_with_config_of_the_run(arguments))
         command.execute()
-        disband()
+        destroy_process_groups()
     except Preempted as stopped:
         _say(str(stopped))
-        disband()
+        destroy_process_groups()
         return EXIT_CODE
     except SystemExit as leaving:  # --help
         return int(leaving.code or 0)
@@ -239,12 +302,20 @@ def run(arguments: list[str], made: Callable[[list[str]], CommandLine] = Command
             _say(f"{called}: {one_line(str(problem))}", sys.stderr)
         else:
             rank = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it
-            print(f"{called}: {f'process {rank}: ' if rank else ''}{one_line(str(problem))}", file=sys.stderr, flush=True)
+            print(
+                f"{called}: {f'process {rank}: ' if rank else ''}{one_line(str(problem))}",
+                file=sys.stderr,
+                flush=True,
+            )
         return 2
     except RuntimeError as problem:
-        if (said := lost(problem)) is None:
+        if (said := lost_process_reason(problem)) is None:
             raise
-        print(f"{called}: {said}; started again it goes on from its last.ckpt", file=sys.stderr, flush=True)
+        print(
+            f"{called}: {said}; started again it goes on from its last.ckpt",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(LOST)  # whatever is tidied up now may wait for the other
     return 0
 
@@ -253,14 +324,28 @@ def _configs(arguments: list[str]) -> list[Path]:
     """The files that --config names."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     spaced = [value for option, value in pairs if option in ("-c", "--config")]
-    return [Path(value) for value in [*spaced, *(a.split("=", 1)[1] for a in arguments if a.startswith("--config="))]]
+    return [
+        Path(value)
+        for value in [
+            *spaced,
+            *(a.split("=", 1)[1] for a in arguments if a.startswith("--config=")),
+        ]
+    ]
 
 
 def _located(arguments: list[str]) -> list[str]:
     """The same; the files that --config names are where they are, which may be in the package."""
     options = zip(["", *arguments], arguments, strict=False)
-    spaced = [str(found(Path(word))) if option in ("-c", "--config") else word for option, word in options]
-    return [f"--config={found(Path(word.split('=', 1)[1]))}" if word.startswith("--config=") else word for word in spaced]
+    spaced = [
+        str(resolve_config(Path(word))) if option in ("-c", "--config") else word
+        for option, word in options
+    ]
+    return [
+        f"--config={resolve_config(Path(word.split('=', 1)[1]))}"
+        if word.startswith("--config=")
+        else word
+        for word in spaced
+    ]
 
 
 def _with_config_of_the_run(arguments: list[str]) -> list[str]:
@@ -269,7 +354,9 @@ def _with_config_of_the_run(arguments: list[str]) -> list[str]:
         return arguments
     config = RunFolder(arguments[arguments.index("--name") + 1]).config
     if not config.exists():
-        raise ValueError(f"{config} does not exist, so there is no run of that name; give --config FILE")
+        raise ValueError(
+            f"{config} does not exist, so there is no run of that name; give --config FILE"
+        )
     return [arguments[0], "--config", str(config), *arguments[1:]]
 
 
@@ -278,10 +365,18 @@ def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory
-    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # `stn submit` is how to use it
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning 2.6 calls torch 2.14 the old way
-    warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a login node one may well train without it
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming is what it is for
+    warnings.filterwarnings(
+        "ignore", ".*srun. command is available.*"
+    )  # `stn submit` is how to use it
+    warnings.filterwarnings(
+        "ignore", ".*LeafSpec.*is deprecated"
+    )  # lightning 2.6 calls torch 2.14 the old way
+    warnings.filterwarnings(
+        "ignore", ".*srun. command is available.*"
+    )  # on a login node one may well train without it
+    warnings.filterwarnings(
+        "ignore", ".*Checkpoint directory .* exists and is not empty.*"
+    )  # resuming is what it is for
 
 
 @rank_zero_only
@@ -309,7 +404,11 @@ def _flat_strings(config: dict[str, Any]) -> dict[str, Any]:
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
-                name = prefix if key == "init_args" else f"{prefix}.{key}".removesuffix(".class_path").strip(".")
+                name = (
+                    prefix
+                    if key == "init_args"
+                    else f"{prefix}.{key}".removesuffix(".class_path").strip(".")
+                )
                 walk(name, inner.rsplit(".", 1)[-1] if key == "class_path" else inner)
         elif value is not None:
             flat[prefix] = value if isinstance(value, (int, float, str, bool)) else str(value)

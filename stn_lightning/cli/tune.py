@@ -1,4 +1,6 @@
-"""`stn tune`: suggests a learning rate or a batch size for a configuration. It writes nothing and changes no run."""
+"""`stn tune`: suggests a learning rate or a batch size for a configuration. It writes nothing and
+changes no run.
+"""
 
 import tempfile
 from pathlib import Path
@@ -8,18 +10,26 @@ from lightning import Callback
 from lightning.pytorch.tuner.tuning import Tuner
 from torch.optim import Optimizer
 
-from stn_lightning.callbacks import LabelGuard
+from stn_lightning.callbacks import LabelCheck
 from stn_lightning.cli.command import CommandLine, run
-from stn_lightning.cli.options import Options
-from stn_lightning.cli.runs import RunFolder
+from stn_lightning.runs.folder import RunFolder
+from stn_lightning.runs.options import Options
 from stn_lightning.tasks import ClassificationTask
 
 RANGE = (1e-5, 1.0)
-"""Learning rates that are tried. Lightning takes the slope over the rate, not over its logarithm, and would find one of the smallest if it
+"""Learning rates that are tried. Lightning takes the slope over the rate, not over its logarithm,
+and would find one of the smallest if it
 began at 1e-8, as it does by itself."""
 SKIPPED = 10
 """First losses that say nothing yet: their running mean has seen too few."""
-ALONE = ("logger=false", "enable_checkpointing=false", "enable_progress_bar=false", "devices=1", "num_nodes=1", "max_epochs=1000000")
+ALONE = (
+    "logger=false",
+    "enable_checkpointing=false",
+    "enable_progress_bar=false",
+    "devices=1",
+    "num_nodes=1",
+    "max_epochs=1000000",
+)
 """Of the trainer: one process, which keeps nothing and does not stop by itself."""
 
 
@@ -29,17 +39,42 @@ def tune(arguments: list[str]) -> int:
     Returns:
         the process's exit code: 0, or 2 where the user got something wrong.
     """
-    options = Options("tune", "Suggest a learning rate, or a batch size, for what `stn fit` with the same options would train.")
-    options.add_argument("--config", action="append", default=[], metavar="FILE", help="as for stn fit, whose other options are taken too")
-    options.add_argument("--steps", type=int, default=300, metavar="N", help="of the search for a learning rate; %(default)s when left out")
-    options.add_argument("--batch-size", action="store_true", help="instead: the largest batch size that the GPU's memory holds")
+    options = Options(
+        "tune",
+        "Suggest a learning rate, or a batch size, for what `stn fit` with the same options would train.",
+    )
+    options.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="as for stn fit, whose other options are taken too",
+    )
+    options.add_argument(
+        "--steps",
+        type=int,
+        default=300,
+        metavar="N",
+        help="of the search for a learning rate; %(default)s when left out",
+    )
+    options.add_argument(
+        "--batch-size",
+        action="store_true",
+        help="instead: the largest batch size that the GPU's memory holds",
+    )
     chosen, others = options.parse_known_args(arguments)
     if chosen.steps < 2 * SKIPPED:
-        options.error(f"--steps {chosen.steps} are too few to see a trend; give {2 * SKIPPED} or more")
+        options.error(
+            f"--steps {chosen.steps} are too few to see a trend; give {2 * SKIPPED} or more"
+        )
     files = [f"--config={file}" for file in chosen.config]
     with tempfile.TemporaryDirectory() as folder:
         fit = ["fit", *files, *others, *(f"--trainer.{setting}" for setting in ALONE)]
-        return run(fit, lambda given: Tuning(given, Path(folder), None if chosen.batch_size else chosen.steps), "tune")
+        return run(
+            fit,
+            lambda given: Tuning(given, Path(folder), None if chosen.batch_size else chosen.steps),
+            "tune",
+        )
 
 
 class Tuning(CommandLine):
@@ -60,7 +95,7 @@ class Tuning(CommandLine):
         self.run_folder = RunFolder(self.run_folder.name, self.below)
 
     def _callbacks(self, chosen: Any) -> list[Callback]:
-        return [LabelGuard()]
+        return [LabelCheck()]
 
     def execute(self) -> None:
         if self.steps is None:
@@ -72,24 +107,37 @@ class Tuning(CommandLine):
         if isinstance(self.model, ClassificationTask):
             _keep_apart(self.model)
         found: Any = Tuner(self.trainer).lr_find(
-            self.model, datamodule=self.datamodule, min_lr=RANGE[0], max_lr=RANGE[1], num_training=steps, update_attr=False
+            self.model,
+            datamodule=self.datamodule,
+            min_lr=RANGE[0],
+            max_lr=RANGE[1],
+            num_training=steps,
+            update_attr=False,
         )
         rate, tried = found.suggestion(skip_begin=SKIPPED), found.results["lr"]
         if rate is None:
-            raise ValueError(f"the loss grew fourfold within {len(tried)} steps, at a rate of {tried[-1]:.0e}; check data and network")
-        print(f"learning rate {rate:.1e}: the loss falls fastest there, of {len(tried)} steps from {tried[0]:.0e} to {tried[-1]:.0e}")
+            raise ValueError(
+                f"the loss grew fourfold within {len(tried)} steps, at a rate of {tried[-1]:.0e}; check data and network"
+            )
+        print(
+            f"learning rate {rate:.1e}: the loss falls fastest there, of {len(tried)} steps from {tried[0]:.0e} to {tried[-1]:.0e}"
+        )
         print(f"--model.init_args.optimizer.init_args.lr {rate:.1e}")
 
     def _suggest_batch_size(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
-            raise ValueError("--batch-size doubles the batch until a GPU's memory is full, and there is none here; choose by speed")
+            raise ValueError(
+                "--batch-size doubles the batch until a GPU's memory is full, and there is none here; choose by speed"
+            )
         before, size = self.datamodule.batch_size, largest_batch(self)
         print(f"batch size {size}: the largest that fits of {before} doubled or halved")
         print(f"--data.init_args.batch_size {size}")
 
 
 def largest_batch(command: Tuning) -> int:
-    """The batch size of the data module, doubled until memory is full or it holds all pictures; halved where it does not fit itself."""
+    """The batch size of the data module, doubled until memory is full or it holds all pictures;
+    halved where it does not fit itself.
+    """
     data: Any = command.datamodule
     data.prepare_data()
     data.setup("fit")
@@ -105,12 +153,16 @@ def largest_batch(command: Tuning) -> int:
 
 
 def _keep_apart(task: ClassificationTask) -> None:
-    """Lightning's search gives all weights one rate; have transformers learn at their part of it, as in training."""
-    given, part = task.optimizer, task.localisation_rate
+    """Lightning's search gives all weights one rate; have transformers learn at their part of it,
+    as in training.
+    """
+    given, part = task.optimizer, task.localisation_lr_scale
 
     def optimizer(groups: Any) -> Optimizer:
         made = given(groups)
-        made.register_step_pre_hook(lambda *_: _scale(made, part))  # before the next step the schedule sets it anew
+        made.register_step_pre_hook(
+            lambda *_: _scale(made, part)
+        )  # before the next step the schedule sets it anew
         return made
 
     task.optimizer = optimizer

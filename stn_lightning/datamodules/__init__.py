@@ -1,24 +1,24 @@
 """Splits, loaders, and what happens to a batch on the device: distortion."""
 
 from stn_lightning.datamodules.addition import AdditionDataModule
+from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
 from stn_lightning.datamodules.colocalisation import ColocalisationDataModule
-from stn_lightning.datamodules.composed_numbers import ComposedNumbersDataModule
-from stn_lightning.datamodules.digits import DigitsDataModule
-from stn_lightning.datamodules.folder import FolderDataModule
-from stn_lightning.datamodules.house_numbers import HouseNumbersDataModule
-from stn_lightning.datamodules.photographs import PhotographsDataModule
-from stn_lightning.datamodules.splits import SplitsDataModule
+from stn_lightning.datamodules.cub import CUBDataModule
+from stn_lightning.datamodules.image import ImageDataModule
+from stn_lightning.datamodules.image_folder import ImageFolderDataModule
+from stn_lightning.datamodules.mnist import MNISTDataModule
+from stn_lightning.datamodules.svhn import SVHNDataModule
 
 __all__ = [
     "AdditionDataModule",
+    "BaseDataModule",
+    "CUBDataModule",
     "ColocalisationDataModule",
-    "ComposedNumbersDataModule",
-    "DigitsDataModule",
     "EpochBatches",
-    "FolderDataModule",
-    "HouseNumbersDataModule",
-    "PhotographsDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "MNISTDataModule",
     "ResumableLoader",
-    "SplitsDataModule",
+    "SVHNDataModule",
 ]

@@ -7,19 +7,20 @@ Reference:
 import torch
 
 from stn_lightning.batch import Batch
-from stn_lightning.datamodules.digits import DigitsDataModule
+from stn_lightning.datamodules.mnist import MNISTDataModule
 
 
-class AdditionDataModule(DigitsDataModule):
-    """Each picture of the source with another one drawn at random, each distorted on its own; the label is the sum of the two digits.
+class AdditionDataModule(MNISTDataModule):
+    """Each picture of the source with another one drawn at random, each distorted on its own; the
+    label is the sum of the two digits.
 
-    In training every epoch draws new partners; validation and test pairs are frozen. Arguments as for `DigitsDataModule`; the classes of
-    the source are the numbers from 0 on.
+    In training every epoch draws new partners; validation and test pairs are frozen. Arguments as
+    for `MNISTDataModule`; the classes of the source are the numbers from 0 on.
     """
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(str(total) for total in range(2 * len(self.source.classes) - 1))
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(str(total) for total in range(2 * len(self.source.class_names) - 1))
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -31,6 +32,8 @@ class AdditionDataModule(DigitsDataModule):
         pictures = self.splits[batch.split]
         partner = numbers.integer(1, len(pictures.label))[:, 0]
         first = super().distorted(batch)
-        second = self.distort(self.pool(batch.split, batch.image.device)[partner], batch.split, numbers)
+        second = self.distort(
+            self.pool(batch.split, batch.image.device)[partner], batch.split, numbers
+        )
         label = batch.label + pictures.label.to(partner.device)[partner]
         return first._replace(image=torch.cat([first.image, second], 1), label=label)

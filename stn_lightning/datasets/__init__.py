@@ -1,25 +1,23 @@
 """Files -> (uint8 picture, label). Nothing random happens here."""
 
 from stn_lightning.datasets.cub import CUB
-from stn_lightning.datasets.embedded import EmbeddedDigits
-from stn_lightning.datasets.folder import Folder
-from stn_lightning.datasets.house_numbers import SVHN
+from stn_lightning.datasets.digits import EmbeddedDigits
+from stn_lightning.datasets.image_files import Annotations, ImageFileDataset, ImageFileSource
+from stn_lightning.datasets.image_folder import ImageFolder
 from stn_lightning.datasets.mnist import MNIST
-from stn_lightning.datasets.pairs import DigitPairs
-from stn_lightning.datasets.photographs import Photographs, PhotographSource, Places
-from stn_lightning.datasets.pictures import Pictures, PictureSource, Source
+from stn_lightning.datasets.sources import ImageTensorDataset, ImageTensorSource, Source
+from stn_lightning.datasets.svhn import SVHN
 
 __all__ = [
     "CUB",
     "MNIST",
     "SVHN",
-    "DigitPairs",
+    "Annotations",
     "EmbeddedDigits",
-    "Folder",
-    "PhotographSource",
-    "Photographs",
-    "PictureSource",
-    "Pictures",
-    "Places",
+    "ImageFileDataset",
+    "ImageFileSource",
+    "ImageFolder",
+    "ImageTensorDataset",
+    "ImageTensorSource",
     "Source",
 ]

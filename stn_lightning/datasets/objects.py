@@ -1,11 +1,12 @@
 """Many small objects of an HDF5 file at once.
 
-MATLAB keeps each number of a struct array as an object of its own, millions of them; opening one after the other takes minutes. All of
-them have the same few forms, so their headers can be read as arrays of bytes, many thousands at a time. What has any other form is left
-to h5py, one by one.
+MATLAB keeps each number of a struct array as an object of its own, millions of them; opening one
+after the other takes minutes. All of them have the same few forms, so their headers can be read as
+arrays of bytes, many thousands at a time. What has any other form is left to h5py, one by one.
 
 Reference:
-    The HDF Group, "HDF5 File Format Specification Version 3.0": object headers of version 1 (IV.A.1.a), symbol tables (III.A and B, III.D).
+    The HDF Group, "HDF5 File Format Specification Version 3.0": object headers of version 1
+    (IV.A.1.a), symbol tables (III.A and B, III.D).
 """
 
 import mmap
@@ -63,22 +64,36 @@ class Objects:
         found = self._messages(address, (_SPACE, _TYPE, _LAYOUT))
         space, kind, layout = (found[what] for what in (_SPACE, _TYPE, _LAYOUT))
         rank = self._number(space + 1, 1)
-        plain = (self._number(space, 1) == 1) & (rank == 2) & self._equal(kind, of) & (self._number(layout, 1) == 3)
+        plain = (
+            (self._number(space, 1) == 1)
+            & (rank == 2)
+            & self._equal(kind, of)
+            & (self._number(layout, 1) == 3)
+        )
         length = self._number(space + 8, 8) * self._number(space + 16, 8)
         plain &= (length > 0) & (length < 1 << 20)
         piece, compact = self._number(layout + 1, 1) == 1, self._number(layout + 1, 1) == 0
         at = np.where(piece, self._number(layout + 2, 8) + self.base, layout + 4)
         size = np.where(piece, self._number(layout + 10, 8), self._number(layout + 2, 2))
         width = int.from_bytes(of[4:8], "little")
-        plain &= (piece | compact) & (size == length * width) & (at > 0) & (at + size <= len(self.bytes))
+        plain &= (
+            (piece | compact) & (size == length * width) & (at > 0) & (at + size <= len(self.bytes))
+        )
         return Arrays(np.where(plain, length, 0), np.where(plain, at, 0))
 
     def members(self, address: Ints, names: Sequence[str]) -> Ints:
-        """Addresses of the members of groups that have exactly these, (groups, members); 0 for a group of another form."""
+        """Addresses of the members of groups that have exactly these, (groups, members); 0 for a
+        group of another form.
+        """
         table = self._messages(address, (_TABLE,))[_TABLE]
         tree, heap = self._number(table, 8) + self.base, self._number(table + 8, 8) + self.base
         leaf = self._number(tree + 32, 8) + self.base
-        right = (table > 0) & self._equal(heap, b"HEAP") & self._equal(tree, b"TREE\0\0\1\0") & self._equal(leaf, b"SNOD\1\0")
+        right = (
+            (table > 0)
+            & self._equal(heap, b"HEAP")
+            & self._equal(tree, b"TREE\0\0\1\0")
+            & self._equal(leaf, b"SNOD\1\0")
+        )
         right &= self._number(leaf + 6, 2) == len(names)
         letters = self._number(heap + 24, 8) + self.base
         found = np.zeros((len(address), len(names)), np.int64)
@@ -91,7 +106,9 @@ class Objects:
     def values(self, at: Ints, width: int) -> npt.NDArray[np.uint8]:
         """`width` bytes from each place, (places, width); zeros beyond the end of the file."""
         inside = (at >= 0) & (at <= len(self.bytes) - width)
-        taken: npt.NDArray[np.uint8] = self.bytes[np.where(inside, at, 0)[:, None] + np.arange(width)]
+        taken: npt.NDArray[np.uint8] = self.bytes[
+            np.where(inside, at, 0)[:, None] + np.arange(width)
+        ]
         taken[~inside] = 0
         return taken
 

@@ -1,25 +1,23 @@
-"""What makes a digit hard: distortions of whole batches, each a function of the picture and of (seed, epoch, index).
+"""What makes a digit hard: distortions of whole batches, each a function of the picture and of
+(seed, epoch, index).
 
 Reference:
     Jaderberg et al. 2015, section 4.1 and appendix A.4.
 """
 
 from stn_lightning.distortions.clutter import Cluttered
-from stn_lightning.distortions.composition import ComposedNumber, DigitPool
+from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.distortions.distortion import Distortion, WarpingDistortion
-from stn_lightning.distortions.randomness import Randomness
-from stn_lightning.distortions.volumes import PosedInSpace
+from stn_lightning.distortions.volumes import RandomPose3D
 from stn_lightning.distortions.warps import Elastic, Perspective, Rotated, RotatedScaledTranslated
 
 __all__ = [
     "Cluttered",
-    "ComposedNumber",
-    "DigitPool",
+    "CounterRandom",
     "Distortion",
     "Elastic",
     "Perspective",
-    "PosedInSpace",
-    "Randomness",
+    "RandomPose3D",
     "Rotated",
     "RotatedScaledTranslated",
     "WarpingDistortion",

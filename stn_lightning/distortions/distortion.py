@@ -5,7 +5,7 @@ from abc import abstractmethod
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from stn_lightning.distortions.randomness import Randomness
+from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.geometry import sampling
 
 
@@ -31,7 +31,7 @@ class Distortion(nn.Module):
     def forward(
         self,
         pictures: Float[Tensor, "batch channels digit digit"],
-        randomness: Randomness,
+        randomness: CounterRandom,
         pool: UInt8[Tensor, "pictures channels digit digit"],
     ) -> Float[Tensor, "batch channels *shape"]:
         """The distorted pictures.
@@ -39,7 +39,8 @@ class Distortion(nn.Module):
         Args:
             pictures: 0 is background, 1 is ink.
             randomness: of these pictures, in their order.
-            pool: all pictures of the split, at their index, for distortions that borrow from others.
+            pool: all pictures of the split, at their index, for distortions that borrow from
+                others.
         """
 
 
@@ -47,8 +48,10 @@ class WarpingDistortion(Distortion):
     """A distortion that moves ink and adds none: it reads the picture at a grid."""
 
     @abstractmethod
-    def theta(self, randomness: Randomness) -> Float[Tensor, "batch numbers"]:
-        """The random parameters, float32; they map the distorted picture to the picture, as everywhere."""
+    def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch numbers"]:
+        """The random parameters, float32; they map the distorted picture to the picture, as
+        everywhere.
+        """
 
     @abstractmethod
     def grid(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch size size 2"]:
@@ -57,7 +60,7 @@ class WarpingDistortion(Distortion):
     def forward(
         self,
         pictures: Float[Tensor, "batch channels digit digit"],
-        randomness: Randomness,
+        randomness: CounterRandom,
         pool: UInt8[Tensor, "pictures channels digit digit"],
     ) -> Float[Tensor, "batch channels size size"]:
         return sampling.bilinear(pictures, self.grid(self.theta(randomness)))

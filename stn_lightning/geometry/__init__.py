@@ -1,8 +1,9 @@
 """Geometry of spatial transformers: pure functions on tensors, one convention, at least float32.
 
-Each family is a module of functions that turn its parameters theta into a sampling grid (`affine.grid`,
-`projective.grid`, `thin_plate_spline.grid`, `diffeomorphic.grid`, `volume.grid`); `sampling` reads an image at a grid, `antialiasing`
-at one that shrinks it, `wide` gives the grid a gradient that sees further. The convention is stated in `lattice`.
+Each family is a module of functions that turn its parameters theta into a sampling grid
+(`affine.grid`, `projective.grid`, `thin_plate_spline.grid`, `diffeomorphic.grid`, `volume.grid`);
+`sampling` reads an image at a grid, `antialiasing` at one that shrinks it, `wide` gives the grid a
+gradient that sees further. The convention is stated in `lattice`.
 """
 
 from stn_lightning.geometry import (

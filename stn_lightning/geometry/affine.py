@@ -1,11 +1,14 @@
-"""Affine maps of the plane and the smaller families inside them: translation, attention, similarity.
+"""Affine maps of the plane and the smaller families inside them: translation, attention,
+similarity.
 
-All of it is elementwise arithmetic: a matrix product would be rounded to bf16 by autocast and to TF32 by
-`torch.set_float32_matmul_precision`, which costs up to a pixel.
+All of it is elementwise arithmetic: a matrix product would be rounded to bf16 by autocast and to
+TF32 by `torch.set_float32_matmul_precision`, which costs up to a pixel.
 
 Convention:
-    theta = (a, b, t_x, c, d, t_y): the input point is (a x + b y + t_x, c x + d y + t_y) for the output point (x, y).
-    In normalised coordinates a similarity is one of pixels only where the image is as high as it is wide.
+    theta = (a, b, t_x, c, d, t_y): the input point is (a x + b y + t_x, c x + d y + t_y) for the
+    output point (x, y).
+    In normalised coordinates a similarity is one of pixels only where the image is as high as it is
+    wide.
 
 Reference:
     Jaderberg et al. 2015, equations 1 (affine) and 2 (attention).
@@ -18,25 +21,36 @@ from torch import Tensor
 from stn_lightning.geometry.lattice import axis, exact
 
 
-def grid(theta: Float[Tensor, "batch 6"], size: tuple[int, int]) -> Float[Tensor, "batch height width 2"]:
+def grid(
+    theta: Float[Tensor, "batch 6"], size: tuple[int, int]
+) -> Float[Tensor, "batch height width 2"]:
     """Where in the input each of `size`'s output pixels looks."""
     theta = exact(theta)
     return _mapped(theta, axis(size[1], theta), axis(size[0], theta)[:, None])
 
 
-def at(theta: Float[Tensor, "batch 6"], points: Float[Tensor, "one_or_batch height width 2"]) -> Float[Tensor, "batch height width 2"]:
+def map_points(
+    theta: Float[Tensor, "batch 6"], points: Float[Tensor, "one_or_batch height width 2"]
+) -> Float[Tensor, "batch height width 2"]:
     """Where in the input each of these points looks, which need not be the centres of pixels."""
     x, y = exact(points)[:, None].unbind(-1)
     return _mapped(exact(theta), x, y)
 
 
-def _mapped(theta: Float[Tensor, "batch 6"], x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Float[Tensor, "batch height width 2"]:
-    of_x, of_y, shift = theta.unflatten(1, (2, 3))[..., None, None].unbind(2)  # (a, c), (b, d), (t_x, t_y); each (B, 2, 1, 1)
+def _mapped(
+    theta: Float[Tensor, "batch 6"], x: Float[Tensor, "..."], y: Float[Tensor, "..."]
+) -> Float[Tensor, "batch height width 2"]:
+    of_x, of_y, shift = theta.unflatten(1, (2, 3))[..., None, None].unbind(
+        2
+    )  # (a, c), (b, d), (t_x, t_y); each (B, 2, 1, 1)
     return (of_x * x + (of_y * y + shift)).movedim(1, -1)  # (B, H, W, 2)
 
 
-def compose(first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
-    """The one warp that does what warping with `first` and then warping the result with `then` does.
+def compose(
+    first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]
+) -> Float[Tensor, "batch 6"]:
+    """The one warp that does what warping with `first` and then warping the result with `then`
+    does.
 
     Convention:
         theta maps output to input, so the composed map is first(then(point)).
@@ -49,7 +63,9 @@ def compose(first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]) -> 
 
 
 def inverse(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
-    """The map back, from input to output. Not finite where theta is singular (its crop has no area)."""
+    """The map back, from input to output. Not finite where theta is singular (its crop has no
+    area).
+    """
     a, b, t_x, c, d, t_y = exact(theta).unbind(1)
     determinant = a * d - b * c
     top = torch.stack([d, -b, b * t_y - d * t_x], dim=1)
@@ -58,7 +74,9 @@ def inverse(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
 
 
 def from_translation(theta: Float[Tensor, "batch 2"], scale: float) -> Float[Tensor, "batch 6"]:
-    """(t_x, t_y) with a fixed `scale` as an affine map; `scale` 0.5 looks at a crop of half the image's side."""
+    """(t_x, t_y) with a fixed `scale` as an affine map; `scale` 0.5 looks at a crop of half the
+    image's side.
+    """
     t_x, t_y = exact(theta).unbind(1)
     zero, one = torch.zeros_like(t_x), torch.full_like(t_x, scale)
     return torch.stack([one, zero, t_x, zero, one, t_y], dim=1)
@@ -77,7 +95,9 @@ def to_attention(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
 
 
 def from_similarity(theta: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 6"]:
-    """(a, c, t_x, t_y) as an affine map: a = s cos, c = s sin of a turn by an angle and a scale by s."""
+    """(a, c, t_x, t_y) as an affine map: a = s cos, c = s sin of a turn by an angle and a scale by
+    s.
+    """
     a, c, t_x, t_y = exact(theta).unbind(1)
     return torch.stack([a, -c, t_x, c, a, t_y], dim=1)
 

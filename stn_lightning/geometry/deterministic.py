@@ -1,16 +1,19 @@
 """Reading a canvas at a grid with a gradient that is the same in every run.
 
-On a GPU `grid_sample`'s backward adds into the image with atomics, in an order that changes from run to run, and under
-`torch.use_deterministic_algorithms` it raises, even where nobody asked for the image's gradient. `gathered` reads as fast, by the same
-`grid_sample`; its backward gathers each point's neighbours instead, and scatters into the image, where that is wanted, by operations for
-which PyTorch has a deterministic implementation.
+On a GPU `grid_sample`'s backward adds into the image with atomics, in an order that changes from
+run to run, and under `torch.use_deterministic_algorithms` it raises, even where nobody asked for
+the image's gradient. `gather_sample` reads as fast, by the same `grid_sample`; its backward gathers
+each point's neighbours instead, and scatters into the image, where that is wanted, by operations
+for which PyTorch has a deterministic implementation.
 
 Convention:
-    What lies outside the canvas is zero. `corners` says where -1 and 1 are: on the canvas's border, the house's convention (False), or on
-    its outermost samples (True), for canvases whose samples stand on the corners of pixels.
+    What lies outside the canvas is zero. `corners` says where -1 and 1 are: on the canvas's border,
+    the house's convention (False), or on its outermost samples (True), for canvases whose samples
+    stand on the corners of pixels.
 
 Reference:
-    pytorch#68959; Jaderberg et al. 2015, equations 6 and 7 (bilinear's gradients); Keys 1981 (bicubic's kernel).
+    pytorch#68959; Jaderberg et al. 2015, equations 6 and 7 (bilinear's gradients); Keys 1981
+    (bicubic's kernel).
 """
 
 import math
@@ -32,27 +35,31 @@ _KEYS = -0.75
 """The free number of Keys' kernel, as in PyTorch."""
 
 
-def read(
+def deterministic_sample(
     canvas: Float[Tensor, "batch channels *in_size"],
     grid: Float[Tensor, "batch *out_size dimensions"],
     kernel: Kernel = "bilinear",
     corners: bool = False,
 ) -> Float[Tensor, "batch channels *out_size"]:
-    """The canvas at the grid's points; deterministic on a GPU as soon as `torch.use_deterministic_algorithms` asks for it."""
+    """The canvas at the grid's points; deterministic on a GPU as soon as
+    `torch.use_deterministic_algorithms` asks for it.
+    """
     if kernel == "bilinear" and not corners and rows.lies_in_rows(canvas):
         return rows.bilinear(canvas, grid)
     if canvas.is_cuda and torch.are_deterministic_algorithms_enabled():
-        return gathered(canvas, grid, kernel, corners)
+        return gather_sample(canvas, grid, kernel, corners)
     return functional.grid_sample(canvas, grid, kernel, "zeros", align_corners=corners)
 
 
-def gathered(
+def gather_sample(
     canvas: Float[Tensor, "batch channels *in_size"],
     grid: Float[Tensor, "batch *out_size dimensions"],
     kernel: Kernel = "bilinear",
     corners: bool = False,
 ) -> Float[Tensor, "batch channels *out_size"]:
-    """The canvas at the grid's points, with a backward that gathers; on any device. Coordinates must be finite."""
+    """The canvas at the grid's points, with a backward that gathers; on any device. Coordinates
+    must be finite.
+    """
     result: Tensor = _Gathered.apply(canvas, grid, kernel, corners)
     return result
 
@@ -65,7 +72,11 @@ class _Gathered(Function):
         return functional.grid_sample(canvas, grid, kernel, "zeros", align_corners=corners)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Kernel, bool], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor, Kernel, bool],
+        output: Tensor,  # noqa: ARG004
+    ) -> None:
         canvas, grid, ctx.kernel, ctx.corners = inputs
         ctx.save_for_backward(canvas, grid)
 
@@ -73,7 +84,11 @@ class _Gathered(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Written in differentiable operations only, so that it can be differentiated again."""
         canvas, grid = ctx.saved_tensors
-        gradient, pixels, points = gradients[0].flatten(2), canvas.flatten(2), grid.flatten(1, -2)  # (B, C, N), (B, C, M), (B, N, D)
+        gradient, pixels, points = (
+            gradients[0].flatten(2),
+            canvas.flatten(2),
+            grid.flatten(1, -2),
+        )  # (B, C, N), (B, C, M), (B, N, D)
         of_canvas = torch.zeros_like(pixels) if ctx.needs_input_grad[0] else None
         of_grid = torch.zeros_like(points) if ctx.needs_input_grad[1] else None
         for index, weight, slopes in _neighbours(points, canvas.shape[2:], ctx.kernel, ctx.corners):
@@ -92,22 +107,34 @@ class _Gathered(Function):
 
 def _neighbours(
     points: Float[Tensor, "batch n dimensions"], size: Sequence[int], kernel: Kernel, corners: bool
-) -> Iterator[tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"], Float[Tensor, "batch n dimensions"]]]:
-    """For each sample that a point reads: its place in the flat canvas, its weight, and the weight's slopes along x, y (and z)."""
-    axes = [_axis(x, n, kernel, corners) for x, n in zip(points.unbind(-1), tuple(size)[::-1], strict=True)]  # x first
+) -> Iterator[
+    tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"], Float[Tensor, "batch n dimensions"]]
+]:
+    """For each sample that a point reads: its place in the flat canvas, its weight, and the
+    weight's slopes along x, y (and z).
+    """
+    axes = [
+        _axis(x, n, kernel, corners)
+        for x, n in zip(points.unbind(-1), tuple(size)[::-1], strict=True)
+    ]  # x first
     for chosen in product(*axes):
         places, weights, slopes = zip(*chosen, strict=True)
         index = torch.zeros_like(places[0])
         for place, n in zip(places[::-1], size, strict=True):  # the slowest axis first
             index = index * n + place
-        along = [math.prod([slopes[i] if i == axis else weights[i] for i in range(len(size))]) for axis in range(len(size))]
+        along = [
+            math.prod([slopes[i] if i == axis else weights[i] for i in range(len(size))])
+            for axis in range(len(size))
+        ]
         yield index, math.prod(weights), torch.stack(along, dim=-1)
 
 
 def _axis(
     x: Float[Tensor, "batch n"], n: int, kernel: Kernel, corners: bool
 ) -> list[tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"], Float[Tensor, "batch n"]]]:
-    """For each sample along one axis of `n` that a point reads: its place, its weight, and the weight's slope in normalised units."""
+    """For each sample along one axis of `n` that a point reads: its place, its weight, and the
+    weight's slope in normalised units.
+    """
     place = (x + 1) * ((n - 1) / 2) if corners else ((x + 1) * n - 1) / 2
     scale = (n - 1) / 2 if corners else n / 2
     first = (place.round() if kernel == "nearest" else place.floor()).detach()

@@ -17,10 +17,12 @@ _TINY = 1e-6
 
 
 def moments(image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch numbers"]:
-    """Middle, extent and shape of each channel's ink, 6 numbers for an image's, 10 for a volume's; negative values count as 0.
+    """Middle, extent and shape of each channel's ink, 6 numbers for an image's, 10 for a volume's;
+    negative values count as 0.
 
-    The mean place (x, y, z); the square root of the sum of the variances; variances and covariances over that sum (xx, xy, yy, or xx, xy,
-    xz, yy, yz, zz). A channel without ink has its middle in the middle and no extent to speak of.
+    The mean place (x, y, z); the square root of the sum of the variances; variances and covariances
+    over that sum (xx, xy, yy, or xx, xy, xz, yy, yz, zz). A channel without ink has its middle in
+    the middle and no extent to speak of.
 
     Convention:
         Places are half-pixel, -1 to 1 across the image.
@@ -34,11 +36,17 @@ def moments(image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batc
         mean[side] = (_marginal(ink, side) * places).sum(1)
         at[side] = places - mean[side][:, None]
     second = {}
-    for a, b in combinations_with_replacement(reversed(sides), 2):  # x before y before z, the last side before the first
+    for a, b in combinations_with_replacement(
+        reversed(sides), 2
+    ):  # x before y before z, the last side before the first
         weight = at[a] ** 2 if a == b else at[b][:, :, None] * at[a][:, None]
         second[a, b] = (_marginal(ink, a, b) * weight).flatten(1).sum(1)
     total = torch.stack([second[side, side] for side in sides], 1).sum(1).clamp(min=_TINY)
-    numbers = [*(mean[side] for side in reversed(sides)), total.sqrt(), *(value / total for value in second.values())]
+    numbers = [
+        *(mean[side] for side in reversed(sides)),
+        total.sqrt(),
+        *(value / total for value in second.values()),
+    ]
     return torch.stack(numbers, 1).unflatten(0, image.shape[:2]).flatten(1)
 
 

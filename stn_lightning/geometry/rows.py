@@ -1,8 +1,10 @@
 """Reading feature maps whose channels lie side by side in memory, on a processor.
 
-`grid_sample` on a processor reads plane by plane: for many channels in the memory format channels_last it jumps through memory for every
-number. Here each pixel is one row of all its channels: a point is the weighted sum of four rows, which is what `embedding_bag` is made for,
-and the gradient of a pixel is the weighted sum of the points that read it, which is the same once they are put in order.
+`grid_sample` on a processor reads plane by plane: for many channels in the memory format
+channels_last it jumps through memory for every number. Here each pixel is one row of all its
+channels: a point is the weighted sum of four rows, which is what `embedding_bag` is made for, and
+the gradient of a pixel is the weighted sum of the points that read it, which is the same once they
+are put in order.
 
 Convention:
     As everywhere: half-pixel, zeros outside.
@@ -25,13 +27,18 @@ CHANNELS = 48
 
 
 def lies_in_rows(canvas: Float[Tensor, "batch channels *size"]) -> bool:
-    """Whether `bilinear` reads this canvas faster than `grid_sample` does. Graphs and torch.func keep the operation that they know."""
+    """Whether `bilinear` reads this canvas faster than `grid_sample` does. Graphs and torch.func
+    keep the operation that they know.
+    """
     return (
         canvas.dim() == 4
         and canvas.shape[1] >= CHANNELS
         and canvas.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and len(canvas) > 0  # a process may be left without a picture in the last batch; after the line above, as `len` makes a size fixed
+        and len(canvas)
+        # a process may be left without a picture in the last batch; after the line above, as `len`
+        # makes a size fixed
+        > 0
         and not torch._C._are_functorch_transforms_active()
         and canvas.is_contiguous(memory_format=torch.channels_last)
     )
@@ -51,7 +58,9 @@ class _Rows(Function):
         index, down, right = _neighbours(grid, canvas.shape[2:])
         weight = torch.stack([y * x for y in down.weight for x in right.weight], 1)  # (B*H*W, 4)
         ctx.save_for_backward(canvas, index, weight, *down, *right)
-        read = functional.embedding_bag(index, _rows(canvas), per_sample_weights=weight, mode="sum")  # (B*H*W, C)
+        read = functional.embedding_bag(
+            index, _rows(canvas), per_sample_weights=weight, mode="sum"
+        )  # (B*H*W, C)
         return read.view(*grid.shape[:-1], -1).movedim(-1, 1)
 
     @staticmethod
@@ -62,11 +71,18 @@ class _Rows(Function):
         rows, gradient = _rows(canvas), _rows(gradients[0])
         of_canvas = of_grid = None
         if ctx.needs_input_grad[0]:
-            of_canvas = _spread(gradient, index, weight, len(rows)).view(canvas.movedim(1, -1).shape).movedim(-1, 1)
+            of_canvas = (
+                _spread(gradient, index, weight, len(rows))
+                .view(canvas.movedim(1, -1).shape)
+                .movedim(-1, 1)
+            )
         if ctx.needs_input_grad[1]:
-            with torch.enable_grad():  # PyTorch's own gradient of the weights, which needs no copy of all rows that are read
+            # PyTorch's own gradient of the weights, which needs no copy of all rows that are read
+            with torch.enable_grad():
                 learnt = weight.detach().requires_grad_()
-                read = functional.embedding_bag(index, rows.detach(), per_sample_weights=learnt, mode="sum")
+                read = functional.embedding_bag(
+                    index, rows.detach(), per_sample_weights=learnt, mode="sum"
+                )
             (of_weight,) = torch.autograd.grad(read, learnt, gradient)  # (B*H*W, 4)
             each = of_weight.T.reshape(2, 2, -1)  # down, right
             of_x = ((each * down.weight[:, None]).sum(0) * right.slope).sum(0)
@@ -89,16 +105,24 @@ def _rows(image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, 
     return image.movedim(1, -1).reshape(-1, image.shape[1])
 
 
-def _neighbours(grid: Float[Tensor, "batch height width 2"], size: Sequence[int]) -> tuple[Int[Tensor, "points 4"], _Axis, _Axis]:
-    """The rows that each point reads, and the axes down and right whose weights' products are theirs."""
-    right, down = (_axis(at.reshape(-1), n) for at, n in zip(grid.unbind(-1), size[::-1], strict=True))
+def _neighbours(
+    grid: Float[Tensor, "batch height width 2"], size: Sequence[int]
+) -> tuple[Int[Tensor, "points 4"], _Axis, _Axis]:
+    """The rows that each point reads, and the axes down and right whose weights' products are
+    theirs.
+    """
+    right, down = (
+        _axis(at.reshape(-1), n) for at, n in zip(grid.unbind(-1), size[::-1], strict=True)
+    )
     first = torch.arange(len(grid), device=grid.device, dtype=torch.int32).mul_(size[0] * size[1])
     line = (down.place * size[1]).view(2, len(grid), -1).add_(first[:, None]).view(2, -1)
     return torch.stack([y + x for y in line for x in right.place], 1), down, right
 
 
 def _axis(where: Float[Tensor, " points"], n: int) -> _Axis:
-    place = (where + 1).mul_(n / 2).sub_(0.5)  # exact where the point is a pixel's centre and n a power of two
+    place = (
+        (where + 1).mul_(n / 2).sub_(0.5)
+    )  # exact where the point is a pixel's centre and n a power of two
     first = place.floor()
     after = place - first
     pixel = torch.stack([first, first + 1]).int()
@@ -108,11 +132,18 @@ def _axis(where: Float[Tensor, " points"], n: int) -> _Axis:
 
 
 def _spread(
-    gradient: Float[Tensor, "points channels"], index: Int[Tensor, "points 4"], weight: Float[Tensor, "points 4"], rows: int
+    gradient: Float[Tensor, "points channels"],
+    index: Int[Tensor, "points 4"],
+    weight: Float[Tensor, "points 4"],
+    rows: int,
 ) -> Float[Tensor, "rows channels"]:
-    """What all points have read of each row, put back into it: `gradient` summed by the order of rows."""
+    """What all points have read of each row, put back into it: `gradient` summed by the order of
+    rows.
+    """
     flat = index.flatten()
     order = flat.argsort(stable=True)
     count = flat.bincount(minlength=rows)
     first = count.cumsum(0) - count
-    return functional.embedding_bag(order // 4, gradient, first, per_sample_weights=weight.flatten()[order], mode="sum")
+    return functional.embedding_bag(
+        order // 4, gradient, first, per_sample_weights=weight.flatten()[order], mode="sum"
+    )

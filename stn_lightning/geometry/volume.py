@@ -1,8 +1,8 @@
 """Affine maps of space, 12 parameters, for volumes.
 
 Convention:
-    theta holds the rows of a 3x4 matrix, for points (x, y, z); x runs along the width, y the height, z the depth. A volume's size
-    is (depth, height, width).
+    theta holds the rows of a 3x4 matrix, for points (x, y, z); x runs along the width, y the
+    height, z the depth. A volume's size is (depth, height, width).
 
 Reference:
     Jaderberg et al. 2015, appendix A.3.
@@ -15,7 +15,9 @@ from torch import Tensor
 from stn_lightning.geometry.lattice import axis, exact
 
 
-def grid(theta: Float[Tensor, "batch 12"], size: tuple[int, int, int]) -> Float[Tensor, "batch depth height width 3"]:
+def grid(
+    theta: Float[Tensor, "batch 12"], size: tuple[int, int, int]
+) -> Float[Tensor, "batch depth height width 3"]:
     """Where in the input each of `size`'s output voxels looks."""
     m = exact(theta)[:, :, None, None, None].unflatten(1, (3, 4))  # (B, 3, 4, 1, 1, 1)
     x = axis(size[2], m)[None, None, None, :]
@@ -25,8 +27,11 @@ def grid(theta: Float[Tensor, "batch 12"], size: tuple[int, int, int]) -> Float[
     return torch.stack(rows, dim=-1)
 
 
-def compose(first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
-    """The one warp that does what warping with `first` and then warping the result with `then` does.
+def compose(
+    first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]
+) -> Float[Tensor, "batch 12"]:
+    """The one warp that does what warping with `first` and then warping the result with `then`
+    does.
 
     Convention:
         theta maps output to input, so the composed map is first(then(point)).

@@ -4,17 +4,17 @@ from stn_lightning.tasks.classification import ClassificationTask
 from stn_lightning.tasks.colocalisation import ColocalisationTask
 from stn_lightning.tasks.digit_sequence import DigitSequenceTask
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
-from stn_lightning.tasks.schedules import Constant, Cosine, Schedule, Steps
+from stn_lightning.tasks.schedules import ConstantLR, CosineDecay, Schedule, StepDecay
 
 __all__ = [
     "ClassificationTask",
     "ColocalisationTask",
-    "Constant",
-    "Cosine",
+    "ConstantLR",
+    "CosineDecay",
     "DigitSequenceTask",
     "ErrorRate",
     "MeanCrossEntropy",
     "Samples",
     "Schedule",
-    "Steps",
+    "StepDecay",
 ]

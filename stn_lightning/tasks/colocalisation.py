@@ -1,12 +1,14 @@
 """Finding what pictures have in common, without labels.
 
-The crops of two pictures are to be more alike than a crop and a random patch of its own picture, by a margin: the sum over pairs of
-max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 + margin).
+The crops of two pictures are to be more alike than a crop and a random patch of its own picture, by
+a margin: the sum over pairs of max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 +
+margin).
 
-What the paper leaves open (?): e is the second convolution's and the classifier's activations, each in units of its length on random
-patches, so that a margin means the same for any encoder. (Were the length of each crop's own activations 1, a crop that cuts its digit
-would lose nothing.) With all pairs from the first step on, crops soon agree on a piece of empty background and stay there; so pairs come
-in gradually, and until then a crop seeks what is unlike its surroundings.
+What the paper leaves open (?): e is the second convolution's and the classifier's activations, each
+in units of its length on random patches, so that a margin means the same for any encoder. (Were the
+length of each crop's own activations 1, a crop that cuts its digit would lose nothing.) With all
+pairs from the first step on, crops soon agree on a piece of empty background and stay there; so
+pairs come in gradually, and until then a crop seeks what is unlike its surroundings.
 
 Reference:
     Jaderberg et al. 2015, appendix A.2.
@@ -21,8 +23,8 @@ from torchmetrics import MetricCollection
 
 from stn_lightning.backbones import CNN
 from stn_lightning.batch import Batch
-from stn_lightning.checkpoints import load
 from stn_lightning.geometry import affine, sampling
+from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.tasks.classification import ClassificationTask, OptimizerCallable
 from stn_lightning.tasks.metrics import SampleMean, Samples
 from stn_lightning.tasks.schedules import Schedule
@@ -32,7 +34,8 @@ from stn_lightning.transformers import Transformer
 class ColocalisationTask(ClassificationTask):
     """Trains a transformer alone; the encoder stays as it is.
 
-    `test/found` is the part of pictures, in percent, in which crop and box overlap by more than half (intersection over union).
+    `test/found` is the part of pictures, in percent, in which crop and box overlap by more than
+    half (intersection over union).
 
     Args:
         encoder: tells digits apart; its activations are compared.
@@ -63,17 +66,26 @@ class ColocalisationTask(ClassificationTask):
         self.gradual = gradual
 
     def split_metrics(self) -> MetricCollection:
-        return MetricCollection({"found": Found(), "loss": Mean(), "samples": Samples()}, compute_groups=False)
+        return MetricCollection(
+            {"found": Found(), "loss": Mean(), "samples": Samples()}, compute_groups=False
+        )
 
     def configure_model(self) -> None:
         super().configure_model()
         prefix = "backbone."
-        trained = {key.removeprefix(prefix): value for key, value in _trained(self.weights).items() if key.startswith(prefix)}
+        trained = {
+            key.removeprefix(prefix): value
+            for key, value in _trained(self.weights).items()
+            if key.startswith(prefix)
+        }
         self.backbone.load_state_dict(trained)
         self.backbone.requires_grad_(False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._losses(batch, min(1.0, self._progress(self.global_step) / self.gradual) if self.gradual else 1.0).mean()
+        loss = self._losses(
+            batch,
+            min(1.0, self._progress(self.global_step) / self.gradual) if self.gradual else 1.0,
+        ).mean()
         if self.is_logged:
             self.log("train/loss", loss.detach(), batch_size=len(batch.label), prog_bar=True)
         return loss * batch.share
@@ -83,13 +95,17 @@ class ColocalisationTask(ClassificationTask):
         losses = self._losses(batch, 1.0, torch.Generator().manual_seed(0))
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
         assert self.transformer is not None
-        metrics["found"].update(_frame(self.transformer.warp(batch.image.to(self.dtype)).grid), batch.box)
+        metrics["found"].update(
+            _frame(self.transformer.warp(batch.image.to(self.dtype)).grid), batch.box
+        )
         metrics["loss"].update(losses)
         metrics["samples"].update(losses[:, None], batch.label)
         self.log_metrics(batch)
         return losses, losses.mean()
 
-    def _losses(self, batch: Batch, weight: float, generator: torch.Generator | None = None) -> Float[Tensor, " batch"]:
+    def _losses(
+        self, batch: Batch, weight: float, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " batch"]:
         """Of each picture, the mean over its pairs. `weight` is that of the pairs."""
         assert self.transformer is not None
         image = batch.image.to(self.dtype)
@@ -101,19 +117,31 @@ class ColocalisationTask(ClassificationTask):
         return (hinge * others).sum(1) / max(len(image) - 1, 1)
 
     def encoded(
-        self, crop: Float[Tensor, "batch channels height width"], patch: Float[Tensor, "batch channels height width"]
+        self,
+        crop: Float[Tensor, "batch channels height width"],
+        patch: Float[Tensor, "batch channels height width"],
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch features"]]:
-        """e of both: activations of the deeper layers, over the root mean square of their length on the patches."""
+        """e of both: activations of the deeper layers, over the root mean square of their length on
+        the patches.
+        """
         assert isinstance(self.backbone, CNN)
-        layers = [[deep.float().flatten(1) for deep in self.backbone.activations(image)[1:]] for image in (crop, patch)]
+        layers = [
+            [deep.float().flatten(1) for deep in self.backbone.activations(image)[1:]]
+            for image in (crop, patch)
+        ]
         units = [deep.square().sum(1).mean().sqrt() for deep in layers[1]]
-        ours, theirs = (torch.cat([deep / unit for deep, unit in zip(each, units, strict=True)], 1) for each in layers)
+        ours, theirs = (
+            torch.cat([deep / unit for deep, unit in zip(each, units, strict=True)], 1)
+            for each in layers
+        )
         return ours, theirs
 
     def patches(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A random patch of each image, of the crops' size in pixels."""
         assert self.transformer is not None
-        centre = (2 * torch.rand(len(image), 2, generator=generator).to(image.device) - 1) * (1 - self.patch)
+        centre = (2 * torch.rand(len(image), 2, generator=generator).to(image.device) - 1) * (
+            1 - self.patch
+        )
         size = self.transformer.size or tuple(image.shape[2:])
         grid = affine.grid(affine.from_translation(centre, self.patch), size)  # type: ignore[arg-type]
         return sampling.bilinear(image, grid)
@@ -121,14 +149,18 @@ class ColocalisationTask(ClassificationTask):
 
 def _trained(path: str) -> dict[str, Tensor]:
     try:
-        return load(path)["state_dict"]
+        return load_checkpoint(path)["state_dict"]
     except FileNotFoundError as problem:
         first = "make train CONFIG=configs/colocalisation/encoder.yaml"
-        raise ValueError(f"weights {path} do not exist; train the encoder first: {first}") from problem
+        raise ValueError(
+            f"weights {path} do not exist; train the encoder first: {first}"
+        ) from problem
 
 
 def _frame(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 4"]:
-    """Left, top, right and bottom of what a crop shows: half a pixel beyond its outermost pixels' centres."""
+    """Left, top, right and bottom of what a crop shows: half a pixel beyond its outermost pixels'
+    centres.
+    """
     first, last = grid[:, 0, 0], grid[:, -1, -1]
     half = (last - first) / (2 * (grid.shape[1] - 1))
     return torch.cat([first - half, last + half], 1)
@@ -140,7 +172,11 @@ class Found(SampleMean):
     higher_is_better = True
 
     def update(self, frame: Float[Tensor, "batch 4"], box: Float[Tensor, "batch 4"]) -> None:
-        common = (torch.minimum(frame, box)[:, 2:] - torch.maximum(frame, box)[:, :2]).clamp(min=0).prod(1)
+        common = (
+            (torch.minimum(frame, box)[:, 2:] - torch.maximum(frame, box)[:, :2])
+            .clamp(min=0)
+            .prod(1)
+        )
         areas = [(each[:, 2:] - each[:, :2]).prod(1) for each in (frame, box)]
         self.total += 100 * (common > 0.5 * (areas[0] + areas[1] - common)).sum()
         self.samples += len(box)

@@ -28,7 +28,9 @@ class ErrorRate(SampleMean):
 
     higher_is_better = False
 
-    def update(self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]) -> None:
+    def update(
+        self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]
+    ) -> None:
         self.total += 100 * (logits.argmax(1) != label).sum()
         self.samples += len(label)
 
@@ -38,7 +40,9 @@ class MeanCrossEntropy(SampleMean):
 
     higher_is_better = False
 
-    def update(self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]) -> None:
+    def update(
+        self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]
+    ) -> None:
         self.total += functional.cross_entropy(logits.float(), label, reduction="sum")
         self.samples += len(label)
 
@@ -53,7 +57,9 @@ class Samples(Metric):
         super().__init__()
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]) -> None:
+    def update(
+        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
+    ) -> None:
         self.samples += len(label)
 
     def compute(self) -> Float[Tensor, ""]:

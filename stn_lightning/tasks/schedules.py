@@ -15,14 +15,14 @@ class Schedule(ABC):
         """The factor when `progress`, from 0 to 1, of all steps is done."""
 
 
-class Constant(Schedule):
+class ConstantLR(Schedule):
     """The learning rate as it is."""
 
     def __call__(self, progress: float) -> float:
         return 1.0
 
 
-class Cosine(Schedule):
+class CosineDecay(Schedule):
     """A straight rise from 0, then half a cosine down to 0.
 
     Args:
@@ -40,17 +40,17 @@ class Cosine(Schedule):
         return (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup))) / 2
 
 
-class Steps(Schedule):
+class StepDecay(Schedule):
     """Multiplied by `factor` at equal intervals.
 
     Args:
         factor: at each step down; the paper divides by 10.
-        parts: of equal length; the paper's 150k iterations have 3, of 50k each.
+        num_intervals: of equal length; the paper's 150k iterations have 3, of 50k each.
     """
 
-    def __init__(self, factor: float = 0.1, parts: int = 3) -> None:
+    def __init__(self, factor: float = 0.1, num_intervals: int = 3) -> None:
         self.factor = factor
-        self.parts = parts
+        self.parts = num_intervals
 
     def __call__(self, progress: float) -> float:
         return float(self.factor ** min(int(progress * self.parts), self.parts - 1))

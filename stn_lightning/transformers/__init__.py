@@ -3,7 +3,7 @@
 Plain `torch.nn.Module`s, to be used in any network; nothing here knows of Lightning.
 """
 
-from stn_lightning.transformers.bounded import Bounded
+from stn_lightning.transformers.bounded import BoundedFamily
 from stn_lightning.transformers.composed import ComposedTransformer
 from stn_lightning.transformers.families import (
     Affine,
@@ -12,7 +12,7 @@ from stn_lightning.transformers.families import (
     ComposableFamily,
     Diffeomorphic,
     Family,
-    LearntTarget,
+    LearntTargetGrid,
     Projective,
     Similarity,
     ThinPlateSpline,
@@ -20,18 +20,39 @@ from stn_lightning.transformers.families import (
 )
 from stn_lightning.transformers.localisation import (
     ConvolutionalLocalisation,
+    FeatureLocalisation,
     FullyConnectedLocalisation,
-    HeatMapLocalisation,
-    HouseNumberLocalisation,
+    HeatmapLocalisation,
     MomentLocalisation,
     StridedLocalisation,
-    TrunkLocalisation,
+    SVHNLocalisation,
     VolumeLocalisation,
 )
 from stn_lightning.transformers.parallel import ParallelTransformer
-from stn_lightning.transformers.samplers import Antialiased, Bicubic, Bilinear, Nearest, Sampler, Trilinear, WideGradient
-from stn_lightning.transformers.starts import Disturbed, Following, Identity, Start, Stated, Tiling
-from stn_lightning.transformers.transformer import Look, SpatialTransformer, Transformer, Warp, watching
+from stn_lightning.transformers.samplers import (
+    Antialiased,
+    Bicubic,
+    Bilinear,
+    Nearest,
+    Sampler,
+    Trilinear,
+    WideGradient,
+)
+from stn_lightning.transformers.starts import (
+    HeatmapCentres,
+    Identity,
+    InitialTheta,
+    NoisyIdentity,
+    Start,
+    Tiling,
+)
+from stn_lightning.transformers.transformer import (
+    SpatialTransformer,
+    Transformer,
+    WarpOutput,
+    WarpRecord,
+    record_warps,
+)
 
 __all__ = [
     "Affine",
@@ -40,38 +61,38 @@ __all__ = [
     "Attention",
     "Bicubic",
     "Bilinear",
-    "Bounded",
+    "BoundedFamily",
     "ComposableFamily",
     "ComposedTransformer",
     "ConvolutionalLocalisation",
     "Diffeomorphic",
-    "Disturbed",
     "Family",
-    "Following",
+    "FeatureLocalisation",
     "FullyConnectedLocalisation",
-    "HeatMapLocalisation",
-    "HouseNumberLocalisation",
+    "HeatmapCentres",
+    "HeatmapLocalisation",
     "Identity",
-    "LearntTarget",
-    "Look",
+    "InitialTheta",
+    "LearntTargetGrid",
     "MomentLocalisation",
     "Nearest",
+    "NoisyIdentity",
     "ParallelTransformer",
     "Projective",
+    "SVHNLocalisation",
     "Sampler",
     "Similarity",
     "SpatialTransformer",
     "Start",
-    "Stated",
     "StridedLocalisation",
     "ThinPlateSpline",
     "Tiling",
     "Transformer",
     "Translation",
     "Trilinear",
-    "TrunkLocalisation",
     "VolumeLocalisation",
-    "Warp",
+    "WarpOutput",
+    "WarpRecord",
     "WideGradient",
-    "watching",
+    "record_warps",
 ]

@@ -1,6 +1,8 @@
-"""Families of transformations: how many numbers theta has, which of them are the identity, and theta -> grid.
+"""Families of transformations: how many numbers theta has, which of them are the identity, and
+theta -> grid.
 
-A family is what a transformer regresses; a new one is a subclass of `Family` with `identity` and `grid`.
+A family is what a transformer regresses; a new one is a subclass of `Family` with `identity` and
+`grid`.
 
 Reference:
     Jaderberg et al. 2015, section 3.2.
@@ -27,19 +29,29 @@ class Family(nn.Module):
     """The theta that leaves the image as it is; its length is the number of parameters."""
 
     @abstractmethod
-    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch *size dimensions"]:
+    def grid(
+        self, theta: Float[Tensor, "batch numbers"], size: Size
+    ) -> Float[Tensor, "batch *size dimensions"]:
         """Where in the input each output pixel looks, for an output of `size`, in at least float32."""
 
-    def forward(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch *size dimensions"]:
+    def forward(
+        self, theta: Float[Tensor, "batch numbers"], size: Size
+    ) -> Float[Tensor, "batch *size dimensions"]:
         return self.grid(theta, size)
 
 
 class ComposableFamily(Family):
-    """A family that is closed under composition and inversion (a group, where theta is not singular)."""
+    """A family that is closed under composition and inversion (a group, where theta is not
+    singular).
+    """
 
     @abstractmethod
-    def compose(self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
-        """The one warp that does what warping with `first` and then warping the result with `then` does."""
+    def compose(
+        self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]
+    ) -> Float[Tensor, "batch numbers"]:
+        """The one warp that does what warping with `first` and then warping the result with `then`
+        does.
+        """
 
     @abstractmethod
     def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
@@ -50,7 +62,8 @@ class Translation(Family):
     """(t_x, t_y): a crop of fixed size that can be moved (the birds of the paper: `scale` 0.5).
 
     Args:
-        scale: side of the crop over side of the image. Fixed, so that two of them do not compose to a third.
+        scale: side of the crop over side of the image. Fixed, so that two of them do not compose to
+            a third.
     """
 
     identity = (0.0, 0.0)
@@ -58,10 +71,14 @@ class Translation(Family):
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         if not scale > 0:
-            raise ValueError(f"scale {scale} of a crop must be greater than 0; 0.5 is half the image's side")
+            raise ValueError(
+                f"scale {scale} of a crop must be greater than 0; 0.5 is half the image's side"
+            )
         self.scale = scale
 
-    def grid(self, theta: Float[Tensor, "batch 2"], size: Size) -> Float[Tensor, "batch height width 2"]:
+    def grid(
+        self, theta: Float[Tensor, "batch 2"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
         return affine.grid(affine.from_translation(theta, self.scale), _plane(size))
 
 
@@ -70,10 +87,14 @@ class Affine(ComposableFamily):
 
     identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
-    def grid(self, theta: Float[Tensor, "batch 6"], size: Size) -> Float[Tensor, "batch height width 2"]:
+    def grid(
+        self, theta: Float[Tensor, "batch 6"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
         return affine.grid(theta, _plane(size))
 
-    def compose(self, first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
+    def compose(
+        self, first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]
+    ) -> Float[Tensor, "batch 6"]:
         return affine.compose(first, then)
 
     def inverse(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
@@ -89,10 +110,14 @@ class _AffineSubgroup(ComposableFamily):
     @abstractmethod
     def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch numbers"]: ...
 
-    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
+    def grid(
+        self, theta: Float[Tensor, "batch numbers"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
         return affine.grid(self.to_affine(theta), _plane(size))
 
-    def compose(self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def compose(
+        self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]
+    ) -> Float[Tensor, "batch numbers"]:
         return self.from_affine(affine.compose(self.to_affine(first), self.to_affine(then)))
 
     def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
@@ -128,10 +153,14 @@ class Projective(ComposableFamily):
 
     identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
-    def grid(self, theta: Float[Tensor, "batch 8"], size: Size) -> Float[Tensor, "batch height width 2"]:
+    def grid(
+        self, theta: Float[Tensor, "batch 8"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
         return projective.grid(theta, _plane(size))
 
-    def compose(self, first: Float[Tensor, "batch 8"], then: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
+    def compose(
+        self, first: Float[Tensor, "batch 8"], then: Float[Tensor, "batch 8"]
+    ) -> Float[Tensor, "batch 8"]:
         return projective.compose(first, then)
 
     def inverse(self, theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
@@ -142,36 +171,44 @@ class ThinPlateSpline(Family):
     """(dx_1, dy_1, ...): displacements of a K x K lattice of control points.
 
     Args:
-        lattice: K; the paper's 16 points are 4 x 4.
+        lattice_size: K; the paper's 16 points are 4 x 4.
     """
 
     points: Tensor
     solution: Tensor
     basis: Tensor | None
 
-    def __init__(self, lattice: int = 4) -> None:
+    def __init__(self, lattice_size: int = 4) -> None:
         super().__init__()
-        points = thin_plate_spline.control_points(lattice)
+        points = thin_plate_spline.control_points(lattice_size)
         self.identity = (0.0,) * (2 * len(points))
         self.size: Size | None = None
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("solution", thin_plate_spline.solve(points), persistent=False)
         self.register_buffer("basis", None, persistent=False)
 
-    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
+    def grid(
+        self, theta: Float[Tensor, "batch numbers"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
         return thin_plate_spline.grid(theta, self._basis(_plane(size)), _plane(size))
 
-    def displacement(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
+    def displacement(
+        self, theta: Float[Tensor, "batch numbers"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
         """How far from itself each output pixel looks."""
         return thin_plate_spline.displacement(theta, self._basis(_plane(size)), _plane(size))
 
     def _basis(self, size: tuple[int, int]) -> Float[Tensor, "pixels points"]:
-        """Kept for the last size; a graph that is being traced can keep nothing, and computes it anew unless it was kept before."""
+        """Kept for the last size; a graph that is being traced can keep nothing, and computes it
+        anew unless it was kept before.
+        """
         if size == self.size and self.basis is not None:
             return self.basis
         if torch.compiler.is_compiling():
             return thin_plate_spline.basis(self.points, size, self.solution)
-        with torch.inference_mode(False):  # a basis first needed in validation shall serve in training
+        with torch.inference_mode(
+            False
+        ):  # a basis first needed in validation shall serve in training
             self.size, self.basis = size, thin_plate_spline.basis(self.points, size, self.solution)
         return self.basis
 
@@ -185,51 +222,63 @@ class ThinPlateSpline(Family):
 
 
 class Diffeomorphic(Family):
-    """(u_1, v_1, ...): velocities at a K x K lattice of control points; the map is where their flow leads, and does not fold.
+    """(u_1, v_1, ...): velocities at a K x K lattice of control points; the map is where their flow
+    leads, and does not fold.
 
-    Between the control points a thin plate spline takes the velocity from one to the next. `docs/operations/diffeomorphic.md` says how
-    large velocities may become.
+    Between the control points a thin plate spline takes the velocity from one to the next.
+    `docs/operations/diffeomorphic.md` says how large velocities may become.
 
     Args:
-        lattice: K.
-        resolution: side of the lattice on which the flow is integrated; errors fall with its square, time grows with it.
+        lattice_size: K.
+        resolution: side of the lattice on which the flow is integrated; errors fall with its
+            square, time grows with it.
     """
 
-    def __init__(self, lattice: int = 4, resolution: int = 32) -> None:
+    def __init__(self, lattice_size: int = 4, resolution: int = 32) -> None:
         super().__init__()
         if resolution < 2:
-            raise ValueError(f"a flow on {resolution} x {resolution} points moves everything alike; take a resolution of 8 or more")
-        self.spline = ThinPlateSpline(lattice)
+            raise ValueError(
+                f"a flow on {resolution} x {resolution} points moves everything alike; take a resolution of 8 or more"
+            )
+        self.spline = ThinPlateSpline(lattice_size)
         self.identity = self.spline.identity
         self.resolution = resolution
 
-    def grid(self, theta: Float[Tensor, "batch numbers"], size: Size) -> Float[Tensor, "batch height width 2"]:
-        return diffeomorphic.grid(self.spline.displacement(theta, (self.resolution, self.resolution)), _plane(size))
+    def grid(
+        self, theta: Float[Tensor, "batch numbers"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
+        return diffeomorphic.grid(
+            self.spline.displacement(theta, (self.resolution, self.resolution)), _plane(size)
+        )
 
     def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
         """The theta of the map back, up to what the flow's interpolation has lost."""
         return -theta
 
 
-class LearntTarget(Family):
-    """T = M_theta B: M_theta is the affine map that each image gets, B the target lattice, learnt, and the same for all images.
+class LearntTargetGrid(Family):
+    """T = M_theta B: M_theta is the affine map that each image gets, B the target lattice, learnt,
+    and the same for all images.
 
-    The paper's section 3.2 proposes it: "it is possible to not only learn how to predict theta for a sample, but also to learn B for the
-    task at hand". B starts as the regular lattice; what is learnt are displacements of K x K control points of a spline, 2 K^2 weights.
+    The paper's section 3.2 proposes it: "it is possible to not only learn how to predict theta for
+    a sample, but also to learn B for the task at hand". B starts as the regular lattice; what is
+    learnt are displacements of K x K control points of a spline, 2 K^2 weights.
 
     Args:
-        lattice: K.
+        lattice_size: K.
     """
 
     identity = Affine.identity
 
-    def __init__(self, lattice: int = 4) -> None:
+    def __init__(self, lattice_size: int = 4) -> None:
         super().__init__()
-        self.spline = ThinPlateSpline(lattice)
+        self.spline = ThinPlateSpline(lattice_size)
         self.target = nn.Parameter(torch.zeros(1, len(self.spline.identity)))
 
-    def grid(self, theta: Float[Tensor, "batch 6"], size: Size) -> Float[Tensor, "batch height width 2"]:
-        return affine.at(theta, self.spline(self.target.to(exact(theta).dtype), size))
+    def grid(
+        self, theta: Float[Tensor, "batch 6"], size: Size
+    ) -> Float[Tensor, "batch height width 2"]:
+        return affine.map_points(theta, self.spline(self.target.to(exact(theta).dtype), size))
 
 
 class Affine3D(ComposableFamily):
@@ -237,11 +286,15 @@ class Affine3D(ComposableFamily):
 
     identity = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
-    def grid(self, theta: Float[Tensor, "batch 12"], size: Size) -> Float[Tensor, "batch depth height width 3"]:
+    def grid(
+        self, theta: Float[Tensor, "batch 12"], size: Size
+    ) -> Float[Tensor, "batch depth height width 3"]:
         depth, height, width = size
         return volume.grid(theta, (depth, height, width))
 
-    def compose(self, first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
+    def compose(
+        self, first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]
+    ) -> Float[Tensor, "batch 12"]:
         return volume.compose(first, then)
 
     def inverse(self, theta: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:

@@ -17,8 +17,9 @@ class Sampler(nn.Module):
     """Reads an image at a grid.
 
     Args:
-        padding: what lies outside the image: "zeros", "border", "reflection", or a colour as a list with a number a channel. Give the
-            value that the background has AFTER normalisation; a black border around a normalised image is an edge to a network.
+        padding: what lies outside the image: "zeros", "border", "reflection", or a colour as a list
+            with a number a channel. Give the value that the background has AFTER normalisation; a
+            black border around a normalised image is an edge to a network.
 
     Raises:
         ValueError: where `padding` is another word.
@@ -27,18 +28,26 @@ class Sampler(nn.Module):
     def __init__(self, padding: Padding = "zeros") -> None:
         super().__init__()
         if isinstance(padding, str) and padding not in ("zeros", "border", "reflection"):
-            raise ValueError(f'padding "{padding}" is unknown; take "zeros", "border", "reflection", or a colour as a list of numbers')
+            raise ValueError(
+                f'padding "{padding}" is unknown; take "zeros", "border", "reflection", or a colour as a list of numbers'
+            )
         self.padding = padding
 
     @abstractmethod
     def forward(
-        self, image: Float[Tensor, "batch channels *in_size"], grid: Float[Tensor, "batch *out_size dimensions"]
+        self,
+        image: Float[Tensor, "batch channels *in_size"],
+        grid: Float[Tensor, "batch *out_size dimensions"],
     ) -> Float[Tensor, "batch channels *out_size"]: ...
 
     def each(
-        self, image: Float[Tensor, "batch channels *in_size"], grids: Float[Tensor, "batch n *out_size dimensions"]
+        self,
+        image: Float[Tensor, "batch channels *in_size"],
+        grids: Float[Tensor, "batch n *out_size dimensions"],
     ) -> Float[Tensor, "batch n channels *out_size"]:
-        """Reads each image at `n` grids in one call: they stand below each other in one tall grid, so that no image is copied."""
+        """Reads each image at `n` grids in one call: they stand below each other in one tall grid,
+        so that no image is copied.
+        """
         return _apart(self(image, grids.flatten(1, 2)), grids.shape[1])
 
 
@@ -46,7 +55,9 @@ class Bilinear(Sampler):
     """The paper's sampler (equation 5)."""
 
     def forward(
-        self, image: Float[Tensor, "batch channels h_in w_in"], grid: Float[Tensor, "batch height width 2"]
+        self,
+        image: Float[Tensor, "batch channels h_in w_in"],
+        grid: Float[Tensor, "batch height width 2"],
     ) -> Float[Tensor, "batch channels height width"]:
         return sampling.bilinear(image, grid, self.padding)
 
@@ -55,7 +66,9 @@ class Nearest(Sampler):
     """Copies the nearest pixel (equation 4). Gives theta no gradient: for a trained transformer."""
 
     def forward(
-        self, image: Float[Tensor, "batch channels h_in w_in"], grid: Float[Tensor, "batch height width 2"]
+        self,
+        image: Float[Tensor, "batch channels h_in w_in"],
+        grid: Float[Tensor, "batch height width 2"],
     ) -> Float[Tensor, "batch channels height width"]:
         return sampling.nearest(image, grid, self.padding)
 
@@ -64,7 +77,9 @@ class Bicubic(Sampler):
     """Sharper than bilinear, and its gradient sees 16 pixels instead of 4."""
 
     def forward(
-        self, image: Float[Tensor, "batch channels h_in w_in"], grid: Float[Tensor, "batch height width 2"]
+        self,
+        image: Float[Tensor, "batch channels h_in w_in"],
+        grid: Float[Tensor, "batch height width 2"],
     ) -> Float[Tensor, "batch channels height width"]:
         return sampling.bicubic(image, grid, self.padding)
 
@@ -73,27 +88,41 @@ class Trilinear(Sampler):
     """Bilinear for volumes."""
 
     def forward(
-        self, image: Float[Tensor, "batch channels d_in h_in w_in"], grid: Float[Tensor, "batch depth height width 3"]
+        self,
+        image: Float[Tensor, "batch channels d_in h_in w_in"],
+        grid: Float[Tensor, "batch depth height width 3"],
     ) -> Float[Tensor, "batch channels depth height width"]:
         return sampling.trilinear(image, grid, self.padding)
 
 
 class Antialiased(Sampler):
-    """Each output pixel is the mean of what it covers of the image: for grids that shrink. Bilinear where they don't, bit for bit."""
+    """Each output pixel is the mean of what it covers of the image: for grids that shrink. Bilinear
+    where they don't, bit for bit.
+    """
 
     def forward(
-        self, image: Float[Tensor, "batch channels h_in w_in"], grid: Float[Tensor, "batch height width 2"]
+        self,
+        image: Float[Tensor, "batch channels h_in w_in"],
+        grid: Float[Tensor, "batch height width 2"],
     ) -> Float[Tensor, "batch channels height width"]:
-        return antialiasing.antialiased(image, grid, self.padding)
+        return antialiasing.sample_antialiased(image, grid, self.padding)
 
     def each(
-        self, image: Float[Tensor, "batch channels h_in w_in"], grids: Float[Tensor, "batch n height width 2"]
+        self,
+        image: Float[Tensor, "batch channels h_in w_in"],
+        grids: Float[Tensor, "batch n height width 2"],
     ) -> Float[Tensor, "batch n channels height width"]:
-        return _apart(antialiasing.antialiased(image, grids.flatten(1, 2), self.padding, looks=grids.shape[1]), grids.shape[1])
+        return _apart(
+            antialiasing.sample_antialiased(
+                image, grids.flatten(1, 2), self.padding, looks=grids.shape[1]
+            ),
+            grids.shape[1],
+        )
 
 
 class WideGradient(Sampler):
-    """Reads what another sampler reads, and pulls theta towards what lies around, near or far: for transformers that would not find it.
+    """Reads what another sampler reads, and pulls theta towards what lies around, near or far: for
+    transformers that would not find it.
 
     Args:
         sampler: reads; bilinear with zeros outside when left out.
@@ -105,17 +134,25 @@ class WideGradient(Sampler):
         self.sampler = reader
 
     def forward(
-        self, image: Float[Tensor, "batch channels h_in w_in"], grid: Float[Tensor, "batch height width 2"]
+        self,
+        image: Float[Tensor, "batch channels h_in w_in"],
+        grid: Float[Tensor, "batch height width 2"],
     ) -> Float[Tensor, "batch channels height width"]:
-        return wide.widened(self.sampler(image, grid), image, grid, self.padding)
+        return wide.widen_gradient(self.sampler(image, grid), image, grid, self.padding)
 
     def each(
-        self, image: Float[Tensor, "batch channels h_in w_in"], grids: Float[Tensor, "batch n height width 2"]
+        self,
+        image: Float[Tensor, "batch channels h_in w_in"],
+        grids: Float[Tensor, "batch n height width 2"],
     ) -> Float[Tensor, "batch n channels height width"]:
         tall = self.sampler.each(image, grids).transpose(1, 2).flatten(2, 3)
-        return _apart(wide.widened(tall, image, grids.flatten(1, 2), self.padding), grids.shape[1])
+        return _apart(
+            wide.widen_gradient(tall, image, grids.flatten(1, 2), self.padding), grids.shape[1]
+        )
 
 
-def _apart(tall: Float[Tensor, "batch channels rows *rest"], n: int) -> Float[Tensor, "batch n channels *size"]:
+def _apart(
+    tall: Float[Tensor, "batch channels rows *rest"], n: int
+) -> Float[Tensor, "batch n channels *size"]:
     """`n` images that stand below each other, apart."""
     return tall.unflatten(2, (n, -1)).transpose(1, 2)

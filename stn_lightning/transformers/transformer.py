@@ -16,8 +16,10 @@ from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
 
 
-class Warp(NamedTuple):
-    """What a transformer did. A transformer that holds N in parallel has a further axis N after the batch's in all three."""
+class WarpOutput(NamedTuple):
+    """What a transformer did. A transformer that holds N in parallel has a further axis N after the
+    batch's in all three.
+    """
 
     image: Tensor
     """(batch, channels, *size)"""
@@ -27,13 +29,13 @@ class Warp(NamedTuple):
     """(batch, *size, dimensions)"""
 
 
-class Look(NamedTuple):
+class WarpRecord(NamedTuple):
     """That a transformer was called, and what it did."""
 
     transformer: "Transformer"
     image_size: Size
     """Of what it was given."""
-    warp: Warp
+    warp: WarpOutput
 
     @property
     def thetas(self) -> Float[Tensor, "batch n numbers"]:
@@ -52,52 +54,60 @@ class Transformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.watchers: tuple[list[Look], ...] = ()
+        self.recorders: tuple[list[WarpRecord], ...] = ()
 
     @abstractmethod
-    def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> Warp:
+    def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
         """The warped image(s) with theta and the grid that made them."""
 
-    def forward(self, image: Float[Tensor, "batch channels *in_size"]) -> Float[Tensor, "batch ..."]:
+    def forward(
+        self, image: Float[Tensor, "batch channels *in_size"]
+    ) -> Float[Tensor, "batch ..."]:
         return self._seen(image, self.warp(image))
 
-    def _seen(self, image: Float[Tensor, "batch channels *in_size"], warp: Warp) -> Float[Tensor, "batch ..."]:
+    def _seen(
+        self, image: Float[Tensor, "batch channels *in_size"], warp: WarpOutput
+    ) -> Float[Tensor, "batch ..."]:
         """Tells the watchers; returns the warped image."""
         if not torch.compiler.is_compiling():
-            for looks in self.watchers:
-                looks.append(Look(self, tuple(image.shape[2:]), warp))
+            for looks in self.recorders:
+                looks.append(WarpRecord(self, tuple(image.shape[2:]), warp))
         return warp.image
 
 
 @contextlib.contextmanager
-def watching(network: nn.Module) -> Iterator[list[Look]]:
+def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
     """Collects what all transformers in `network` do meanwhile, in the order in which they do it.
 
-    Tensors are kept with their gradients, so a loss can be made of them. Compiled transformers are not seen.
+    Tensors are kept with their gradients, so a loss can be made of them. Compiled transformers are
+    not seen.
     """
-    looks: list[Look] = []
+    looks: list[WarpRecord] = []
     transformers = [module for module in network.modules() if isinstance(module, Transformer)]
     for transformer in transformers:
-        transformer.watchers = (*transformer.watchers, looks)
+        transformer.recorders = (*transformer.recorders, looks)
     try:
         yield looks
     finally:
         for transformer in transformers:
-            transformer.watchers = tuple(each for each in transformer.watchers if each is not looks)
+            transformer.recorders = tuple(
+                each for each in transformer.recorders if each is not looks
+            )
 
 
 class Regression(nn.Module):
     """The last layer of a localisation: features -> theta of `n` transformers.
 
-    theta = start + linear(features). Weights and bias are zero at first, unless the start says otherwise: the first theta is the start
-    whatever the image shows, and weight decay pulls towards the start. It runs outside of autocast: a theta rounded to bf16 is off by up
-    to a pixel.
+    theta = start + linear(features). Weights and bias are zero at first, unless the start says
+    otherwise: the first theta is the start whatever the image shows, and weight decay pulls towards
+    the start. It runs outside of autocast: a theta rounded to bf16 is off by up to a pixel.
 
     Args:
         start: where they begin.
         family: of all of them.
         n: how many.
-        part: which of the starts are meant, where other regressions have the rest of them; all when left out.
+        part: which of the starts are meant, where other regressions have the rest of them; all when
+            left out.
     """
 
     start: Tensor
@@ -105,11 +115,15 @@ class Regression(nn.Module):
     def __init__(self, start: Start, family: Family, n: int, part: slice = slice(None)) -> None:
         super().__init__()
         self.register_buffer("start", start.theta(family, n)[part], persistent=False)
-        self.linear = lazy.linear(self.start.numel(), partial(_start_linear, start, family, len(self.start)))
+        self.linear = lazy.linear(
+            self.start.numel(), partial(_start_linear, start, family, len(self.start))
+        )
         for parameter in self.linear.parameters():  # `requires_grad_` wants to know their size
             parameter.requires_grad = start.learnt
 
-    def forward(self, features: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch n numbers"]:
+    def forward(
+        self, features: Float[Tensor, "batch *features"]
+    ) -> Float[Tensor, "batch n numbers"]:
         features = features.flatten(1)
         with torch.autocast(features.device.type, enabled=False):
             moved: Tensor = self.linear(features.to(self.start.dtype))
@@ -149,12 +163,20 @@ class SpatialTransformer(Transformer):
         self.sampler = sampler or Bilinear()
 
     def forward(
-        self, image: Float[Tensor, "batch channels *in_size"], where: Float[Tensor, "batch ..."] | None = None
+        self,
+        image: Float[Tensor, "batch channels *in_size"],
+        where: Float[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch ..."]:
-        """The interesting part of the image; the localisation looks for it in `where`, for example feature maps, if that is given."""
+        """The interesting part of the image; the localisation looks for it in `where`, for example
+        feature maps, if that is given.
+        """
         return self._seen(image, self.warp(image, where))
 
-    def warp(self, image: Float[Tensor, "batch channels *in_size"], where: Float[Tensor, "batch ..."] | None = None) -> Warp:
+    def warp(
+        self,
+        image: Float[Tensor, "batch channels *in_size"],
+        where: Float[Tensor, "batch ..."] | None = None,
+    ) -> WarpOutput:
         theta = self.regression(self.localisation(image if where is None else where)).squeeze(1)
         grid = self.family(theta, self.size or tuple(image.shape[2:]))
-        return Warp(self.sampler(image, grid), theta, grid)
+        return WarpOutput(self.sampler(image, grid), theta, grid)

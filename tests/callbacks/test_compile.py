@@ -10,22 +10,28 @@ from torch import nn
 
 from stn_lightning.callbacks import Compile
 from stn_lightning.transformers import Affine, SpatialTransformer
-from stn_lightning.transformers.transformer import watching
+from stn_lightning.transformers.transformer import record_warps
 
 
 class Task(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         localisation = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh())
-        self.network = nn.Sequential(SpatialTransformer(localisation, Affine()), nn.Flatten(), nn.Linear(64, 3))
+        self.network = nn.Sequential(
+            SpatialTransformer(localisation, Affine()), nn.Flatten(), nn.Linear(64, 3)
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(image)
         return logits
 
 
-def test_all_but_the_transformer_is_compiled_and_it_is_still_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # checks of shapes are no part of the program
+def test_all_but_the_transformer_is_compiled_and_it_is_still_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # checks of shapes are no part of the program
     graphs: list[Any] = []
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
@@ -37,8 +43,10 @@ def test_all_but_the_transformer_is_compiled_and_it_is_still_seen(monkeypatch: p
     plain = task(image)
     names = list(task.state_dict())
     Compile(backend=backend).on_fit_start(Trainer(logger=False, enable_checkpointing=False), task)
-    with torch.no_grad(), watching(task) as looks:
+    with torch.no_grad(), record_warps(task) as looks:
         assert torch.equal(task(image), plain)
     assert len(looks) == 1
-    assert len(graphs) == 6, "localisation, regression, family, sampler, and the two layers behind them"
+    assert len(graphs) == 6, (
+        "localisation, regression, family, sampler, and the two layers behind them"
+    )
     assert list(task.state_dict()) == names

@@ -13,11 +13,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch import nn
 
-from stn_lightning.callbacks import Board
-from stn_lightning.callbacks.graph import drawn
-from stn_lightning.callbacks.precision_recall import PrecisionRecall
+from stn_lightning.callbacks import TensorBoardLayout
+from stn_lightning.callbacks.graph import trace_graph
+from stn_lightning.callbacks.pr_curves import PRCurves
 from stn_lightning.tasks import ClassificationTask
-from stn_lightning.transformers import Affine, ConvolutionalLocalisation, ParallelTransformer, SpatialTransformer, ThinPlateSpline
+from stn_lightning.transformers import (
+    Affine,
+    ConvolutionalLocalisation,
+    ParallelTransformer,
+    SpatialTransformer,
+    ThinPlateSpline,
+)
 from tests.reliability.training import Data
 
 IMAGE = torch.zeros(1, 1, 28, 28)
@@ -32,7 +38,13 @@ class Noise(nn.Module):
 
 def network() -> nn.Module:
     transformer = SpatialTransformer(ConvolutionalLocalisation(), Affine(), size=(12, 12))
-    layers = {"norm": nn.BatchNorm2d(1), "drop": nn.Dropout(0.5), "noise": Noise(), "flat": nn.Flatten(), "last": nn.Linear(144, 10)}
+    layers = {
+        "norm": nn.BatchNorm2d(1),
+        "drop": nn.Dropout(0.5),
+        "noise": Noise(),
+        "flat": nn.Flatten(),
+        "last": nn.Linear(144, 10),
+    }
     made = nn.Sequential()
     made.add_module("transformer", transformer)
     for name, layer in layers.items():
@@ -55,16 +67,22 @@ def above(graph: GraphDef, name: str) -> set[str]:
 
 def test_the_answer_comes_from_the_image_and_every_parameter_through_the_modules() -> None:
     net = network()
-    graph = drawn(net, IMAGE)
+    graph = trace_graph(net, IMAGE)
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
     sources = above(graph, "last/addmm")
     assert {"image", *(name.replace(".", "/") for name, _ in net.named_parameters())} <= sources
-    assert {"transformer/sampler/grid_sampler_2d", "transformer/localisation/conv1/convolution", "norm/native_batch_norm"} <= sources
+    assert {
+        "transformer/sampler/grid_sampler_2d",
+        "transformer/localisation/conv1/convolution",
+        "norm/native_batch_norm",
+    } <= sources
     (last,) = (node for node in graph.node if node.name == "last/addmm")
     (shape,) = last.attr["_output_shapes"].list.shape
     assert [side.size for side in shape.dim] == [1, 10]
-    assert not [node.name for node in graph.node if node.op == "constant"], "everything is from somewhere"
+    assert not [node.name for node in graph.node if node.op == "constant"], (
+        "everything is from somewhere"
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +94,7 @@ def test_the_answer_comes_from_the_image_and_every_parameter_through_the_modules
 )
 def test_the_way_through_a_transformer_is_followed(transformer: nn.Module) -> None:
     transformer(IMAGE)
-    graph = drawn(transformer, IMAGE)
+    graph = trace_graph(transformer, IMAGE)
     parameters = {name.replace(".", "/") for name, _ in transformer.named_parameters()}
     assert {"image", *parameters} <= above(graph, graph.node[-1].name)
 
@@ -86,33 +104,43 @@ def test_neither_the_network_nor_random_numbers_are_other_ones_afterwards() -> N
     net.get_submodule("norm").eval()  # a frozen part of a network that is trained
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     modes = [module.training for module in net.modules()]
-    graph = drawn(net, IMAGE)
+    graph = trace_graph(net, IMAGE)
     assert torch.equal(torch.get_rng_state(), random)
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert drawn(net, IMAGE) == graph
+    assert trace_graph(net, IMAGE) == graph
     with pytest.raises(RuntimeError):
-        drawn(net, torch.zeros(1, 3, 28, 28))
+        trace_graph(net, torch.zeros(1, 3, 28, 28))
     assert [module.training for module in net.modules()] == modes
     assert torch.nn.modules.module._global_forward_hooks == {}
     assert torch.nn.modules.module._global_forward_pre_hooks == {}
 
 
-def test_the_graph_of_a_compiled_network_is_of_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # checks of shapes are no part of the program
+def test_the_graph_of_a_compiled_network_is_of_what_was_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # checks of shapes are no part of the program
     net = network()
-    graph = drawn(net, IMAGE)
+    graph = trace_graph(net, IMAGE)
     for module in net.children():
         module.compile(backend="eager")
-    assert drawn(net, IMAGE) == graph
+    assert trace_graph(net, IMAGE) == graph
 
 
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_a_training_that_is_drawn_ends_with_the_same_weights(precision: str, tmp_path: Path) -> None:
+def test_a_training_that_is_drawn_ends_with_the_same_weights(
+    precision: str, tmp_path: Path
+) -> None:
     def trained(*callbacks: Callback) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
-        net = nn.Sequential(SpatialTransformer(ConvolutionalLocalisation(), Affine(), size=(12, 12)), nn.Dropout(), nn.Flatten())
+        net = nn.Sequential(
+            SpatialTransformer(ConvolutionalLocalisation(), Affine(), size=(12, 12)),
+            nn.Dropout(),
+            nn.Flatten(),
+        )
         task = ClassificationTask(net.append(nn.Linear(144, 10)), torch.optim.Adam)
         quiet: dict[str, Any] = {
             "enable_checkpointing": False,
@@ -128,12 +156,14 @@ def test_a_training_that_is_drawn_ends_with_the_same_weights(precision: str, tmp
             "precision": precision,
             "logger": board,
         }
-        trainer = Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **quiet, **options)
+        trainer = Trainer(
+            accelerator="cpu", devices=1, callbacks=list(callbacks), **quiet, **options
+        )
         trainer.fit(task, datamodule=Data(batch_size=8))
         return task.state_dict()
 
-    plain, drawn = trained(), trained(Board(), PrecisionRecall())
-    assert all(torch.equal(plain[name], drawn[name]) for name in plain)
+    plain, trace_graph = trained(), trained(TensorBoardLayout(), PRCurves())
+    assert all(torch.equal(plain[name], trace_graph[name]) for name in plain)
     events = EventAccumulator(str(tmp_path / "drawn"))
     events.Reload()
     assert "backbone/0/sampler/grid_sampler_2d" in {node.name for node in events.Graph().node}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from stn_lightning.callbacks import Summary
+from stn_lightning.callbacks import ParameterSummary
 
 
 class _Module(LightningModule):
@@ -15,14 +15,25 @@ class _Module(LightningModule):
 
 @pytest.mark.parametrize(
     ("capability", "precision", "said"),
-    [("AVX2", "bf16-mixed", True), ("AVX512", "bf16-mixed", False), ("AVX2", "32-true", False), ("DEFAULT", "bf16-mixed", False)],
+    [
+        ("AVX2", "bf16-mixed", True),
+        ("AVX512", "bf16-mixed", False),
+        ("AVX2", "32-true", False),
+        ("DEFAULT", "bf16-mixed", False),
+    ],
 )
 def test_bfloat16_on_a_processor_that_has_none_is_said_to_be_slow(
-    capability: str, precision: str, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capability: str,
+    precision: str,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    trainer = create_autospec(Trainer, instance=True, is_global_zero=True, world_size=1, precision=precision)
-    Summary().on_fit_start(trainer, _Module())
+    trainer = create_autospec(
+        Trainer, instance=True, is_global_zero=True, world_size=1, precision=precision
+    )
+    ParameterSummary().on_fit_start(trainer, _Module())
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == f"9 parameters (layer 9) on cpu, precision {precision}"
     assert bool(rest) == said

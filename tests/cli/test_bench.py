@@ -10,16 +10,22 @@ import torch
 
 from benchmarks import alternating, crops, growth, training, warps
 from stn_lightning.cli import bench
-from stn_lightning.transformers import ConvolutionalLocalisation, ParallelTransformer, Tiling, Translation
-
-from .conftest import CONFIGS
+from stn_lightning.transformers import (
+    ConvolutionalLocalisation,
+    ParallelTransformer,
+    Tiling,
+    Translation,
+)
+from tests.stn_command import CONFIGS
 
 FOLDER = CONFIGS.parent / "benchmarks"
 
 
 def test_cases_take_turns_and_the_first_round_is_left_out() -> None:
     turns: list[str] = []
-    taken = alternating.alternate({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 2)
+    taken = alternating.alternate(
+        {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 2
+    )
     assert turns == ["a", "b"] * 3
     assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 2, "b": 2}
 
@@ -40,9 +46,13 @@ def test_what_is_compared_computes_the_same() -> None:
     for family, start in warps.START.items():
         theta = torch.tensor(start) + 0.05 * torch.randn(2, len(start))
         expected = warps.ours(size)[family](image, theta)
-        torch.testing.assert_close(warps.plain(size)[family](image, theta), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            warps.plain(size)[family](image, theta), expected, atol=1e-4, rtol=0
+        )
         if family != "TPS":  # kornia's spline is corner-aligned
-            torch.testing.assert_close(warps.by_kornia(size)[family](image, theta), expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                warps.by_kornia(size)[family](image, theta), expected, atol=1e-4, rtol=0
+            )
 
 
 def test_growth_is_measured() -> None:
@@ -58,16 +68,22 @@ def test_a_step_with_crops_gives_the_transformer_a_gradient() -> None:
     image = torch.rand(1, 3, 56, 56)
     transformer(image)
     crops.step(weights, transformer, image, image)
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in transformer.regressions.parameters())
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in transformer.regressions.parameters()
+    )
 
 
-def test_the_training_loop_ends_by_its_clock(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_training_loop_ends_by_its_clock(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def leave(code: int) -> None:
         raise SystemExit(code)
 
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit):
-        training.loop(training.Clock(1), training._forever([(torch.rand(2, 1, 42, 42), torch.tensor([1, 2]))]))
+        training.loop(
+            training.Clock(1), training._forever([(torch.rand(2, 1, 42, 42), torch.tensor([1, 2]))])
+        )
     assert ast.literal_eval(capsys.readouterr().out)["wall"] > 0
 
 

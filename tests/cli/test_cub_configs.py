@@ -11,13 +11,27 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from stn_lightning.backbones import trunks
-from stn_lightning.cli.predict import predict
-from tests.cli.conftest import CONFIGS, Stn
+from stn_lightning.analysis.predict import predict
+from stn_lightning.backbones import feature_extractors
 from tests.cub_miniature import CLASSES, gradient, write_cub
+from tests.stn_command import CONFIGS, Stn
 
-ONE_STEP = ("--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--data.init_args.batch_size", "2")
-ONE_EPOCH = ("--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu")
+ONE_STEP = (
+    "--trainer.fast_dev_run",
+    "true",
+    "--trainer.accelerator",
+    "cpu",
+    "--data.init_args.batch_size",
+    "2",
+)
+ONE_EPOCH = (
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.log_every_n_steps",
+    "1",
+    "--trainer.accelerator",
+    "cpu",
+)
 SMALL = sorted(path.stem for path in (CONFIGS / "cub/networks").glob("small_*.yaml"))
 SLOW = pytest.mark.slow  # four Inceptions at 448 px
 PAPERS = [("cnn_224", "224"), ("st2_224", "224"), ("st2_448", "448"), ("st4_448", "448")]
@@ -25,8 +39,15 @@ PAPERS = [("cnn_224", "224"), ("st2_224", "224"), ("st2_448", "448"), ("st4_448"
 
 def step(stn: Stn, tmp_path: Path, network: str, data: str) -> tuple[int, str, str]:
     write_cub(tmp_path / "data/cub")
-    files = ("--config", f"configs/cub/networks/{network}.yaml", "--config", f"configs/cub/data/{data}.yaml")
-    return stn("fit", *files, *ONE_STEP, "--model.init_args.backbone.init_args.classes", str(CLASSES))
+    files = (
+        "--config",
+        f"configs/cub/networks/{network}.yaml",
+        "--config",
+        f"configs/cub/data/{data}.yaml",
+    )
+    return stn(
+        "fit", *files, *ONE_STEP, "--model.init_args.backbone.init_args.num_classes", str(CLASSES)
+    )
 
 
 @pytest.mark.parametrize("network", SMALL)
@@ -36,12 +57,21 @@ def test_a_small_network_takes_a_step(network: str, stn: Stn, tmp_path: Path) ->
     assert f"training runs/{network}-20_classes" in out
 
 
-def test_a_small_network_learns_in_bfloat16_with_gradients_of_two_batches(stn: Stn, tmp_path: Path) -> None:
+def test_a_small_network_learns_in_bfloat16_with_gradients_of_two_batches(
+    stn: Stn, tmp_path: Path
+) -> None:
     write_cub(tmp_path / "data/cub")
     files = [
-        part for name in ("cub/networks/small_st2", "cub/data/20_classes", "hardware/bf16") for part in ("--config", f"configs/{name}.yaml")
+        part
+        for name in ("cub/networks/small_st2", "cub/data/20_classes", "hardware/bf16")
+        for part in ("--config", f"configs/{name}.yaml")
     ]
-    few = ("--data.init_args.batch_size", "2", "--model.init_args.backbone.init_args.classes", str(CLASSES))
+    few = (
+        "--data.init_args.batch_size",
+        "2",
+        "--model.init_args.backbone.init_args.num_classes",
+        str(CLASSES),
+    )
     code, _, err = stn("fit", *files, *few, *ONE_EPOCH, "--trainer.accumulate_grad_batches", "2")
     assert (code, err) == (0, "")
 
@@ -59,15 +89,23 @@ class Inception(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("small", [True, pytest.param(False, marks=SLOW)])  # five real Inceptions at 448 px
+@pytest.mark.parametrize(
+    "small", [True, pytest.param(False, marks=SLOW)]
+)  # five real Inceptions at 448 px
 @pytest.mark.parametrize(("network", "data"), PAPERS)
 def test_a_network_of_table_3_takes_a_step(
     network: str, data: str, small: bool, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With weights in the original layout, as they would be downloaded; in the fast tests of an Inception of one layer."""
+    """With weights in the original layout, as they would be downloaded; in the fast tests of an
+    Inception of one layer.
+    """
     if small:
         monkeypatch.setattr(models, "get_model", lambda *_, **__: Inception())
-    weights = Inception().state_dict() if small else models.get_model("googlenet", init_weights=False, aux_logits=True).state_dict()
+    weights = (
+        Inception().state_dict()
+        if small
+        else models.get_model("googlenet", init_weights=False, aux_logits=True).state_dict()
+    )
     asked: list[str] = []
 
     def download(url: str, **_: Any) -> dict[str, torch.Tensor]:
@@ -78,14 +116,20 @@ def test_a_network_of_table_3_takes_a_step(
     code, _, err = step(stn, tmp_path, network, data)
     assert (code, err) == (0, "")
     assert all("googlenet" in url for url in asked)
-    assert len(asked) == (1 if network == "cnn_224" else 2), "the localisation's and the streams', which begin as copies of one"
+    assert len(asked) == (1 if network == "cnn_224" else 2), (
+        "the localisation's and the streams', which begin as copies of one"
+    )
 
 
-def test_without_a_network_a_line_says_what_to_do(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_a_line_says_what_to_do(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def offline(network: str, weights: str) -> None:
-        raise ValueError("weights could not be had; put them here by other means and give `weights` the file, or none")
+        raise ValueError(
+            "weights could not be had; put them here by other means and give `weights` the file, or none"
+        )
 
-    monkeypatch.setattr(trunks, "_downloaded", offline)
+    monkeypatch.setattr(feature_extractors, "_downloaded", offline)
     code, _, err = step(stn, tmp_path, "cnn_224", "224")
     assert code == 2
     assert "give `weights` the file, or none" in err
@@ -94,14 +138,25 @@ def test_without_a_network_a_line_says_what_to_do(stn: Stn, tmp_path: Path, monk
 
 def test_the_papers_networks_differ_as_the_paper_says() -> None:
     def settings(name: str) -> dict[str, Any]:
-        model: dict[str, Any] = yaml.safe_load((CONFIGS / f"cub/networks/{name}.yaml").read_text())["model"]["init_args"]
+        model: dict[str, Any] = yaml.safe_load((CONFIGS / f"cub/networks/{name}.yaml").read_text())[
+            "model"
+        ]["init_args"]
         return model
 
-    cnn, two, close, four = (settings(name) for name in ("cnn_224", "st2_224", "st2_448", "st4_448"))
+    cnn, two, close, four = (
+        settings(name) for name in ("cnn_224", "st2_224", "st2_448", "st4_448")
+    )
     assert "transformer" not in cnn
     crops = [model["transformer"]["init_args"]["n"] for model in (two, close, four)]
-    assert crops == [model["backbone"]["init_args"]["crops"] for model in (two, close, four)] == [2, 2, 4]
-    assert [model["transformer"]["init_args"]["localisation"]["init_args"]["shrink"] for model in (two, close, four)] == [1, 2, 2]
+    assert (
+        crops
+        == [model["backbone"]["init_args"]["crops"] for model in (two, close, four)]
+        == [2, 2, 4]
+    )
+    assert [
+        model["transformer"]["init_args"]["localisation"]["init_args"]["shrink"]
+        for model in (two, close, four)
+    ] == [1, 2, 2]
     for model in (two, close, four):
         assert model["transformer"]["init_args"]["size"] == [224, 224]
         assert model["transformer"]["init_args"]["family"]["init_args"]["scale"] == 0.5
@@ -109,9 +164,12 @@ def test_the_papers_networks_differ_as_the_paper_says() -> None:
 
 
 def test_the_tiles_differ_from_the_transformers_in_learning_where_to_look_alone() -> None:
-    learnt, fixed = (yaml.safe_load((CONFIGS / f"cub/networks/small_{name}.yaml").read_text()) for name in ("st2", "tiles2"))
-    assert fixed["model"]["init_args"].pop("localisation_rate") == 0
-    assert learnt["model"]["init_args"].pop("localisation_rate") > 0
+    learnt, fixed = (
+        yaml.safe_load((CONFIGS / f"cub/networks/small_{name}.yaml").read_text())
+        for name in ("st2", "tiles2")
+    )
+    assert fixed["model"]["init_args"].pop("localisation_lr_scale") == 0
+    assert learnt["model"]["init_args"].pop("localisation_lr_scale") > 0
     assert learnt == fixed
 
 
@@ -119,11 +177,13 @@ def test_a_network_learns_from_a_folder_and_predicts_another(stn: Stn, tmp_path:
     for name in ("finch", "wren"):
         (tmp_path / "data/photographs" / name).mkdir(parents=True)
         for i in range(30):
-            Image.fromarray(gradient(40 + i, 50, 200 if name == "wren" else 20)).save(tmp_path / f"data/photographs/{name}/{i}.png")
+            Image.fromarray(gradient(40 + i, 50, 200 if name == "wren" else 20)).save(
+                tmp_path / f"data/photographs/{name}/{i}.png"
+            )
     code, _, err = stn(
         "fit",
         "--config",
-        "configs/folder/small_st2.yaml",
+        "configs/image_folder/small_st2.yaml",
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=1",
         "--trainer.log_every_n_steps=1",
@@ -143,13 +203,20 @@ PROOF = sorted(path.stem for path in (CONFIGS / "cub/proof").glob("*.yaml") if p
 
 @pytest.mark.parametrize("network", PROOF)
 def test_a_network_of_the_proof_takes_a_step(network: str, stn: Stn) -> None:
-    files = ("--config", f"configs/cub/proof/{network}.yaml", "--config", "configs/cub/proof/data.yaml")
+    files = (
+        "--config",
+        f"configs/digit_pairs/{network}.yaml",
+        "--config",
+        "configs/digit_pairs/data.yaml",
+    )
     code, _, err = stn("fit", *files, "--trainer.fast_dev_run", "true")
     assert (code, err) == (0, "")
 
 
 def test_networks_of_the_proof_differ_in_their_transformers_alone() -> None:
-    models = {name: yaml.safe_load((CONFIGS / f"cub/proof/{name}.yaml").read_text()) for name in PROOF}
+    models = {
+        name: yaml.safe_load((CONFIGS / f"cub/proof/{name}.yaml").read_text()) for name in PROOF
+    }
     assert sorted(models) == ["cnn", "st1", "st2", "st2_apart"]
     assert models["st2_apart"]["model"]["init_args"].pop("overlap_penalty") > 0
     assert models["st2_apart"] == models["st2"]
@@ -159,15 +226,26 @@ def test_networks_of_the_proof_differ_in_their_transformers_alone() -> None:
         assert models[name]["model"]["init_args"]["backbone"]["init_args"].pop("crops") == n
     assert models["st1"] == models["st2"]
     assert models["st2"]["model"]["init_args"].pop("transformer")
-    assert models["st2"]["model"]["init_args"].pop("localisation_rate")
+    assert models["st2"]["model"]["init_args"].pop("localisation_lr_scale")
     assert models["st2"] == models["cnn"]
 
 
 @pytest.mark.slow
-def test_two_transformers_learn_a_part_each_from_class_labels_alone(stn: Stn, tmp_path: Path) -> None:
-    files = ("--config", "configs/cub/proof/st2_apart.yaml", "--config", "configs/cub/proof/data.yaml")
+def test_two_transformers_learn_a_part_each_from_class_labels_alone(
+    stn: Stn, tmp_path: Path
+) -> None:
+    files = (
+        "--config",
+        "configs/digit_pairs/st2_apart.yaml",
+        "--config",
+        "configs/digit_pairs/data.yaml",
+    )
     code, _, err = stn("fit", *files, "--seed_everything", "0", "--name", "proof")
     assert (code, err) == (0, "")
-    found = torch.tensor(json.loads((tmp_path / "runs/proof/parts.json").read_text())["contained"])  # transformers, parts
+    found = torch.tensor(
+        json.loads((tmp_path / "runs/proof/parts.json").read_text())["contained"]
+    )  # transformers, parts
     assert max(found.diagonal().min(), found.flip(1).diagonal().min()) > 0.9
-    assert json.loads((tmp_path / "runs/proof/results.json").read_text())["metrics"]["test/error"] < 5
+    assert (
+        json.loads((tmp_path / "runs/proof/results.json").read_text())["metrics"]["test/error"] < 5
+    )

@@ -1,4 +1,6 @@
-"""The how-to pages, followed to the letter: their files are written, their commands run, and nothing else is touched."""
+"""The how-to pages, followed to the letter: their files are written, their commands run, and
+nothing else is touched.
+"""
 
 import importlib
 import os
@@ -11,12 +13,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from stn_lightning.cli import slurm
-from tests.cli.conftest import CONFIGS
+from stn_lightning.launch import slurm
 from tests.pages import REPOSITORY, commands, do, words, write_files
+from tests.stn_command import CONFIGS
 
 HOWTO = REPOSITORY / "docs/howto"
-MOMENT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_test_batches=2", "--trainer.log_every_n_steps=1")
+MOMENT = (
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_test_batches=2",
+    "--trainer.log_every_n_steps=1",
+)
 
 
 @pytest.fixture
@@ -41,21 +48,38 @@ def follow(page: Path, left_out: Container[str] = ()) -> list[str]:
 
 
 PAGES = {
-    "family": (["box.py", "box.yaml", "test_box.py"], ["model", "transformer", "family", "box.Box"]),
-    "distortion": (["stretched.py", "stretched.yaml"], ["data", "distortion", "stretched.Stretched"]),
+    "family": (
+        ["box.py", "box.yaml", "test_box.py"],
+        ["model", "transformer", "family", "box.Box"],
+    ),
+    "distortion": (
+        ["stretched.py", "stretched.yaml"],
+        ["data", "distortion", "stretched.Stretched"],
+    ),
     "backbone": (["residual.py", "residual.yaml"], ["model", "backbone", "residual.Residual"]),
-    "data_set": (["arrays.py", "arrays.yaml", "make_shapes.py"], ["data", "source", "arrays.Arrays"]),
+    "data_set": (
+        ["arrays.py", "arrays.yaml", "make_shapes.py"],
+        ["data", "source", "arrays.Arrays"],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_something_new_is_a_file_and_a_yaml_and_nothing_else_is_touched(name: str, folder: Path) -> None:
+def test_something_new_is_a_file_and_a_yaml_and_nothing_else_is_touched(
+    name: str, folder: Path
+) -> None:
     files, path = PAGES[name]
     (folder / "scans").mkdir()
     Image.new("L", (30, 30)).save(folder / "scans/a.png")
     assert write_files(HOWTO / f"{name}.md", folder) == files
     assert "fit" in follow(HOWTO / f"{name}.md")
-    made = {path.name for path in folder.iterdir()} - {"configs", "runs", "scans", "__pycache__", *files}
+    made = {path.name for path in folder.iterdir()} - {
+        "configs",
+        "runs",
+        "scans",
+        "__pycache__",
+        *files,
+    }
     assert made <= {"shapes.npz"}
     *keys, wanted = path
     for run in (folder / "runs").iterdir():
@@ -74,7 +98,10 @@ def test_the_tests_of_the_family_pass_and_fail_where_it_is_wrong(folder: Path) -
         test()
     family = module.Box.grid
     module.Box.grid = lambda self, theta, size: family(self, theta.roll(1, 1), size)
-    for test in (module.test_the_identity_returns_the_picture, module.test_half_the_width_on_the_right_is_seen_twice_as_wide):
+    for test in (
+        module.test_the_identity_returns_the_picture,
+        module.test_half_the_width_on_the_right_is_seen_twice_as_wide,
+    ):
         with pytest.raises(AssertionError):
             test()
 
@@ -96,7 +123,10 @@ def test_one_file_tells_the_job_script_what_is_the_clusters(
         assert part in script
 
 
-LEFT_OUT = {"demo": "goes on until it is stopped; tests/cli/test_demo.py uses it", "export": "takes long; tests/cli/test_export.py has it"}
+LEFT_OUT = {
+    "demo": "goes on until it is stopped; tests/analysis/test_demo.py uses it",
+    "export": "takes long; tests/analysis/test_export.py has it",
+}
 
 
 def test_the_tutorial_leads_from_nothing_to_answers_about_ones_own_pictures(folder: Path) -> None:
@@ -104,7 +134,14 @@ def test_the_tutorial_leads_from_nothing_to_answers_about_ones_own_pictures(fold
     assert write_files(page, folder) == ["make_photographs.py"]
     maker = folder / "make_photographs.py"
     maker.write_text(maker.read_text().replace("range(600)", "range(60)"))
-    assert follow(page, LEFT_OUT) == ["fit", "report", "make_photographs.py", "fit", "predict", "report"]
+    assert follow(page, LEFT_OUT) == [
+        "fit",
+        "report",
+        "make_photographs.py",
+        "fit",
+        "predict",
+        "report",
+    ]
     answers = (folder / "answers.csv").read_text().splitlines()
     assert len(answers) == 21
     assert answers[0].startswith("file,label,probability,0.theta.00")
@@ -119,5 +156,12 @@ def test_what_lies_in_the_present_folder_can_be_named_but_hides_nothing(tmp_path
         "main(); import box, yaml; print(box.where, hasattr(yaml, 'where'))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    said = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert said.stdout.splitlines()[-1] == "the folder of box.py False"

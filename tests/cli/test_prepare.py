@@ -17,14 +17,18 @@ def test_a_set_that_is_there_is_checked_and_counted(
     assert capsys.readouterr().out == "mnist: checked, train 160, val 40, test 200\n"
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_is_wrong_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("STN_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     write_mnist(tmp_path / "data/mnist", monkeypatch)
     (tmp_path / "data/mnist/t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
     assert prepare(["mnsit", "mnist"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("stn prepare: there is no data set 'mnsit' - did you mean mnist?; there is mnist")
+    assert lines[0].startswith(
+        "stn prepare: there is no data set 'mnsit' - did you mean mnist?; there is mnist"
+    )
     assert "t10k-labels-idx1-ubyte.gz: its SHA-256 is" in lines[1]
     assert len(lines) == 2
 
@@ -44,4 +48,7 @@ def test_all_pictures_that_cannot_be_read_are_named_at_once(
     assert prepare(["cub"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert ["Bird_1_0002.jpg: " in lines[0], "Bird_3_0018.jpg: " in lines[1]] == [True, True]
-    assert lines[2] == "stn prepare: 2 pictures cannot be read; restore them, or leave them out (`exclude`)"
+    assert (
+        lines[2]
+        == "stn prepare: 2 pictures cannot be read; restore them, or leave them out (`exclude`)"
+    )

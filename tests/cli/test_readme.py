@@ -5,13 +5,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stn_lightning.cli import slurm
-from tests.cli.conftest import CONFIGS
+from stn_lightning.launch import slurm
 from tests.mnist_miniature import write_mnist
 from tests.pages import REPOSITORY, commands, do, words
+from tests.stn_command import CONFIGS
 
 README = REPOSITORY / "README.md"
-MOMENT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1", "--trainer.log_every_n_steps=1"]
+MOMENT = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=1",
+    "--trainer.limit_test_batches=1",
+    "--trainer.log_every_n_steps=1",
+]
 SHORTER = {
     "fit": [*MOMENT, "--trainer.accelerator=cpu"],
     "table": ["--dry-run"],
@@ -20,9 +25,9 @@ SHORTER = {
 }
 LEFT_OUT = {
     "make test": "it is this",
-    "demo": "goes on until it is stopped; tests/cli/test_demo.py",
+    "demo": "goes on until it is stopped; tests/analysis/test_demo.py",
     "tune": "takes 300 steps; tests/cli/test_tune.py",
-    "sweep": "trains twenty times; tests/cli/test_sweep.py",
+    "sweep": "trains twenty times; tests/launch/test_sweep.py",
 }
 
 
@@ -47,7 +52,17 @@ def test_every_command_of_the_readme_does_what_it_is_there_for(
         done.append(line[1])
     said = capsys.readouterr().out
     assert done[:2] == ["fit", "fit"]
-    assert {"fit", "table", "validate", "test", "predict", "report", "export", "submit", "status"} <= set(done)
+    assert {
+        "fit",
+        "table",
+        "validate",
+        "test",
+        "predict",
+        "report",
+        "export",
+        "submit",
+        "status",
+    } <= set(done)
     assert "where it looks runs/quickstart/panel.png" in said
     assert {"answers.csv", "drawn"} <= {path.name for path in tmp_path.iterdir()}
     made = {path.name for path in (tmp_path / "runs/quickstart").iterdir()}

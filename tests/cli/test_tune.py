@@ -9,9 +9,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from stn_lightning.cli import tune as module
 from stn_lightning.cli.tune import Tuning, largest_batch, tune
 from stn_lightning.tasks import ClassificationTask
-from tests.cli.conftest import CONFIGS
+from tests.stn_command import CONFIGS
 
-QUICK = ("--config", "configs/quickstart.yaml", "--model.init_args.backbone.init_args.filters", "8")
+QUICK = (
+    "--config",
+    "configs/quickstart.yaml",
+    "--model.init_args.backbone.init_args.num_filters",
+    "8",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +39,10 @@ def test_a_learning_rate_is_suggested_as_the_option_that_takes_it_and_nothing_is
 
 def test_transformers_learn_at_their_part_of_the_rate_while_it_is_searched() -> None:
     seen: list[list[float]] = []
-    watch = register_optimizer_step_post_hook(lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups]))
-    assert tune([*QUICK, "--steps", "20", "--model.init_args.localisation_rate", "0.1"]) == 0
+    watch = register_optimizer_step_post_hook(
+        lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups])
+    )
+    assert tune([*QUICK, "--steps", "20", "--model.init_args.localisation_lr_scale", "0.1"]) == 0
     watch.remove()
     assert len(seen) == 20
     assert all(localisation == pytest.approx(0.1 * backbone) for backbone, localisation in seen)
@@ -54,15 +61,28 @@ def test_the_batch_is_doubled_until_it_does_not_fit_or_holds_all_pictures(
         return whole(self, batch, batch_idx)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ClassificationTask, "training_step", step)
-    options = [*QUICK, "--data.init_args.train_pictures=150", *(f"--trainer.{setting}" for setting in module.ALONE)]
+    options = [
+        *QUICK,
+        "--data.init_args.train_size=150",
+        *(f"--trainer.{setting}" for setting in module.ALONE),
+    ]
     command = Tuning(["fit", *options], tmp_path / "tuning", None)
     assert largest_batch(command) == found
 
 
 MISTAKES = {
-    "no configuration": ([], "given; take them from a file, for example --config configs/quickstart.yaml"),
-    "too few steps": ([*QUICK, "--steps", "5"], "stn tune: --steps 5 are too few to see a trend; give 20 or more"),
-    "no GPU": ([*QUICK, "--batch-size"], "stn tune: --batch-size doubles the batch until a GPU's memory is full"),
+    "no configuration": (
+        [],
+        "given; take them from a file, for example --config configs/quickstart.yaml",
+    ),
+    "too few steps": (
+        [*QUICK, "--steps", "5"],
+        "stn tune: --steps 5 are too few to see a trend; give 20 or more",
+    ),
+    "no GPU": (
+        [*QUICK, "--batch-size"],
+        "stn tune: --batch-size doubles the batch until a GPU's memory is full",
+    ),
     "an unknown option": ([*QUICK, "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs?"),
 }
 

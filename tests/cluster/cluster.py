@@ -1,4 +1,6 @@
-"""A real SLURM on this machine, driven as a user drives one: `stn submit`, then squeue's, scontrol's and scancel's kin."""
+"""A real SLURM on this machine, driven as a user drives one: `stn submit`, then squeue's,
+scontrol's and scancel's kin.
+"""
 
 import contextlib
 import io
@@ -17,14 +19,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from stn_lightning.checkpoints import load
-from stn_lightning.cli.submit import submit
+from stn_lightning.launch.submit import submit
+from stn_lightning.runtime.checkpoint_io import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 TOOL = Path(__file__).with_name("slurm-local.sh")
 STN = (sys.executable, "-m", "stn_lightning")
 PATIENCE = 400.0
-"""Seconds that a job may take here; two busy cores import PyTorch in a quarter of a minute, for each process."""
+"""Seconds that a job may take here; two busy cores import PyTorch in a quarter of a minute, for
+each process.
+"""
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY")
 TWO_NODES = ("--nodes", "2")
 
@@ -48,7 +52,11 @@ class Cluster:
     def __init__(self, state: Path, work: Path) -> None:
         self.state, self.work = state, work
         # the job's environment is its submitter's, as on most clusters
-        self.environment = os.environ | {"SLURM_CONF": f"{state}/slurm.conf", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.environment = os.environ | {
+            "SLURM_CONF": f"{state}/slurm.conf",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
 
     def tool(self, verb: str, *arguments: str) -> str:
         done = subprocess.run([TOOL, verb, self.state, *arguments], capture_output=True, text=True)
@@ -57,12 +65,15 @@ class Cluster:
 
     def call(self, *command: str) -> str:
         """A command in the user's folder, which must succeed."""
-        done = subprocess.run(command, cwd=self.work, env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=self.work, env=self.environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def describe(self, name: str, pause: float = 0.0, linger: int | None = None) -> None:
-        """Write a run's configuration: 3 short passes of the quickstart, recorded, with time to be interrupted in.
+        """Write a run's configuration: 3 short passes of the quickstart, recorded, with time to be
+        interrupted in.
 
         Args:
             name: of the run.
@@ -70,13 +81,26 @@ class Cluster:
             linger: the step at whose end it waits for a signal.
         """
         callbacks = [
-            {"class_path": "tests.reliability.training.Record", "init_args": {"file": f"{self.work}/{name}.jsonl"}},
-            {"class_path": "tests.cluster.watching.Place", "init_args": {"file": f"{self.work}/{name}.places"}},
+            {
+                "class_path": "tests.reliability.training.Record",
+                "init_args": {"file": f"{self.work}/{name}.jsonl"},
+            },
+            {
+                "class_path": "tests.cluster.observers.Place",
+                "init_args": {"file": f"{self.work}/{name}.places"},
+            },
             {"class_path": "tests.reliability.training.Slowly", "init_args": {"seconds": pause}},
-            *([] if linger is None else [{"class_path": "tests.cluster.watching.Linger", "init_args": {"step": linger}}]),
+            *(
+                []
+                if linger is None
+                else [
+                    {"class_path": "tests.cluster.observers.Linger", "init_args": {"step": linger}}
+                ]
+            ),
         ]
         limits = {"limit_train_batches": 12, "limit_val_batches": 2, "limit_test_batches": 2}
-        # of Adam's steps 1e-6 could not be asked: a gradient that is nearly 0 has a sign, and its rounding another
+        # of Adam's steps 1e-6 could not be asked: a gradient that is nearly 0 has a sign, and its
+        # rounding another
         optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}}
         content = {
             "trainer": {"max_epochs": 3, **limits, "callbacks": callbacks},
@@ -89,9 +113,19 @@ class Cluster:
         """Send the job of a run that is described; its number."""
         files = ("--config", "configs/quickstart.yaml", "--config", f"{name}.yaml")
         said = io.StringIO()
-        # as `stn submit`, but in this process, which has long imported what the other would for many seconds
-        with contextlib.chdir(self.work), mock.patch.dict(os.environ, self.environment), contextlib.redirect_stdout(said):
-            assert submit([*files, "--name", name, "--gpus", "0", "--shared", "--time", "30:00", *options]) == 0
+        # as `stn submit`, but in this process, which has long imported what the other would for
+        # many seconds
+        with (
+            contextlib.chdir(self.work),
+            mock.patch.dict(os.environ, self.environment),
+            contextlib.redirect_stdout(said),
+        ):
+            assert (
+                submit(
+                    [*files, "--name", name, "--gpus", "0", "--shared", "--time", "30:00", *options]
+                )
+                == 0
+            )
         match = re.match(r"job (\d+): ", said.getvalue())
         assert match, said.getvalue()
         return match[1]
@@ -102,7 +136,10 @@ class Cluster:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, number: str, *states: str) -> dict[str, str]:
-        until(lambda: self.job(number)["JobState"] in states, f"job {number} {states}: {self.job(number)['JobState']}; {self.said()}")
+        until(
+            lambda: self.job(number)["JobState"] in states,
+            f"job {number} {states}: {self.job(number)['JobState']}; {self.said()}",
+        )
         return self.job(number)
 
     def steps(self, name: str) -> int:
@@ -119,8 +156,12 @@ class Cluster:
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """A run's last."""
-        return dict(load(self.work / "runs" / name / "checkpoints" / "last.ckpt")["state_dict"])
+        return dict(
+            load_checkpoint(self.work / "runs" / name / "checkpoints" / "last.ckpt")["state_dict"]
+        )
 
     def said(self) -> str:
         """What all jobs have printed, for whoever reads of a failure."""
-        return "\n".join(f"{file}:\n{file.read_text()}" for file in sorted(self.work.glob("runs/**/*.out")))
+        return "\n".join(
+            f"{file}:\n{file.read_text()}" for file in sorted(self.work.glob("runs/**/*.out"))
+        )

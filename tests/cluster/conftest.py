@@ -15,7 +15,9 @@ from tests.cluster.cluster import ENDED, ROOT, TOOL, TWO_NODES, Cluster
 def cluster() -> Iterator[Cluster]:
     """Two nodes, installed where that is possible, and gone in the end."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip("a SLURM of one's own needs Debian and root, for packages and network namespaces")
+        pytest.skip(
+            "a SLURM of one's own needs Debian and root, for packages and network namespaces"
+        )
     installed = subprocess.run([TOOL, "install"], capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"SLURM's packages cannot be installed: {installed.stderr.strip()[-200:]}")
@@ -34,7 +36,9 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def straight(cluster: Cluster) -> dict[str, Tensor]:
-    """Weights of three jobs that nothing has interrupted, side by side in one directory: two nodes, two tasks of one node, one process."""
+    """Weights of three jobs that nothing has interrupted, side by side in one directory: two nodes,
+    two tasks of one node, one process.
+    """
     sizes = {"nodes": TWO_NODES, "tasks": ("--processes", "2"), "alone": ()}
     jobs = {}
     for name, size in sizes.items():
@@ -42,7 +46,9 @@ def straight(cluster: Cluster) -> dict[str, Tensor]:
         jobs[name] = cluster.submit(name, *size)
     for name, job in jobs.items():
         assert cluster.wait(job, *ENDED)["JobState"] == "COMPLETED", f"{name}: {cluster.said()}"
-    assert sorted(cluster.lines("nodes.places")) == [[jobs["nodes"], rank, 2, rank, 0, f"n{rank + 1}", "n1"] for rank in (0, 1)]
+    assert sorted(cluster.lines("nodes.places")) == [
+        [jobs["nodes"], rank, 2, rank, 0, f"n{rank + 1}", "n1"] for rank in (0, 1)
+    ]
     (first, second) = sorted(cluster.lines("tasks.places"))
     assert [first[:5], second[:5]] == [[jobs["tasks"], rank, 2, 0, rank] for rank in (0, 1)]
     assert first[5] == second[5] == first[6] == second[6]

@@ -13,11 +13,17 @@ pytestmark = pytest.mark.cluster
 ROUNDS = int(os.environ.get("STN_ROUNDS", "1"))
 
 
-def test_two_nodes_and_two_tasks_train_what_one_process_trains(cluster: Cluster, straight: dict[str, Tensor]) -> None:
+def test_two_nodes_and_two_tasks_train_what_one_process_trains(
+    cluster: Cluster, straight: dict[str, Tensor]
+) -> None:
     for name in ("nodes", "tasks"):
         ends = [line for line in cluster.lines(f"{name}.jsonl") if line[0] == "epoch"]
-        assert sorted(line[1:3] for line in ends) == [[rank, epoch] for rank in (0, 1) for epoch in range(3)]
-        assert len({line[3] for line in ends}) == 3, "after each epoch both processes hold the same weights"
+        assert sorted(line[1:3] for line in ends) == [
+            [rank, epoch] for rank in (0, 1) for epoch in range(3)
+        ]
+        assert len({line[3] for line in ends}) == 3, (
+            "after each epoch both processes hold the same weights"
+        )
     assert same(cluster.weights("tasks"), straight)
     alone = cluster.weights("alone")
     for key, value in straight.items():
@@ -28,7 +34,10 @@ def test_a_second_job_of_a_run_waits_for_the_first(cluster: Cluster) -> None:
     cluster.describe("twice", linger=1)
     first, second = (cluster.submit("twice") for _ in range(2))
     cluster.wait_for_step("twice", 1)
-    assert (cluster.job(first)["JobState"], cluster.job(second)["Reason"]) == ("RUNNING", "Dependency")
+    assert (cluster.job(first)["JobState"], cluster.job(second)["Reason"]) == (
+        "RUNNING",
+        "Dependency",
+    )
     cluster.call("scancel", second, first)
     cluster.wait(first, "CANCELLED")
 
@@ -40,7 +49,9 @@ def signalled(cluster: Cluster, job: str) -> None:
 def at_its_limit(cluster: Cluster, job: str) -> None:
     cluster.call("scontrol", "update", f"JobId={job}", "EndTime=now+25")
     until(lambda: cluster.job(job)["Restarts"] != "0", f"job {job} is put back; {cluster.said()}")
-    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")  # or it would be stopped after a minute again and again
+    cluster.call(
+        "scontrol", "update", f"JobId={job}", "TimeLimit=30"
+    )  # or it would be stopped after a minute again and again
 
 
 def requeued(cluster: Cluster, job: str) -> None:
@@ -48,7 +59,15 @@ def requeued(cluster: Cluster, job: str) -> None:
 
 
 def preempted(cluster: Cluster, job: str) -> None:
-    cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "srun sleep 3")
+    cluster.call(
+        "sbatch",
+        "--partition=high",
+        "--nodes=2",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap",
+        "srun sleep 3",
+    )
 
 
 def with_a_dead_node(cluster: Cluster, job: str) -> None:
@@ -67,9 +86,14 @@ LOSES_A_NODE = (with_a_dead_node, with_a_node_that_starts_anew)
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-@pytest.mark.parametrize("interrupted", [signalled, at_its_limit, requeued, preempted, *LOSES_A_NODE])
+@pytest.mark.parametrize(
+    "interrupted", [signalled, at_its_limit, requeued, preempted, *LOSES_A_NODE]
+)
 def test_an_interrupted_job_comes_back_by_itself_and_ends_in_the_same_weights(
-    cluster: Cluster, straight: dict[str, Tensor], interrupted: Callable[[Cluster, str], None], round_: int
+    cluster: Cluster,
+    straight: dict[str, Tensor],
+    interrupted: Callable[[Cluster, str], None],
+    round_: int,
 ) -> None:
     name, step = f"{interrupted.__name__}-{round_}", 5 + 8 * round_
     # nobody signals the processes of a job that loses a node

@@ -1,25 +1,35 @@
 import torch
 
 from stn_lightning.batch import Split
-from stn_lightning.datamodules import AdditionDataModule, DigitsDataModule
+from stn_lightning.datamodules import AdditionDataModule, MNISTDataModule
 from stn_lightning.distortions import RotatedScaledTranslated
-from tests.datamodules.test_digits import SIZES, Few, all_digits
+from tests.datamodules.test_mnist import SIZES, Few, all_digits
 
 
 def module_of(batch_size: int = 10, plain: bool = False) -> AdditionDataModule:
-    module = AdditionDataModule(Few(), None if plain else RotatedScaledTranslated(), batch_size, seed=5)
+    module = AdditionDataModule(
+        Few(), None if plain else RotatedScaledTranslated(), batch_size, seed=5
+    )
     module.setup("fit")
     module.setup("test")
     return module
 
 
-def pairs(module: DigitsDataModule, split: Split, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def pairs(
+    module: MNISTDataModule, split: Split, epoch: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures and labels of a split, at their index."""
-    loader = {"train": module.train_dataloader, "val": module.val_dataloader, "test": module.test_dataloader}[split]()
+    loader = {
+        "train": module.train_dataloader,
+        "val": module.val_dataloader,
+        "test": module.test_dataloader,
+    }[split]()
     loader.sampler.set_epoch(epoch)
     batches = [module.on_after_batch_transfer(batch, 0) for batch in loader]
     order = torch.cat([batch.indices for batch in batches]).argsort()
-    return torch.cat([batch.image for batch in batches])[order], torch.cat([batch.label for batch in batches])[order]
+    return torch.cat([batch.image for batch in batches])[order], torch.cat(
+        [batch.label for batch in batches]
+    )[order]
 
 
 def test_the_label_is_the_sum_of_the_two_digits_that_the_channels_show() -> None:
@@ -37,7 +47,7 @@ def test_the_label_is_the_sum_of_the_two_digits_that_the_channels_show() -> None
 def test_each_channel_is_distorted_on_its_own() -> None:
     module = module_of()
     image, _ = pairs(module, "test")
-    alone = DigitsDataModule(Few(), RotatedScaledTranslated(), 10, seed=5)
+    alone = MNISTDataModule(Few(), RotatedScaledTranslated(), 10, seed=5)
     alone.setup("test")
     expected, _ = pairs(alone, "test")
     assert image.shape == (SIZES["test"], 2, 42, 42)
@@ -48,7 +58,11 @@ def test_each_channel_is_distorted_on_its_own() -> None:
 
 def test_pairs_are_the_same_at_any_batch_size_and_new_in_each_epoch_of_training_alone() -> None:
     for split in ("train", "val", "test"):
-        first, again, later = pairs(module_of(10), split), pairs(module_of(3), split), pairs(module_of(10), split, epoch=1)
+        first, again, later = (
+            pairs(module_of(10), split),
+            pairs(module_of(3), split),
+            pairs(module_of(10), split, epoch=1),
+        )
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])
         assert torch.equal(first[0], later[0]) is (split != "train")
@@ -56,4 +70,4 @@ def test_pairs_are_the_same_at_any_batch_size_and_new_in_each_epoch_of_training_
 
 def test_there_are_nineteen_sums() -> None:
     module = module_of()
-    assert module.classes == tuple(str(n) for n in range(19))
+    assert module.class_names == tuple(str(n) for n in range(19))

@@ -14,7 +14,9 @@ def mnist_folder() -> Path:
     for folder in folders:
         if len(list(folder.glob("*-ubyte.gz"))) == 4:
             return folder
-    pytest.skip(f"MNIST's four files are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets")
+    pytest.skip(
+        f"MNIST's four files are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets"
+    )
 
 
 def cub_folder() -> Path:
@@ -25,7 +27,9 @@ def cub_folder() -> Path:
     for folder in folders:
         if (folder / "CUB_200_2011/images.txt").is_file():
             return folder
-    pytest.skip(f"CUB_200_2011 is neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets")
+    pytest.skip(
+        f"CUB_200_2011 is neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets"
+    )
 
 
 def svhn_folder() -> Path:
@@ -36,4 +40,6 @@ def svhn_folder() -> Path:
     for folder in folders:
         if (folder / "svhn_format1_train_labels.json").exists():
             return folder
-    pytest.skip(f"svhn_format1_*_labels.json are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the data folder")
+    pytest.skip(
+        f"svhn_format1_*_labels.json are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the data folder"
+    )

@@ -11,8 +11,8 @@ from PIL import Image
 
 from stn_lightning.batch import Split
 from stn_lightning.datasets import CUB, cub
-from stn_lightning.datasets.download import File
-from stn_lightning.datasets.photographs import decode, picture_size
+from stn_lightning.datasets.files.download import File
+from stn_lightning.datasets.image_files import decode, image_size
 from tests.cub_miniature import PARTS, write_cub
 
 from .originals import cub_folder
@@ -26,14 +26,19 @@ def source_of(root: Path, cached: bool = True, **options: object) -> CUB:
 
 
 def again(root: Path, cached: bool = True, **options: object) -> CUB:
-    return CUB(str(root), 32, str(root / "cache") if cached else None, **({"first_classes": 200, "validation": 1} | options))  # type: ignore[arg-type]
+    return CUB(
+        str(root),
+        32,
+        str(root / "cache") if cached else None,
+        **({"first_classes": 200, "validation": 1} | options),  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_splits_labels_and_names_are_those_of_the_files(tmp_path: Path, cached: bool) -> None:
     source = source_of(tmp_path, cached)
     source.prepare()
-    assert source.classes == ("Bird 1", "Bird 2", "Bird 3")
+    assert source.class_names == ("Bird 1", "Bird 2", "Bird 3")
     assert source.part_names == PARTS
     numbers = {"train": [1, 2, 3], "val": [4], "test": [5, 6]}  # of the first class
     for split in SPLITS:
@@ -86,7 +91,7 @@ def test_first_classes_are_taken_and_share_the_cache(tmp_path: Path) -> None:
     assert len(files) == 3  # a class each
     two = again(tmp_path, first_classes=2)
     two.prepare()
-    assert two.classes == ("Bird 1", "Bird 2")
+    assert two.class_names == ("Bird 1", "Bird 2")
     assert two.load("test").label.unique().tolist() == [0, 1]
     assert sorted((tmp_path / "cache").rglob("*.pictures")) == files
 
@@ -115,7 +120,9 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_a_replaced_picture_makes_its_class_anew(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     source.prepare()
-    Image.new("RGB", (90, 60), (9, 99, 199)).save(tmp_path / "CUB_200_2011/images/001.Bird_1/Bird_1_0001.jpg")
+    Image.new("RGB", (90, 60), (9, 99, 199)).save(
+        tmp_path / "CUB_200_2011/images/001.Bird_1/Bird_1_0001.jpg"
+    )
     with pytest.raises(FileNotFoundError, match="is missing; `stn prepare` makes it"):
         source.load("train")
     source.prepare()
@@ -125,13 +132,23 @@ def test_a_replaced_picture_makes_its_class_anew(tmp_path: Path) -> None:
 def test_all_damaged_pictures_are_named_at_once_and_the_rest_is_kept(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     folder = tmp_path / "CUB_200_2011/images"
-    damage = {"001.Bird_1/Bird_1_0002.jpg": b"", "001.Bird_1/Bird_1_0003.jpg": b"no picture", "003.Bird_3/Bird_3_0018.jpg": None}
+    damage = {
+        "001.Bird_1/Bird_1_0002.jpg": b"",
+        "001.Bird_1/Bird_1_0003.jpg": b"no picture",
+        "003.Bird_3/Bird_3_0018.jpg": None,
+    }
     for name, content in damage.items():
-        (folder / name).write_bytes((folder / name).read_bytes()[:-40] if content is None else content)
-    with pytest.raises(ValueError, match="3 pictures cannot be read; restore them, or leave them out") as refused:
+        (folder / name).write_bytes(
+            (folder / name).read_bytes()[:-40] if content is None else content
+        )
+    with pytest.raises(
+        ValueError, match="3 pictures cannot be read; restore them, or leave them out"
+    ) as refused:
         source.prepare()
     lines = str(refused.value).splitlines()
-    assert [line.partition(": ")[0] for line in lines[:-1]] == [str(folder / name) for name in damage]
+    assert [line.partition(": ")[0] for line in lines[:-1]] == [
+        str(folder / name) for name in damage
+    ]
     assert len(list((tmp_path / "cache").rglob("*.pictures"))) == 1
     with pytest.raises(ValueError, match="3 pictures cannot be read"):
         again(tmp_path, cached=False).check()
@@ -148,7 +165,7 @@ def test_a_header_that_promises_gigabytes_is_refused_before_decoding(tmp_path: P
     content[start + 5 : start + 9] = (60000).to_bytes(2, "big") * 2
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bomb\.jpg: says it has more than 134,217,728 pixels"):
-        picture_size(path)
+        image_size(path)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +182,17 @@ def test_a_header_that_promises_gigabytes_is_refused_before_decoding(tmp_path: P
         ("classes.txt", "7 Bird", "rows are not numbered 1 to 3"),
         ("bounding_boxes.txt", "2 1 2 nan 4", "row 2: 'nan' is no finite number"),
         ("bounding_boxes.txt", "77 1 2 3 4", "picture 2 has no row in bounding_boxes.txt"),
-        ("parts/part_locs.txt", "1 7 0 0 1", r"row 2: part 7 of picture 1; each picture has 1 to 3, in order"),
+        (
+            "parts/part_locs.txt",
+            "1 7 0 0 1",
+            r"row 2: part 7 of picture 1; each picture has 1 to 3, in order",
+        ),
         ("parts/part_locs.txt", "1 2 0 1e999 1", "row 2: '1e999' is no finite number"),
     ],
 )
-def test_a_mistake_in_a_table_is_named_by_file_and_row(tmp_path: Path, file: str, row: str, said: str) -> None:
+def test_a_mistake_in_a_table_is_named_by_file_and_row(
+    tmp_path: Path, file: str, row: str, said: str
+) -> None:
     source = source_of(tmp_path, cached=False)
     path = tmp_path / "CUB_200_2011" / file
     lines = path.read_text().splitlines()
@@ -185,7 +208,8 @@ def test_missing_pictures_are_all_named(tmp_path: Path) -> None:
     for name in ("001.Bird_1/Bird_1_0002.jpg", "002.Bird_2/Bird_2_0008.jpg"):
         (tmp_path / "CUB_200_2011/images" / name).unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"(?s)Bird_1_0002.jpg is missing.*Bird_2_0008.jpg is missing\n2 of 18 pictures are missing"
+        FileNotFoundError,
+        match=r"(?s)Bird_1_0002.jpg is missing.*Bird_2_0008.jpg is missing\n2 of 18 pictures are missing",
     ):
         source.prepare()
 
@@ -196,7 +220,13 @@ def test_a_damaged_cache_is_named(tmp_path: Path, spoil: str) -> None:
     source.prepare()
     path = next((tmp_path / "cache").rglob("001*.pictures"))
     content = path.read_bytes()
-    path.write_bytes({"pixel": content[:-1] + bytes([content[-1] ^ 1]), "header": b"?" + content, "end": content[:-1]}[spoil])
+    path.write_bytes(
+        {
+            "pixel": content[:-1] + bytes([content[-1] ^ 1]),
+            "header": b"?" + content,
+            "end": content[:-1],
+        }[spoil]
+    )
     with pytest.raises(ValueError, match=r"001.*\.pictures: .*delete it to have it made again"):
         source.check()
     if spoil != "pixel":  # found without reading all pixels
@@ -204,7 +234,9 @@ def test_a_damaged_cache_is_named(tmp_path: Path, spoil: str) -> None:
             source.load("train")
 
 
-def test_the_archive_is_unpacked_into_the_original_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_is_unpacked_into_the_original_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_cub(tmp_path / "made")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
@@ -212,16 +244,24 @@ def test_the_archive_is_unpacked_into_the_original_layout(tmp_path: Path, monkey
         tar.addfile(tarfile.TarInfo("attributes.txt"))
     (tmp_path / "cub").mkdir()
     (tmp_path / "cub/CUB_200_2011.tgz").write_bytes(buffer.getvalue())
-    monkeypatch.setattr(cub, "ARCHIVE", File("CUB_200_2011.tgz", hashlib.sha256(buffer.getvalue()).hexdigest()))
+    monkeypatch.setattr(
+        cub, "ARCHIVE", File("CUB_200_2011.tgz", hashlib.sha256(buffer.getvalue()).hexdigest())
+    )
     source = again(tmp_path / "cub")
     source.prepare()
     assert len(source.load("train").label) == 9
-    assert {path.name for path in (tmp_path / "cub").iterdir()} == {"CUB_200_2011", "CUB_200_2011.tgz", "cache"}
+    assert {path.name for path in (tmp_path / "cub").iterdir()} == {
+        "CUB_200_2011",
+        "CUB_200_2011.tgz",
+        "cache",
+    }
     shutil.rmtree(tmp_path / "made")
     source.prepare()
 
 
-@pytest.mark.parametrize("options", [{"side": 0}, {"first_classes": 0}, {"first_classes": 201}, {"validation": 0}])
+@pytest.mark.parametrize(
+    "options", [{"side": 0}, {"first_classes": 0}, {"first_classes": 201}, {"validation": 0}]
+)
 def test_a_number_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"the first two are 1 or more, the last 1 to 200"):
         CUB(str(tmp_path), **options)  # type: ignore[arg-type]
@@ -230,9 +270,16 @@ def test_a_number_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[s
 def test_the_real_set_has_its_official_counts() -> None:
     source = CUB(str(cub_folder()), cache=None)
     pictures = {split: source.load(split) for split in SPLITS}
-    assert {split: len(pictures[split].label) for split in SPLITS} == {"train": 5394, "val": 600, "test": 5794}
-    assert len(source.classes) == 200
-    assert (source.classes[0], source.classes[-1]) == ("Black footed Albatross", "Common Yellowthroat")
+    assert {split: len(pictures[split].label) for split in SPLITS} == {
+        "train": 5394,
+        "val": 600,
+        "test": 5794,
+    }
+    assert len(source.class_names) == 200
+    assert (source.class_names[0], source.class_names[-1]) == (
+        "Black footed Albatross",
+        "Common Yellowthroat",
+    )
     assert all(len(part.label.unique()) == 200 for part in pictures.values())
 
 
@@ -245,5 +292,7 @@ def test_the_real_sets_parts_lie_in_its_boxes() -> None:
     assert places.parts[..., :2][visible].abs().max() <= 1
     left, top, right, bottom = places.boxes.unbind(1)
     x, y = places.parts[..., 0], places.parts[..., 1]
-    within = (x >= left[:, None]) & (x <= right[:, None]) & (y >= top[:, None]) & (y <= bottom[:, None])
+    within = (
+        (x >= left[:, None]) & (x <= right[:, None]) & (y >= top[:, None]) & (y <= bottom[:, None])
+    )
     assert within[visible].float().mean() > 0.97

@@ -1,4 +1,6 @@
-"""digitStruct.mat: read in bulk, equal to reading it object by object; broken entries are named, damaged files refused."""
+"""digitStruct.mat: read in bulk, equal to reading it object by object; broken entries are named,
+damaged files refused.
+"""
 
 import json
 import subprocess
@@ -23,12 +25,16 @@ def written(struct: DigitStruct) -> Entries:
     """Back in the form in which a test writes them."""
     numbers = struct.numbers
     entries: Entries = [(name, []) for name in numbers.names]
-    for owner, label, (left, top, right, bottom) in zip(numbers.owner, numbers.label, numbers.box, strict=True):
+    for owner, label, (left, top, right, bottom) in zip(
+        numbers.owner, numbers.label, numbers.box, strict=True
+    ):
         entries[owner][1].append(box(float(label), left, top, right - left, bottom - top))
     return entries
 
 
-def test_what_was_written_is_read_in_parts_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_written_is_read_in_parts_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entries, path = some_entries(50), tmp_path / "digitStruct.mat"
     write_digit_struct(path, entries)
     for part in (50, 7, 1000):
@@ -38,7 +44,9 @@ def test_what_was_written_is_read_in_parts_of_any_size(tmp_path: Path, monkeypat
         assert not struct.broken
 
 
-def test_the_layout_that_matlab_writes_takes_the_quick_way_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layout_that_matlab_writes_takes_the_quick_way_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "digitStruct.mat"
     write_digit_struct(path, some_entries(30))
     monkeypatch.setattr(digit_struct, "_slow_table", None)
@@ -59,7 +67,9 @@ def test_a_file_in_another_layout_of_hdf5_is_read_too(tmp_path: Path) -> None:
     path, entries = tmp_path / "digitStruct.mat", some_entries(12)
     writer = Writer(path)
     writer.file.close()
-    writer.file = h5py.File(path, "w", libver="latest")  # new headers and groups, in no block of the user's
+    writer.file = h5py.File(
+        path, "w", libver="latest"
+    )  # new headers and groups, in no block of the user's
     writer.refs = writer.file.create_group("#refs#")
     for name, boxes in entries:
         writer.add(name, boxes)
@@ -76,7 +86,10 @@ def test_broken_entries_are_named_with_the_reason_and_the_rest_is_read(tmp_path:
         "flat.png": [box(1, 2, 2, 5, 0)],
         "nan.png": [box(1, float("nan"), 2, 5, 5)],
         "no_label.png": [{k: v for k, v in box(1, 2, 2, 5, 5).items() if k != "label"}],
-        "uneven.png": [box(1, 2, 2, 5, 5), {k: v for k, v in box(1, 2, 2, 5, 5).items() if k != "top"}],
+        "uneven.png": [
+            box(1, 2, 2, 5, 5),
+            {k: v for k, v in box(1, 2, 2, 5, 5).items() if k != "top"},
+        ],
     }
     entries = [good[0], *broken.items(), *good[1:]]
     write_digit_struct(path, entries)
@@ -85,7 +98,10 @@ def test_broken_entries_are_named_with_the_reason_and_the_rest_is_read(tmp_path:
     found = {line.split("(")[1].split(")")[0]: line for line in struct.broken}
     assert list(found) != []
     assert set(found) == set(broken)
-    assert found["eleven.png"] == "entry 3 (eleven.png): its label is not one of 1 to 10 (label 11, left 8, top 2, width 5, height 5)"
+    assert (
+        found["eleven.png"]
+        == "entry 3 (eleven.png): its label is not one of 1 to 10 (label 11, left 8, top 2, width 5, height 5)"
+    )
     assert found["no_box.png"] == "entry 2 (no_box.png): it has no label"
     assert found["no_label.png"] == "entry 7 (no_label.png): it has no label"
     assert "its box has no area" in found["flat.png"]
@@ -110,7 +126,9 @@ def test_a_file_that_is_none_is_refused_in_one_line(damage: str, tmp_path: Path)
     path = tmp_path / "digitStruct.mat"
     write_digit_struct(path, some_entries(3))
     raw = path.read_bytes()
-    path.write_bytes({"empty": b"", "text": b"<html>", "cut": raw[: len(raw) // 2]}.get(damage, raw))
+    path.write_bytes(
+        {"empty": b"", "text": b"<html>", "cut": raw[: len(raw) // 2]}.get(damage, raw)
+    )
     if damage in ("another file", "no struct"):
         path.unlink()
         with h5py.File(path, "w") as file:
@@ -122,8 +140,15 @@ def test_a_file_that_is_none_is_refused_in_one_line(damage: str, tmp_path: Path)
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8), cut=st.booleans())
-def test_a_file_with_changed_bytes_is_read_or_named_or_refused(changes: list[tuple[float, int]], cut: bool, tmp_path: Path) -> None:
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8
+    ),
+    cut=st.booleans(),
+)
+def test_a_file_with_changed_bytes_is_read_or_named_or_refused(
+    changes: list[tuple[float, int]], cut: bool, tmp_path: Path
+) -> None:
     path, whole = tmp_path / "digitStruct.mat", tmp_path / "whole.mat"
     if not whole.exists():
         write_digit_struct(whole, some_entries(4))
@@ -162,10 +187,14 @@ print(json.dumps([time.process_time() - start, resource.getrusage(resource.RUSAG
 
 @pytest.mark.slow
 def test_200_000_entries_are_read_in_a_minute_and_two_gibibytes(tmp_path: Path) -> None:
-    """Written are as many different ones as are read at a time, each referred to ten times: more would take no more memory."""
+    """Written are as many different ones as are read at a time, each referred to ten times: more
+    would take no more memory.
+    """
     path, entries = tmp_path / "digitStruct.mat", some_entries(digit_struct.PART)
     write_digit_struct(path, entries, repeat=10)
-    read = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True)
+    read = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True
+    )
     seconds, kibibytes, names, labels = json.loads(read.stdout)
     assert names == 200_000
     assert labels == 10 * sum(len(boxes) for _, boxes in entries)

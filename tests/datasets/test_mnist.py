@@ -24,7 +24,11 @@ def test_the_miniatures_splits_are_the_pictures_that_were_written(miniature: Pat
     source = MNIST(str(miniature))
     source.prepare()  # all files are there: the network is not asked
     train, test = EmbeddedDigits().load("train"), EmbeddedDigits().load("test")
-    expected = {"train": (train, slice(0, 160)), "val": (train, slice(160, 200)), "test": (test, slice(0, 200))}
+    expected = {
+        "train": (train, slice(0, 160)),
+        "val": (train, slice(160, 200)),
+        "test": (test, slice(0, 200)),
+    }
     for split in ("train", "val", "test"):
         pictures = source.load(split)
         written, part = expected[split]
@@ -33,7 +37,9 @@ def test_the_miniatures_splits_are_the_pictures_that_were_written(miniature: Pat
         assert (pictures.image.dtype, pictures.label.dtype) == (torch.uint8, torch.int64)
 
 
-def test_a_missing_file_is_an_error_before_anything_is_loaded(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_an_error_before_anything_is_loaded(
+    miniature: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     missing = miniature / "t10k-labels-idx1-ubyte.gz"
     missing.unlink()
     monkeypatch.setattr(mnist, "MIRRORS", ())
@@ -57,13 +63,22 @@ def spoilt(path: Path, spoil: Callable[[bytes], bytes]) -> Path:
 
 WHOLE = 16 + 200 * 784
 SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "one byte short": (lambda raw: raw[:-1], f"ends at byte {WHOLE - 1}, its header promises {WHOLE}"),
-    "one byte long": (lambda raw: raw + b"\0", f"ends at byte {WHOLE + 1}, its header promises {WHOLE}"),
+    "one byte short": (
+        lambda raw: raw[:-1],
+        f"ends at byte {WHOLE - 1}, its header promises {WHOLE}",
+    ),
+    "one byte long": (
+        lambda raw: raw + b"\0",
+        f"ends at byte {WHOLE + 1}, its header promises {WHOLE}",
+    ),
     "cut in the header": (lambda raw: raw[:9], "ends at byte 9, its header promises 16"),
     "cut in the magic number": (lambda raw: raw[:3], "byte 0: 000008 does not begin an IDX file"),
     "empty": (lambda raw: raw[:0], "byte 0:  does not begin an IDX file"),
     "a web page": (lambda raw: b"<html>" + raw, "byte 0: 3c68746d does not begin an IDX file"),
-    "floats": (lambda raw: b"\0\0\x0d\3" + raw[4:], "byte 0: 00000d03 does not begin an IDX file of bytes"),
+    "floats": (
+        lambda raw: b"\0\0\x0d\3" + raw[4:],
+        "byte 0: 00000d03 does not begin an IDX file of bytes",
+    ),
     "a size that overflows 64 bits": (
         lambda raw: raw[:4] + b"\x80\0\0\0" * 3 + raw[16:],
         f"ends at byte {WHOLE}, its header promises {16 + 2**93}",
@@ -72,7 +87,9 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_a_spoilt_file_is_refused_in_one_line_that_names_file_and_byte(miniature: Path, name: str) -> None:
+def test_a_spoilt_file_is_refused_in_one_line_that_names_file_and_byte(
+    miniature: Path, name: str
+) -> None:
     spoil, expected = SPOILT[name]
     path = spoilt(miniature / "train-images-idx3-ubyte.gz", spoil)
     with pytest.raises(ValueError, match=r"is it the right file|delete it") as refused:
@@ -82,7 +99,9 @@ def test_a_spoilt_file_is_refused_in_one_line_that_names_file_and_byte(miniature
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "garbled", "not gzip", "missing"])
-def test_a_file_that_cannot_be_decompressed_is_refused_in_one_line_that_names_it(miniature: Path, damage: str) -> None:
+def test_a_file_that_cannot_be_decompressed_is_refused_in_one_line_that_names_it(
+    miniature: Path, damage: str
+) -> None:
     path = miniature / "train-images-idx3-ubyte.gz"
     raw = path.read_bytes()
     middle = len(raw) // 2
@@ -91,7 +110,11 @@ def test_a_file_that_cannot_be_decompressed_is_refused_in_one_line_that_names_it
     else:
         flipped = raw[:middle] + bytes([raw[middle] ^ 255]) + raw[middle + 1 :]
         garbled = raw[:10] + b"\xff" * 20 + raw[30:]
-        path.write_bytes({"cut": raw[:middle], "flipped": flipped, "garbled": garbled, "not gzip": b"digits"}[damage])
+        path.write_bytes(
+            {"cut": raw[:middle], "flipped": flipped, "garbled": garbled, "not gzip": b"digits"}[
+                damage
+            ]
+        )
     with pytest.raises(ValueError, match="cannot be read") as refused:
         MNIST(str(miniature)).load("val")
     assert str(refused.value).startswith(f"{path}: cannot be read (")
@@ -99,7 +122,9 @@ def test_a_file_that_cannot_be_decompressed_is_refused_in_one_line_that_names_it
 
 
 @pytest.mark.parametrize("shape", [(200, 14, 56), (200, 784), (199, 28, 28)])
-def test_pictures_of_another_shape_or_number_are_refused(miniature: Path, shape: tuple[int, ...]) -> None:
+def test_pictures_of_another_shape_or_number_are_refused(
+    miniature: Path, shape: tuple[int, ...]
+) -> None:
     write_idx(miniature / "t10k-images-idx3-ubyte.gz", torch.zeros(shape, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"expected \(N, 28, 28\) and \(N,\)") as refused:
         MNIST(str(miniature)).load("test")
@@ -115,13 +140,17 @@ def test_an_idx_file_of_any_dimensions_is_read_with_or_without_compression(tmp_p
     assert torch.equal(read_idx(tmp_path / "values"), values)
 
 
-def test_the_data_folder_is_the_one_that_stn_data_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_folder_is_the_one_that_stn_data_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STN_DATA", str(tmp_path))
     assert MNIST().root == tmp_path / "mnist"
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_stn_data_the_data_folder_is_the_one_in_the_current_folder(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_without_stn_data_the_data_folder_is_the_one_in_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
     if value is None:
         monkeypatch.delenv("STN_DATA", raising=False)
     else:
@@ -129,18 +158,25 @@ def test_without_stn_data_the_data_folder_is_the_one_in_the_current_folder(monke
     assert MNIST().root == Path("data") / "mnist"
 
 
-def test_a_stn_data_that_names_no_folder_is_an_error_that_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stn_data_that_names_no_folder_is_an_error_that_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STN_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=f"STN_DATA is {tmp_path / 'nowhere'}") as refused:
         MNIST()
     assert "\n" not in str(refused.value)
-    assert MNIST(str(tmp_path)).root == tmp_path  # where the folder is given, the variable plays no part
+    assert (
+        MNIST(str(tmp_path)).root == tmp_path
+    )  # where the folder is given, the variable plays no part
 
 
 @pytest.mark.parametrize(
-    ("split", "size", "first"), [("train", 55_000, [5, 0, 4, 1, 9]), ("val", 5_000, None), ("test", 10_000, [7, 2, 1, 0, 4])]
+    ("split", "size", "first"),
+    [("train", 55_000, [5, 0, 4, 1, 9]), ("val", 5_000, None), ("test", 10_000, [7, 2, 1, 0, 4])],
 )
-def test_real_mnist_has_the_papers_sizes_and_its_well_known_first_digits(split: Split, size: int, first: list[int] | None) -> None:
+def test_real_mnist_has_the_papers_sizes_and_its_well_known_first_digits(
+    split: Split, size: int, first: list[int] | None
+) -> None:
     source = MNIST(str(mnist_folder()))
     source.prepare()
     pictures = source.load(split)

@@ -1,4 +1,6 @@
-"""A folder of data on a file system that many share: prepared by whoever is first, read by those who may not write."""
+"""A folder of data on a file system that many share: prepared by whoever is first, read by those
+who may not write.
+"""
 
 import hashlib
 import multiprocessing
@@ -10,11 +12,11 @@ from typing import Any
 import pytest
 
 from stn_lightning.batch import Split
-from stn_lightning.datasets import CUB, MNIST, SVHN, cub, house_numbers
-from stn_lightning.datasets.download import File
-from tests.callbacks.test_checkpoints import without_privileges
+from stn_lightning.datasets import CUB, MNIST, SVHN, cub, svhn
+from stn_lightning.datasets.files.download import File
 from tests.cub_miniature import write_cub
 from tests.mnist_miniature import write_mnist
+from tests.runtime.test_checkpointing import without_privileges
 from tests.svhn_miniature import write_svhn
 
 Make = Callable[[Path, pytest.MonkeyPatch], Any]
@@ -30,18 +32,20 @@ def birds(root: Path, patch: pytest.MonkeyPatch) -> CUB:
     """In its archive."""
     write_cub(root)
     archive = pack(root / "CUB_200_2011.tgz", root / "CUB_200_2011")
-    patch.setattr(cub, "ARCHIVE", File(archive.name, hashlib.sha256(archive.read_bytes()).hexdigest()))
+    patch.setattr(
+        cub, "ARCHIVE", File(archive.name, hashlib.sha256(archive.read_bytes()).hexdigest())
+    )
     return CUB(str(root), 32, str(root / "cache"), validation=1)
 
 
 def numbers(root: Path, patch: pytest.MonkeyPatch) -> SVHN:
     """In their archives."""
     write_svhn(root, 30, 10)
-    patch.setattr(house_numbers, "VALIDATION", 5)
-    patch.setattr(house_numbers, "UNPACKED", 100)
+    patch.setattr(svhn, "VALIDATION", 5)
+    patch.setattr(svhn, "UNPACKED", 100)
     for part in ("train", "test"):
         archive = pack(root / f"{part}.tar.gz", root / part)
-        patch.setitem(house_numbers.ARCHIVES, part, File(archive.name, None, archive.stat().st_size))
+        patch.setitem(svhn.ARCHIVES, part, File(archive.name, None, archive.stat().st_size))
     return SVHN(extra=False, root=str(root))
 
 
@@ -59,7 +63,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("shared") / "data"
     root.mkdir()
     base = tmp_path_factory.getbasetemp()
-    for folder in (root.parent, base, base.parent, base.parent.parent):  # pytest's own can be entered by their owner alone
+    for folder in (
+        root.parent,
+        base,
+        base.parent,
+        base.parent.parent,
+    ):  # pytest's own can be entered by their owner alone
         if not folder.stat().st_mode & 0o001:
             folder.chmod(0o755)
     yield root
@@ -76,7 +85,9 @@ def closed(root: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("make", [mnist, birds, numbers])
-def test_what_was_prepared_is_read_from_a_folder_that_nobody_may_write(shared: Path, monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+def test_what_was_prepared_is_read_from_a_folder_that_nobody_may_write(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
     source = make(shared, monkeypatch)
     source.prepare()
     before = closed(shared)
@@ -89,9 +100,13 @@ def test_what_was_prepared_is_read_from_a_folder_that_nobody_may_write(shared: P
     assert {str(path): path.stat().st_mtime_ns for path in shared.rglob("*")} == before
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # forked, so that what was patched is patched
+@pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded"
+)  # forked, so that what was patched is patched
 @pytest.mark.parametrize("make", [birds, numbers])
-def test_nodes_that_prepare_the_same_folder_at_once_do_it_once(shared: Path, monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+def test_nodes_that_prepare_the_same_folder_at_once_do_it_once(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
     source = make(shared, monkeypatch)
     names = {path.name for path in shared.iterdir()}
     nodes = [multiprocessing.get_context("fork").Process(target=source.prepare) for _ in range(4)]

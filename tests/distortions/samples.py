@@ -1,4 +1,6 @@
-"""What the tests of this room share: digits, the paper's five distortions, and random numbers that are written down."""
+"""What the tests of this room share: digits, the paper's five distortions, and random numbers that
+are written down.
+"""
 
 import functools
 import hashlib
@@ -8,7 +10,15 @@ import torch
 from torch import Tensor
 
 from stn_lightning.datasets import EmbeddedDigits
-from stn_lightning.distortions import Cluttered, Distortion, Elastic, Perspective, Randomness, Rotated, RotatedScaledTranslated
+from stn_lightning.distortions import (
+    Cluttered,
+    CounterRandom,
+    Distortion,
+    Elastic,
+    Perspective,
+    Rotated,
+    RotatedScaledTranslated,
+)
 
 DISTORTIONS: dict[str, Callable[[], Distortion]] = {
     "R": Rotated,
@@ -30,17 +40,24 @@ def _loaded() -> Tensor:
     return EmbeddedDigits().load("test").image
 
 
-def distorted(distortion: Distortion, pool: Tensor, index: Tensor, seed: int = 0, stream: int = 0, epoch: int = 0) -> Tensor:
+def distorted(
+    distortion: Distortion,
+    pool: Tensor,
+    index: Tensor,
+    seed: int = 0,
+    stream: int = 0,
+    epoch: int = 0,
+) -> Tensor:
     """The pictures of `pool` at `index`, distorted."""
-    return distortion(pool[index].float() / 255, Randomness(seed, stream, epoch, index), pool)
+    return distortion(pool[index].float() / 255, CounterRandom(seed, stream, epoch, index), pool)
 
 
-def randomness(n: int, seed: int = 0) -> Randomness:
+def randomness(n: int, seed: int = 0) -> CounterRandom:
     """Of the first `n` pictures of some data set."""
-    return Randomness(seed, 0, 0, torch.arange(n))
+    return CounterRandom(seed, 0, 0, torch.arange(n))
 
 
-class Recorded(Randomness):
+class Recorded(CounterRandom):
     """Random numbers that are kept as they are drawn."""
 
     def __init__(self, seed: int, stream: int, epoch: int, index: Tensor) -> None:
@@ -61,10 +78,17 @@ class Recorded(Randomness):
 
 
 def digests(batch: int) -> dict[str, str]:
-    """SHA-256 of each distortion of the 500 digits, computed `batch` at a time from the last picture to the first."""
+    """SHA-256 of each distortion of the 500 digits, computed `batch` at a time from the last
+    picture to the first.
+    """
     pool = digits()
     found = {}
     for name, distortion in DISTORTIONS.items():
-        parts = [distorted(distortion(), pool, part) for part in torch.arange(len(pool)).flip(0).split(batch)]
-        found[name] = hashlib.sha256(torch.cat(parts).flip(0).contiguous().numpy().tobytes()).hexdigest()
+        parts = [
+            distorted(distortion(), pool, part)
+            for part in torch.arange(len(pool)).flip(0).split(batch)
+        ]
+        found[name] = hashlib.sha256(
+            torch.cat(parts).flip(0).contiguous().numpy().tobytes()
+        ).hexdigest()
     return found

@@ -9,15 +9,21 @@ from stn_lightning.distortions import Cluttered
 from .samples import Recorded, digits, randomness
 
 LOOK = 1e-3
-"""Correct clutter fails a statistical test at this level once in a thousand seeds; the seeds here are fixed."""
+"""Correct clutter fails a statistical test at this level once in a thousand seeds; the seeds here
+are fixed.
+"""
 
 
-def naive(pool: Tensor, i: int, place: Tensor, source: Tensor, cut: Tensor, paste: Tensor) -> Tensor:
+def naive(
+    pool: Tensor, i: int, place: Tensor, source: Tensor, cut: Tensor, paste: Tensor
+) -> Tensor:
     """Picture `i` of the pool on a 60 x 60 canvas with six 6 x 6 scraps, pixel by pixel."""
     canvas = torch.zeros(60, 60)
     canvas[place[0] : place[0] + 28, place[1] : place[1] + 28] = pool[i, 0] / 255
     for k in range(6):
-        other = int(source[k]) if source[k] < i else int(source[k]) + 1  # numbered without the picture itself
+        other = (
+            int(source[k]) if source[k] < i else int(source[k]) + 1
+        )  # numbered without the picture itself
         for r in range(6):
             for c in range(6):
                 ink = float(pool[other, 0, cut[k, 0] + r, cut[k, 1] + c]) / 255
@@ -38,18 +44,24 @@ def test_cluttered_digits_are_those_of_a_naive_loop() -> None:
 
 def test_the_digit_lies_evenly_anywhere_inside_60_by_60() -> None:
     n = 5000
-    image = Cluttered(scraps=0)(torch.ones(n, 1, 28, 28), randomness(n), torch.zeros(n, 1, 28, 28, dtype=torch.uint8))[:, 0]
+    image = Cluttered(num_patches=0)(
+        torch.ones(n, 1, 28, 28), randomness(n), torch.zeros(n, 1, 28, 28, dtype=torch.uint8)
+    )[:, 0]
     assert (image.sum((1, 2)) == 28 * 28).all()
     rows, columns = image.amax(2).argmax(1), image.amax(1).argmax(1)  # the first with ink
     assert ((image.amax(2).sum(1) == 28) & (image.amax(1).sum(1) == 28)).all()
     for first in (rows, columns):
-        assert stats.chisquare(np.bincount(first, minlength=33)).pvalue > LOOK  # 0 ... 32: 33 places
+        assert (
+            stats.chisquare(np.bincount(first, minlength=33)).pvalue > LOOK
+        )  # 0 ... 32: 33 places
     assert abs(stats.spearmanr(rows, columns).statistic) < 0.05
 
 
 def test_a_scrap_lies_evenly_anywhere_inside_60_by_60() -> None:
     n = 5000
-    image = Cluttered(scraps=1)(torch.zeros(n, 1, 28, 28), randomness(n), torch.full((n, 1, 28, 28), 255, dtype=torch.uint8))[:, 0]
+    image = Cluttered(num_patches=1)(
+        torch.zeros(n, 1, 28, 28), randomness(n), torch.full((n, 1, 28, 28), 255, dtype=torch.uint8)
+    )[:, 0]
     assert (image.sum((1, 2)) == 6 * 6).all()
     for first in (image.amax(2).argmax(1), image.amax(1).argmax(1)):
         assert stats.chisquare(np.bincount(first, minlength=55)).pvalue > LOOK
@@ -57,9 +69,11 @@ def test_a_scrap_lies_evenly_anywhere_inside_60_by_60() -> None:
 
 def test_a_scrap_is_cut_evenly_from_anywhere_in_the_other_picture() -> None:
     n = 5000
-    numbered = torch.arange(1, 29, dtype=torch.uint8).expand(n, 1, 28, 28)  # each pixel tells its column
+    numbered = torch.arange(1, 29, dtype=torch.uint8).expand(
+        n, 1, 28, 28
+    )  # each pixel tells its column
     for pool, rows in ((numbered, False), (numbered.transpose(2, 3), True)):
-        image = Cluttered(scraps=1)(torch.zeros(n, 1, 28, 28), randomness(n), pool)[:, 0] * 255
+        image = Cluttered(num_patches=1)(torch.zeros(n, 1, 28, 28), randomness(n), pool)[:, 0] * 255
         first = (torch.where(image > 0, image, 99.0).amin((1, 2)).round() - 1).long()
         assert stats.chisquare(np.bincount(first, minlength=23)).pvalue > LOOK, rows
         assert ((image.amax((1, 2)).round() - 1).long() == first + 5).all()
@@ -67,11 +81,15 @@ def test_a_scrap_is_cut_evenly_from_anywhere_in_the_other_picture() -> None:
 
 def test_scraps_come_evenly_from_all_other_pictures_and_never_from_the_picture_itself() -> None:
     n = 50
-    pool = torch.arange(1, n + 1, dtype=torch.uint8)[:, None, None, None].expand(n, 1, 28, 28).contiguous()  # each tells its number
+    pool = (
+        torch.arange(1, n + 1, dtype=torch.uint8)[:, None, None, None]
+        .expand(n, 1, 28, 28)
+        .contiguous()
+    )  # each tells its number
     counts = np.zeros((n, n))
     for epoch in range(200):
         recorded = Recorded(0, 0, epoch, torch.arange(n))
-        image = Cluttered(scraps=1)(torch.zeros(n, 1, 28, 28), recorded, pool)
+        image = Cluttered(num_patches=1)(torch.zeros(n, 1, 28, 28), recorded, pool)
         source = (image.amax((1, 2, 3)) * 255).round().long() - 1
         counts[np.arange(n), source] += 1
     assert not counts.diagonal().any()
@@ -98,4 +116,4 @@ def test_a_single_picture_borrows_from_itself_as_there_is_no_other() -> None:
 @pytest.mark.parametrize(("size", "scrap", "digit"), [(20, 6, 28), (60, 29, 28)])
 def test_scraps_and_digits_that_do_not_fit_are_refused(size: int, scrap: int, digit: int) -> None:
     with pytest.raises(ValueError, match="give scrap <= digit <= size"):
-        Cluttered(size=size, scrap=scrap, digit=digit)
+        Cluttered(size=size, patch_size=scrap, digit=digit)

@@ -13,7 +13,9 @@ every_distortion = pytest.mark.parametrize("name", DISTORTIONS)
 
 @every_distortion
 @pytest.mark.parametrize("batch", [1, 7, 256])
-def test_a_picture_is_distorted_bit_for_bit_alike_in_any_batch_and_order(name: str, batch: int) -> None:
+def test_a_picture_is_distorted_bit_for_bit_alike_in_any_batch_and_order(
+    name: str, batch: int
+) -> None:
     distortion, pool = DISTORTIONS[name](), digits()
     whole = distorted(distortion, pool, torch.arange(len(pool)))
     index = torch.randperm(len(pool))[: 150 * batch]
@@ -23,20 +25,30 @@ def test_a_picture_is_distorted_bit_for_bit_alike_in_any_batch_and_order(name: s
 
 def test_another_process_with_another_number_of_threads_distorts_bit_for_bit_alike() -> None:
     code = "import json, torch; torch.set_num_threads(2); from tests.distortions.samples import digests; print(json.dumps(digests(33)))"
-    there = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True)
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     here = digests(256)
     assert json.loads(there.stdout) == here
     assert len(set(here.values())) == len(DISTORTIONS)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU that PyTorch knows")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="this machine has no GPU that PyTorch knows"
+)
 @every_distortion
 def test_a_gpu_distorts_as_a_processor_does(name: str) -> None:
     distortion, pool = DISTORTIONS[name](), digits()
     index = torch.arange(len(pool))
     here = distorted(distortion, pool, index)
     there = distorted(distortion.cuda(), pool.cuda(), index.cuda()).cpu()
-    assert (there - here).abs().mean() < 1e-6  # sines and logarithms differ in the last bit; next to P's horizon that shows in a few pixels
+    assert (
+        (there - here).abs().mean() < 1e-6
+    )  # sines and logarithms differ in the last bit; next to P's horizon that shows in a few pixels
 
 
 @every_distortion
@@ -72,7 +84,9 @@ def test_full_ink_stays_between_0_and_1(name: str) -> None:
 
 
 @every_distortion
-def test_pictures_come_out_as_float32_of_the_canvas_size_and_the_pool_is_left_alone(name: str) -> None:
+def test_pictures_come_out_as_float32_of_the_canvas_size_and_the_pool_is_left_alone(
+    name: str,
+) -> None:
     distortion, pool = DISTORTIONS[name](), digits()
     before = pool.clone()
     image = distorted(distortion, pool, torch.arange(5))
@@ -89,5 +103,7 @@ def test_channels_of_a_picture_are_distorted_alike(name: str) -> None:
     image = distorted(distortion, colour, torch.arange(9))
     grey = distorted(distortion, pool, torch.arange(9))
     torch.testing.assert_close(image[:, :1], grey, rtol=0, atol=0)
-    torch.testing.assert_close(image[:, 1:2], distorted(distortion, pool // 2, torch.arange(9)), rtol=0, atol=0)
+    torch.testing.assert_close(
+        image[:, 1:2], distorted(distortion, pool // 2, torch.arange(9)), rtol=0, atol=0
+    )
     assert not image[:, 2].any()

@@ -1,4 +1,6 @@
-"""Oracles: SciPy's interpolation and splines and OpenCV's homography, fed with the numbers that were drawn."""
+"""Oracles: SciPy's interpolation and splines and OpenCV's homography, fed with the numbers that
+were drawn.
+"""
 
 import math
 
@@ -10,7 +12,13 @@ import torch
 from scipy import interpolate, ndimage, stats
 from torch import Tensor
 
-from stn_lightning.distortions import Elastic, Perspective, Rotated, RotatedScaledTranslated, WarpingDistortion
+from stn_lightning.distortions import (
+    Elastic,
+    Perspective,
+    Rotated,
+    RotatedScaledTranslated,
+    WarpingDistortion,
+)
 from stn_lightning.geometry import affine, lattice, projective
 from stn_lightning.transformers import Affine, Bilinear, ComposableFamily, Projective
 
@@ -18,20 +26,30 @@ from .samples import Recorded, digits, randomness
 
 Array = npt.NDArray[np.float64]
 LOOK = 1e-3
-"""A correct distortion fails a statistical test at this level once in a thousand seeds; the seeds here are fixed."""
+"""A correct distortion fails a statistical test at this level once in a thousand seeds; the seeds
+here are fixed.
+"""
 
 
 def drawn_by(distortion: WarpingDistortion, n: int) -> tuple[Tensor, list[Array], Array]:
-    """The first `n` digits and their distortions, (n, 1, size, size), and the numbers drawn for them, call by call."""
+    """The first `n` digits and their distortions, (n, 1, size, size), and the numbers drawn for
+    them, call by call.
+    """
     pool = digits()[:n]
     recorded = Recorded(0, 0, 0, torch.arange(n))
     image = distortion(pool.float() / 255, recorded, pool)
-    return pool[:, 0].double() / 255, [draw.numpy() for draw in recorded.draws], image[:, 0].double().numpy()
+    return (
+        pool[:, 0].double() / 255,
+        [draw.numpy() for draw in recorded.draws],
+        image[:, 0].double().numpy(),
+    )
 
 
 def read(picture: Tensor, x: Array, y: Array) -> Array:
     """SciPy's bilinear interpolation at pixel indices, zero outside."""
-    return np.asarray(ndimage.map_coordinates(picture.numpy(), [y, x], order=1, mode="grid-constant"))
+    return np.asarray(
+        ndimage.map_coordinates(picture.numpy(), [y, x], order=1, mode="grid-constant")
+    )
 
 
 def centred(size: int) -> tuple[Array, Array]:
@@ -41,15 +59,25 @@ def centred(size: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize(("distortion", "room"), [(Rotated(), 0), (RotatedScaledTranslated(), 1)])
-def test_rotated_scaled_and_translated_digits_are_those_of_scipy(distortion: WarpingDistortion, room: int) -> None:
+def test_rotated_scaled_and_translated_digits_are_those_of_scipy(
+    distortion: WarpingDistortion, room: int
+) -> None:
     pictures, (degrees, scale, place), images = drawn_by(distortion, 60)
     x, y = centred(distortion.size)
     for i, picture in enumerate(pictures):
-        turn, zoom = math.radians(degrees[i, 0]), scale[i, 0]  # clockwise on the screen, as y points down
+        turn, zoom = (
+            math.radians(degrees[i, 0]),
+            scale[i, 0],
+        )  # clockwise on the screen, as y points down
         moved = room * place[i] * (distortion.size - 28 * zoom) / 2
         right, down = x - moved[0], y - moved[1]
-        there = (math.cos(turn) * right + math.sin(turn) * down) / zoom, (math.cos(turn) * down - math.sin(turn) * right) / zoom
-        np.testing.assert_allclose(images[i], read(picture, there[0] + 13.5, there[1] + 13.5), atol=2e-5)
+        there = (
+            (math.cos(turn) * right + math.sin(turn) * down) / zoom,
+            (math.cos(turn) * down - math.sin(turn) * right) / zoom,
+        )
+        np.testing.assert_allclose(
+            images[i], read(picture, there[0] + 13.5, there[1] + 13.5), atol=2e-5
+        )
 
 
 def test_projective_digits_are_those_of_opencv_and_scipy() -> None:
@@ -67,7 +95,9 @@ def test_projective_digits_are_those_of_opencv_and_scipy() -> None:
             continue
         compared += 1
         there = (h[0, 0] * x + h[0, 1] * y + h[0, 2]) / w, (h[1, 0] * x + h[1, 1] * y + h[1, 2]) / w
-        np.testing.assert_allclose(images[i], read(picture, there[0] + 13.5, there[1] + 13.5), atol=1e-3)  # OpenCV's corners are float32
+        np.testing.assert_allclose(
+            images[i], read(picture, there[0] + 13.5, there[1] + 13.5), atol=1e-3
+        )  # OpenCV's corners are float32
     assert compared > 80
 
 
@@ -79,9 +109,13 @@ def test_elastic_digits_are_those_of_scipys_thin_plate_spline() -> None:
     points = np.array([(a, b) for b in ticks for a in ticks])  # reading order
     for i, picture in enumerate(pictures):
         looked_at = points / scale[i] + 14 * moves[i].reshape(16, 2)
-        spline = interpolate.RBFInterpolator(points, looked_at, kernel="thin_plate_spline", degree=1)
+        spline = interpolate.RBFInterpolator(
+            points, looked_at, kernel="thin_plate_spline", degree=1
+        )
         there = spline(np.stack([x.ravel(), y.ravel()], 1)).reshape(28, 28, 2)
-        np.testing.assert_allclose(images[i], read(picture, there[..., 0] + 13.5, there[..., 1] + 13.5), atol=2e-5)
+        np.testing.assert_allclose(
+            images[i], read(picture, there[..., 0] + 13.5, there[..., 1] + 13.5), atol=2e-5
+        )
 
 
 def uniform(sample: Tensor, low: float, high: float) -> bool:
@@ -91,7 +125,9 @@ def uniform(sample: Tensor, low: float, high: float) -> bool:
 
 
 def degrees_and_scale(theta: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    return torch.rad2deg(torch.atan2(theta[:, 1], theta[:, 0])), (size / 28) / theta[:, :2].norm(dim=1)
+    return torch.rad2deg(torch.atan2(theta[:, 1], theta[:, 0])), (size / 28) / theta[:, :2].norm(
+        dim=1
+    )
 
 
 def test_r_turns_evenly_by_up_to_90_degrees_and_does_nothing_else() -> None:
@@ -100,7 +136,9 @@ def test_r_turns_evenly_by_up_to_90_degrees_and_does_nothing_else() -> None:
     assert uniform(degrees, -90, 90)
     torch.testing.assert_close(scale, torch.ones_like(scale), rtol=0, atol=1e-6)
     assert theta[:, [2, 5]].abs().max() < 1e-6
-    torch.testing.assert_close(theta[:, [3, 4]], theta[:, [1, 0]] * theta.new_tensor([-1, 1]), rtol=0, atol=0)  # no mirror, no shear
+    torch.testing.assert_close(
+        theta[:, [3, 4]], theta[:, [1, 0]] * theta.new_tensor([-1, 1]), rtol=0, atol=0
+    )  # no mirror, no shear
 
 
 def test_rts_turns_by_up_to_45_degrees_and_scales_by_0_7_to_1_2() -> None:
@@ -109,13 +147,17 @@ def test_rts_turns_by_up_to_45_degrees_and_scales_by_0_7_to_1_2() -> None:
     assert uniform(degrees, -45, 45)
     assert uniform(scale, 0.7, 1.2)
     assert abs(stats.spearmanr(degrees, scale).statistic) < 0.05
-    torch.testing.assert_close(theta[:, [3, 4]], theta[:, [1, 0]] * theta.new_tensor([-1, 1]), rtol=0, atol=0)
+    torch.testing.assert_close(
+        theta[:, [3, 4]], theta[:, [1, 0]] * theta.new_tensor([-1, 1]), rtol=0, atol=0
+    )
 
 
 def test_rts_puts_the_frame_evenly_anywhere_inside_42_by_42() -> None:
     theta = RotatedScaledTranslated().theta(randomness(5000)).double()
     degrees, scale = degrees_and_scale(theta, 42)
-    centre = affine.inverse(theta)[:, [2, 5]] * 21  # where the digit's centre comes to lie, in pixels from the canvas's
+    centre = (
+        affine.inverse(theta)[:, [2, 5]] * 21
+    )  # where the digit's centre comes to lie, in pixels from the canvas's
     room = 21 - 14 * scale
     for axis in range(2):
         assert uniform(centre[:, axis] / room, -1, 1)
@@ -142,7 +184,12 @@ def test_p_stretches_each_corner_by_5_pixels_along_its_diagonal() -> None:
     outwards = (pixels * frame).sum(2) / math.sqrt(2)
     # the scale cancels in differences, which leaves that of two independent displacements
     for i, j in ((0, 1), (1, 2), (2, 3), (3, 0)):
-        assert stats.kstest(outwards[:, i] - outwards[:, j], stats.norm(0, 5 * math.sqrt(2)).cdf).pvalue > LOOK
+        assert (
+            stats.kstest(
+                outwards[:, i] - outwards[:, j], stats.norm(0, 5 * math.sqrt(2)).cdf
+            ).pvalue
+            > LOOK
+        )
     pairs = torch.stack([outwards[:, 0] - outwards[:, 1], outwards[:, 2] - outwards[:, 3]], 1)
     assert pairs.std().item() == pytest.approx(5 * math.sqrt(2), rel=0.02)
     assert abs(np.corrcoef(pairs.T)[0, 1]) < 0.06
@@ -157,12 +204,19 @@ def test_e_scales_by_0_75_to_1() -> None:
 
 
 def test_e_moves_each_of_16_control_points_by_1_5_pixels_along_each_axis() -> None:
-    moved = Elastic(scale=(1.0, 1.0)).theta(randomness(2000)).double() * 14  # in pixels of the digit
+    moved = (
+        Elastic(scale=(1.0, 1.0)).theta(randomness(2000)).double() * 14
+    )  # in pixels of the digit
     assert moved.shape == (2000, 32)
     assert stats.kstest(moved.flatten(), stats.norm(0, 1.5).cdf).pvalue > LOOK
     assert (np.corrcoef(moved.T) - np.eye(32)).max() < 0.12
     opposite = Elastic().theta(randomness(2000)).double().unflatten(1, (16, 2)) * 14
-    assert stats.kstest((opposite[:, 0] + opposite[:, 15]).flatten(), stats.norm(0, 1.5 * math.sqrt(2)).cdf).pvalue > LOOK
+    assert (
+        stats.kstest(
+            (opposite[:, 0] + opposite[:, 15]).flatten(), stats.norm(0, 1.5 * math.sqrt(2)).cdf
+        ).pvalue
+        > LOOK
+    )
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -181,7 +235,11 @@ def blobs(n: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("distortion", "family", "error"),
-    [(Rotated(), Affine(), 0.004), (RotatedScaledTranslated(), Affine(), 0.008), (Perspective(std=2.0), Projective(), 0.01)],
+    [
+        (Rotated(), Affine(), 0.004),
+        (RotatedScaledTranslated(), Affine(), 0.008),
+        (Perspective(std=2.0), Projective(), 0.01),
+    ],
 )
 def test_the_transformer_given_the_inverse_theta_restores_the_picture(
     distortion: WarpingDistortion, family: ComposableFamily, error: float
@@ -191,7 +249,14 @@ def test_the_transformer_given_the_inverse_theta_restores_the_picture(
     image = distortion(pictures, randomness(200), torch.zeros(200, 1, 28, 28, dtype=torch.uint8))
     restored = Bilinear()(image, family(family.inverse(theta), (28, 28)))
     off = (restored - pictures).abs().mean((1, 2, 3))
-    left_alone = (Bilinear()(image, family(theta.new_tensor(family.identity).expand_as(theta), (28, 28))) - pictures).abs().mean((1, 2, 3))
+    left_alone = (
+        (
+            Bilinear()(image, family(theta.new_tensor(family.identity).expand_as(theta), (28, 28)))
+            - pictures
+        )
+        .abs()
+        .mean((1, 2, 3))
+    )
     assert off.max() < 5 * error
     assert off.mean() < error
     assert off.mean() < left_alone.mean() / 5
@@ -220,7 +285,9 @@ def test_ten_thousand_draws_of_p_are_finite_and_stay_between_0_and_1() -> None:
 
 
 def test_p_shows_nothing_from_beyond_the_horizon() -> None:
-    """Where the oracle's homography looks at a point behind the viewer, the distorted digit shows background."""
+    """Where the oracle's homography looks at a point behind the viewer, the distorted digit shows
+    background.
+    """
     distortion, n = Perspective(std=9.0), 300
     picture = torch.ones(n, 1, 28, 28)
     numbers = Recorded(0, 0, 0, torch.arange(n))
@@ -229,7 +296,9 @@ def test_p_shows_nothing_from_beyond_the_horizon() -> None:
     frame = np.array([[-14, -14], [14, -14], [14, 14], [-14, 14]], np.float32)
     crossed = 0
     for i in range(n):
-        corners = frame * numbers.draws[0][i].numpy() + np.sign(frame) * numbers.draws[1][i].numpy()[:, None] / math.sqrt(2)
+        corners = frame * numbers.draws[0][i].numpy() + np.sign(frame) * numbers.draws[1][
+            i
+        ].numpy()[:, None] / math.sqrt(2)
         h = cv2.getPerspectiveTransform(corners.astype(np.float32), frame)
         w = np.asarray((h[2, 0] * x + h[2, 1] * y + h[2, 2]) / h[2, 2])
         behind = w < -0.05
@@ -239,14 +308,18 @@ def test_p_shows_nothing_from_beyond_the_horizon() -> None:
 
 
 @pytest.mark.parametrize("scale", [(0.7, 1.6), (1.2, 0.7), (0.0, 1.0)])
-def test_rts_refuses_a_scale_that_does_not_fit_its_canvas_and_says_what_does(scale: tuple[float, float]) -> None:
+def test_rts_refuses_a_scale_that_does_not_fit_its_canvas_and_says_what_does(
+    scale: tuple[float, float],
+) -> None:
     with pytest.raises(ValueError, match=r"scale .* give 0 < smallest <= largest <= 1.5"):
         RotatedScaledTranslated(scale=scale)
 
 
 def test_the_largest_scale_that_fits_fills_the_canvas() -> None:
     filled = RotatedScaledTranslated(size=42, rotation=0.0, scale=(1.5, 1.5))
-    image = filled(torch.ones(3, 1, 28, 28), randomness(3), torch.zeros(3, 1, 28, 28, dtype=torch.uint8))
+    image = filled(
+        torch.ones(3, 1, 28, 28), randomness(3), torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+    )
     assert (image[:, :, 1:-1, 1:-1] == 1).all()
 
 

@@ -20,19 +20,25 @@ def theta_of(*numbers: float, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def matrix(theta: Tensor) -> Tensor:
     """(B, 3, 3), from the paper's equation 1."""
-    return torch.cat([theta.unflatten(1, (2, 3)), theta.new_tensor([[[0, 0, 1]]]).expand(len(theta), -1, -1)], 1)
+    return torch.cat(
+        [theta.unflatten(1, (2, 3)), theta.new_tensor([[[0, 0, 1]]]).expand(len(theta), -1, -1)], 1
+    )
 
 
 def warped(image: Tensor, theta: Tensor) -> Tensor:
     return sampling.bilinear(image, affine.grid(theta, (image.shape[2], image.shape[3])))
 
 
-regular = st.tuples(*[st.floats(-0.3, 0.3)] * 6).map(lambda noise: theta_of(*np.add(IDENTITY, noise)))
+regular = st.tuples(*[st.floats(-0.3, 0.3)] * 6).map(
+    lambda noise: theta_of(*np.add(IDENTITY, noise))
+)
 
 
 def test_convention_positive_t_x_moves_the_content_left() -> None:
     image = torch.arange(1.0, 9.0).reshape(1, 1, 2, 4)
-    moved = warped(image, torch.tensor([[1.0, 0, 0.5, 0, 1, 0]]))  # by half of half the width: one pixel of four
+    moved = warped(
+        image, torch.tensor([[1.0, 0, 0.5, 0, 1, 0]])
+    )  # by half of half the width: one pixel of four
     assert moved[0, 0].tolist() == [[2, 3, 4, 0], [6, 7, 8, 0]]
 
 
@@ -49,8 +55,12 @@ def test_convention_a_scale_below_one_looks_at_a_part_and_enlarges_it() -> None:
 
 def test_convention_a_similarity_of_a_positive_angle_turns_the_content_counterclockwise() -> None:
     image = torch.rand(1, 1, 7, 7)
-    quarter = affine.from_similarity(torch.tensor([[math.cos(math.pi / 2), math.sin(math.pi / 2), 0, 0]]))
-    assert torch.equal(warped(image, quarter), torch.rot90(image, 1, (2, 3)))  # torch.rot90 turns from the 1st dim towards the 2nd
+    quarter = affine.from_similarity(
+        torch.tensor([[math.cos(math.pi / 2), math.sin(math.pi / 2), 0, 0]])
+    )
+    assert torch.equal(
+        warped(image, quarter), torch.rot90(image, 1, (2, 3))
+    )  # torch.rot90 turns from the 1st dim towards the 2nd
 
 
 def test_convention_compose_is_warping_with_the_first_and_then_the_second() -> None:
@@ -74,10 +84,16 @@ def test_the_grid_is_the_matrix_product_of_equation_1() -> None:
 def test_a_warp_agrees_with_kornia(padding: sampling.Padding) -> None:
     image, size = torch.rand(2, 3, 9, 14, dtype=torch.float64), (11, 6)
     theta = torch.cat([theta_of(*GENERIC), theta_of(-0.5, 0.8, 0.4, 0.6, 1.2, 0.1)])
-    # kornia takes the map from input to output in pixels whose centres are whole numbers, which is what corner alignment means to it
-    to_pixels = [torch.tensor([[w / 2, 0, (w - 1) / 2], [0, h / 2, (h - 1) / 2], [0, 0, 1]]).double() for h, w in (image.shape[2:], size)]
+    # kornia takes the map from input to output in pixels whose centres are whole numbers, which is
+    # what corner alignment means to it
+    to_pixels = [
+        torch.tensor([[w / 2, 0, (w - 1) / 2], [0, h / 2, (h - 1) / 2], [0, 0, 1]]).double()
+        for h, w in (image.shape[2:], size)
+    ]
     forth = torch.linalg.inv(to_pixels[0] @ matrix(theta) @ torch.linalg.inv(to_pixels[1]))
-    if padding == "reflection":  # kornia reflects at the outermost centres here; what is inside must agree all the same
+    if (
+        padding == "reflection"
+    ):  # kornia reflects at the outermost centres here; what is inside must agree all the same
         inside = (affine.grid(theta, size).abs() < 1 - 1 / 9).all(-1)[:, None]
     else:
         inside = torch.ones(2, 1, *size, dtype=torch.bool)
@@ -102,7 +118,9 @@ def test_inverse_is_the_inverse_matrix(theta: Tensor) -> None:
 def test_translation_attention_and_similarity_are_affine_maps() -> None:
     assert affine.from_translation(theta_of(0.1, 0.2), 0.5).tolist() == [[0.5, 0, 0.1, 0, 0.5, 0.2]]
     assert affine.from_attention(theta_of(0.5, 0.1, 0.2)).tolist() == [[0.5, 0, 0.1, 0, 0.5, 0.2]]
-    assert affine.from_similarity(theta_of(0.6, 0.8, 0.1, 0.2)).tolist() == [[0.6, -0.8, 0.1, 0.8, 0.6, 0.2]]
+    assert affine.from_similarity(theta_of(0.6, 0.8, 0.1, 0.2)).tolist() == [
+        [0.6, -0.8, 0.1, 0.8, 0.6, 0.2]
+    ]
 
 
 def test_attention_and_similarity_come_back_from_affine_maps() -> None:

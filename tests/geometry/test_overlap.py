@@ -3,7 +3,12 @@ import torch
 from torch import Tensor
 
 from stn_lightning.geometry import affine, thin_plate_spline
-from stn_lightning.geometry.overlap import intersection_over_union, outline, shared, shows
+from stn_lightning.geometry.overlap import (
+    contains_points,
+    intersection_over_union,
+    outline,
+    overlap_penalty,
+)
 
 
 def crops(*thetas: list[float]) -> Tensor:
@@ -13,7 +18,7 @@ def crops(*thetas: list[float]) -> Tensor:
 
 def test_a_crop_shows_what_lies_in_its_rectangle() -> None:
     points = 2 * torch.rand(1, 500, 2) - 1
-    found = shows(crops([0.4, 0.3, -0.2])[0], points)
+    found = contains_points(crops([0.4, 0.3, -0.2])[0], points)
     inside = ((points - torch.tensor([0.3, -0.2])).abs() < 0.4 * 63 / 64).all(-1)
     assert torch.equal(found, inside)
     assert 20 < found.sum() < 200
@@ -25,17 +30,23 @@ def test_a_turned_crop_shows_what_its_inverse_takes_into_the_frame() -> None:
     a, b, tx, c, d, ty = affine.inverse(theta)[0]
     x, y = points.unbind(-1)
     back = torch.stack([a * x + b * y + tx, c * x + d * y + ty], -1)
-    assert torch.equal(shows(affine.grid(theta, (200, 200)), points), (back.abs() < 199 / 200).all(-1))
+    assert torch.equal(
+        contains_points(affine.grid(theta, (200, 200)), points), (back.abs() < 199 / 200).all(-1)
+    )
 
 
 def test_a_bent_crop_shows_what_lies_in_its_bent_outline() -> None:
-    """The middle of the upper side is pulled down to the centre, so that what was above it is cut off."""
+    """The middle of the upper side is pulled down to the centre, so that what was above it is cut
+    off.
+    """
     points, basis = thin_plate_spline.control_points(3), None
     basis = thin_plate_spline.basis(points, (64, 64))
     theta = torch.zeros(1, 18)
     theta[0, 3] = 1.0  # y of the second point
     grid = thin_plate_spline.grid(theta, basis, (64, 64))
-    assert shows(grid, torch.tensor([[[0.0, 0.5], [0.0, -0.5], [-0.95, -0.5]]])).tolist() == [[True, False, True]]
+    assert contains_points(
+        grid, torch.tensor([[[0.0, 0.5], [0.0, -0.5], [-0.95, -0.5]]])
+    ).tolist() == [[True, False, True]]
 
 
 def test_the_outline_goes_round_once() -> None:
@@ -45,24 +56,26 @@ def test_the_outline_goes_round_once() -> None:
 
 
 def test_intersection_over_union_is_that_of_rectangles() -> None:
-    found = intersection_over_union(crops([0.5, -0.5, 0.0], [0.5, 0.0, 0.0], [0.5, 0.5, 0.0]), cells=64)[0]
+    found = intersection_over_union(
+        crops([0.5, -0.5, 0.0], [0.5, 0.0, 0.0], [0.5, 0.5, 0.0]), cells=64
+    )[0]
     expected = torch.tensor([[1, 1 / 3, 0], [1 / 3, 1, 1 / 3], [0, 1 / 3, 1]])
     torch.testing.assert_close(found, expected, rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize(("gap", "expected"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (3.0, 0.0)])
 def test_what_crops_share_is_the_overlap_of_their_boxes(gap: float, expected: float) -> None:
-    found = shared(crops([0.5, 0.0, 0.0], [0.5, gap, 0.0]))
+    found = overlap_penalty(crops([0.5, 0.0, 0.0], [0.5, gap, 0.0]))
     assert found.item() == pytest.approx(expected, abs=0.01)
 
 
 def test_one_crop_shares_nothing() -> None:
-    assert shared(crops([0.5, 0.2, 0.0])).item() == 0
+    assert overlap_penalty(crops([0.5, 0.2, 0.0])).item() == 0
 
 
 def test_the_gradient_pushes_overlapping_crops_apart_and_leaves_their_sizes_alone() -> None:
     theta = torch.tensor([[0.5, -0.1, 0.0], [0.5, 0.1, 0.05]], requires_grad=True)
-    shared(affine.grid(affine.from_attention(theta), (8, 8))[None]).sum().backward()
+    overlap_penalty(affine.grid(affine.from_attention(theta), (8, 8))[None]).sum().backward()
     assert theta.grad is not None
     assert theta.grad[0, 1] > 0 > theta.grad[1, 1]  # descending moves the left one to the left
     assert theta.grad[:, 0].abs().max() < 1e-6
@@ -71,7 +84,9 @@ def test_the_gradient_pushes_overlapping_crops_apart_and_leaves_their_sizes_alon
 def test_gradients_of_what_crops_share_pass_gradcheck() -> None:
     def loss(theta: Tensor) -> Tensor:
         grid = affine.grid(affine.from_translation(theta, 0.5), (4, 4))
-        return shared(grid[None])
+        return overlap_penalty(grid[None])
 
-    theta = torch.tensor([[-0.21, 0.03], [0.17, -0.11], [0.4, 0.2]], dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor(
+        [[-0.21, 0.03], [0.17, -0.11], [0.4, 0.2]], dtype=torch.float64, requires_grad=True
+    )
     assert torch.autograd.gradcheck(loss, theta)

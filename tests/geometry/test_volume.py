@@ -16,7 +16,10 @@ def theta_of(*numbers: float) -> Tensor:
 
 
 def matrix(theta: Tensor) -> Tensor:
-    return torch.cat([theta.unflatten(1, (3, 4)), theta.new_tensor([[[0, 0, 0, 1]]]).expand(len(theta), -1, -1)], 1)
+    return torch.cat(
+        [theta.unflatten(1, (3, 4)), theta.new_tensor([[[0, 0, 0, 1]]]).expand(len(theta), -1, -1)],
+        1,
+    )
 
 
 def warped(content: Tensor, theta: Tensor) -> Tensor:
@@ -24,12 +27,18 @@ def warped(content: Tensor, theta: Tensor) -> Tensor:
     return sampling.trilinear(content, volume.grid(theta, (depth, height, width)))
 
 
-regular = st.tuples(*[st.floats(-0.2, 0.2)] * 12).map(lambda noise: theta_of(*np.add(IDENTITY, noise)))
+regular = st.tuples(*[st.floats(-0.2, 0.2)] * 12).map(
+    lambda noise: theta_of(*np.add(IDENTITY, noise))
+)
 
 
 def test_convention_a_shift_moves_the_content_left_up_and_to_the_front() -> None:
     content = torch.rand(1, 1, 4, 4, 4)
-    for number, dim in ((3, 4), (7, 3), (11, 2)):  # t_x along the width, t_y the height, t_z the depth
+    for number, dim in (
+        (3, 4),
+        (7, 3),
+        (11, 2),
+    ):  # t_x along the width, t_y the height, t_z the depth
         theta = torch.tensor([IDENTITY])
         theta[0, number] = 0.5  # one voxel of four
         expected = content.roll(-1, dim)
@@ -62,7 +71,9 @@ def test_the_grid_agrees_with_kornia() -> None:
     theta = theta_of(*GENERIC)
     points = lattice.points((3, 4, 5), theta).flatten(0, 2)[None]
     expected = kornia.geometry.linalg.transform_points(matrix(theta), points)
-    torch.testing.assert_close(volume.grid(theta, (3, 4, 5)).flatten(1, 3), expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        volume.grid(theta, (3, 4, 5)).flatten(1, 3), expected, rtol=0, atol=1e-7
+    )
 
 
 @given(regular, regular)

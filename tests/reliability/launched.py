@@ -1,13 +1,15 @@
-"""The small training as a program, for launchers: `python -m tests.reliability.launched FOLDER RANKS PAUSE`."""
+"""The small training as a program, for launchers: `python -m tests.reliability.launched FOLDER
+RANKS PAUSE`.
+"""
 
 import logging
 import sys
 from pathlib import Path
 
-from stn_lightning import signals
+from stn_lightning.runtime import signals
 
 if __name__ == "__main__":
-    signals.listen()  # before seconds of imports
+    signals.start_listening()  # before seconds of imports
     import torch
 
     from tests.reliability.training import Slowly, train

@@ -1,6 +1,7 @@
 """Trainings in processes of their own, to be signalled and killed.
 
-They are forked from a server that has imported everything, which takes milliseconds instead of seconds.
+They are forked from a server that has imported everything, which takes milliseconds instead of
+seconds.
 """
 
 import logging
@@ -21,11 +22,23 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.reliability.training"])
 
 
-def _run(rank: int, ranks: int, port: int, folder: Path, function: str, arguments: Sequence[Any], settings: dict[str, Any]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0")
+def _run(
+    rank: int,
+    ranks: int,
+    port: int,
+    folder: Path,
+    function: str,
+    arguments: Sequence[Any],
+    settings: dict[str, Any],
+) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0"
+    )
     if ranks == 1:
         del os.environ["LOCAL_RANK"]
-    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a program of its own
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # for the loader's workers, as in a program of its own
     log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -42,23 +55,28 @@ def save_without_end(folder: Path) -> None:
     """Checkpoints of a megabyte, one after the other, each full of its number."""
     import torch
 
-    from stn_lightning.checkpoints import AtomicCheckpointIO
+    from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO
 
     torch.set_num_threads(1)
     for count in range(10**9):
         AtomicCheckpointIO().save_checkpoint(
-            {"count": count, "state_dict": {"weight": torch.full((250_000,), count)}}, folder / "last.ckpt"
+            {"count": count, "state_dict": {"weight": torch.full((250_000,), count)}},
+            folder / "last.ckpt",
         )
 
 
-def _call(function: Callable[..., None], environment: dict[str, str], arguments: tuple[Any, ...]) -> None:
+def _call(
+    function: Callable[..., None], environment: dict[str, str], arguments: tuple[Any, ...]
+) -> None:
     os.environ.update(environment)
     tempfile.tempdir = None  # which makes it look at TMPDIR again
     function(*arguments)
 
 
 @contextmanager
-def started(function: Callable[..., None], *arguments: Any, environment: dict[str, str]) -> Iterator[ForkServerProcess]:
+def started(
+    function: Callable[..., None], *arguments: Any, environment: dict[str, str]
+) -> Iterator[ForkServerProcess]:
     """A process that calls `function`; it is killed in the end."""
     process = SERVER.Process(target=_call, args=(function, environment, arguments))
     process.start()
@@ -76,7 +94,10 @@ def running(
     """The processes of a training in `folder`; what is left of them is killed in the end."""
     folder.mkdir(exist_ok=True, parents=True)
     port = _free_port()
-    processes = [SERVER.Process(target=_run, args=(rank, ranks, port, folder, function, callbacks, settings)) for rank in range(ranks)]
+    processes = [
+        SERVER.Process(target=_run, args=(rank, ranks, port, folder, function, callbacks, settings))
+        for rank in range(ranks)
+    ]
     for process in processes:
         process.start()
     try:

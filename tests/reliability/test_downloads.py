@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from stn_lightning.datasets.download import File, fetch
-from stn_lightning.files import sweep
-from tests.callbacks.test_checkpoints import without_privileges
+from stn_lightning.datasets.files.download import File, fetch
+from stn_lightning.runtime.atomic_files import remove_stale
 from tests.reliability.processes import SERVER, started
+from tests.runtime.test_checkpointing import without_privileges
 
 CONTENT = b"digits" * 50_000
 FILE = File("digits.gz", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
@@ -42,7 +42,9 @@ class Slow(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror() -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Counting", (Slow,), {"asked": asked}))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Counting", (Slow,), {"asked": asked})
+    )
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # whoever is killed hangs up
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -52,7 +54,9 @@ def mirror() -> Iterator[tuple[str, list[str]]]:
     thread.join()
 
 
-def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(tmp_path: Path, mirror: tuple[str, list[str]]) -> None:
+def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(
+    tmp_path: Path, mirror: tuple[str, list[str]]
+) -> None:
     url, asked = mirror
     with started(fetch, FILE, tmp_path, [url], environment={}) as killed:
         while not asked:
@@ -65,13 +69,20 @@ def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(tmp_pat
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert asked == ["/digits.gz", "/digits.gz"], "once by the killed process, once by one of the others"
-    sweep(tmp_path)  # as the next download does; the killed process may still have been ending when the second began
+    assert asked == ["/digits.gz", "/digits.gz"], (
+        "once by the killed process, once by one of the others"
+    )
+    remove_stale(
+        tmp_path
+        # as the next download does; the killed process may still have been ending when the second began
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["digits.gz"]
     assert (tmp_path / "digits.gz").read_bytes() == CONTENT
 
 
-def test_a_server_that_sends_more_than_the_file_is_not_listened_to_for_longer(tmp_path: Path, mirror: tuple[str, list[str]]) -> None:
+def test_a_server_that_sends_more_than_the_file_is_not_listened_to_for_longer(
+    tmp_path: Path, mirror: tuple[str, list[str]]
+) -> None:
     url, asked = mirror
     fetch(FILE, tmp_path, [url + "endless", url])
     assert asked == ["/endlessdigits.gz", "/digits.gz"]
@@ -81,7 +92,9 @@ def test_a_server_that_sends_more_than_the_file_is_not_listened_to_for_longer(tm
 
 
 def test_files_that_are_right_in_a_folder_that_cannot_be_written_are_enough() -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders cannot be entered by somebody else
+    with (
+        tempfile.TemporaryDirectory() as name
+    ):  # pytest's own folders cannot be entered by somebody else
         (Path(name) / "digits.gz").write_bytes(CONTENT)
         Path(name).chmod(0o555)
         with without_privileges():

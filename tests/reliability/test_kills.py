@@ -9,13 +9,20 @@ import pytest
 
 from tests.reliability.processes import finish, log, run, running
 from tests.reliability.training import Slowly, record
-from tests.test_checkpoints import names
+from tests.runtime.test_checkpoint_io import names
 
-SETTINGS: dict[str, Any] = {"ema": True, "accumulate_grad_batches": 2, "val_check_interval": 4, "seconds": 0.0}
+SETTINGS: dict[str, Any] = {
+    "ema": True,
+    "accumulate_grad_batches": 2,
+    "val_check_interval": 4,
+    "seconds": 0.0,
+}
 
 
 def told(folder: Path) -> list[Any]:
-    """What the training wrote down, each line once: what was lost by a kill is done again, and must come to the same."""
+    """What the training wrote down, each line once: what was lost by a kill is done again, and must
+    come to the same.
+    """
     lines: list[Any] = []
     for line in sorted(record(folder), key=repr):
         if line not in lines[-1:]:
@@ -25,9 +32,15 @@ def told(folder: Path) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("ranks", "kills"),
-    [(1, 3), pytest.param(1, 20, marks=pytest.mark.slow), pytest.param(2, 10, marks=pytest.mark.slow)],
+    [
+        (1, 3),
+        pytest.param(1, 20, marks=pytest.mark.slow),
+        pytest.param(2, 10, marks=pytest.mark.slow),
+    ],
 )
-def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(tmp_path: Path, ranks: int, kills: int) -> None:
+def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(
+    tmp_path: Path, ranks: int, kills: int
+) -> None:
     settings = {**SETTINGS, "epochs": 3 + kills // 2}
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert run(straight, ranks=ranks, **settings) == [0] * ranks, log(straight)
@@ -45,5 +58,7 @@ def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(tmp_
         done += 1
         left += len([name for name in names(killed / "checkpoints") if name.endswith(".tmp")])
     assert run(killed, ranks=ranks, **settings) == [0] * ranks, log(killed)
-    assert names(killed / "checkpoints") == ["best.ckpt", "last.ckpt"], f"{left} temporary files were left by kills, and not all swept"
+    assert names(killed / "checkpoints") == ["best.ckpt", "last.ckpt"], (
+        f"{left} temporary files were left by kills, and not all swept"
+    )
     assert told(killed) == told(straight)

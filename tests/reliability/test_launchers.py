@@ -23,7 +23,12 @@ ROOT = Path(__file__).parents[2]
 def start(*command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=os.environ | environment, stdout=file, stderr=file, start_new_session=True
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
 
 
@@ -32,7 +37,11 @@ def processes(launcher: subprocess.Popen[bytes]) -> list[int]:
     found = [launcher.pid]
     for parent in found:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        found += [int(child) for child in children if "launched" in Path(f"/proc/{child}/cmdline").read_text()]
+        found += [
+            int(child)
+            for child in children
+            if "launched" in Path(f"/proc/{child}/cmdline").read_text()
+        ]
     return found
 
 
@@ -67,7 +76,9 @@ def test_processes_of_lightnings_launcher_stop_together_with_exit_code_75(
     assert sorted(record(tmp_path), key=repr) == straight
 
 
-def test_torchrun_restarts_a_training_whose_process_is_killed_and_it_ends_in_the_same_weights(tmp_path: Path, straight: list[Any]) -> None:
+def test_torchrun_restarts_a_training_whose_process_is_killed_and_it_ends_in_the_same_weights(
+    tmp_path: Path, straight: list[Any]
+) -> None:
     torchrun = (
         "-m",
         "torch.distributed.run",
@@ -76,7 +87,15 @@ def test_torchrun_restarts_a_training_whose_process_is_killed_and_it_ends_in_the
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=localhost:0",
     )
-    launcher = start(*torchrun, *PROGRAM, str(tmp_path), "2", "0.1", log=tmp_path / "log", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    launcher = start(
+        *torchrun,
+        *PROGRAM,
+        str(tmp_path),
+        "2",
+        "0.1",
+        log=tmp_path / "log",
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
+    )
     for kill in range(3):
         wait_for(8 + 20 * kill, tmp_path)
         time.sleep(random.uniform(0, 0.3))

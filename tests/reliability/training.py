@@ -1,6 +1,8 @@
-"""A small training with everything that must survive a stop: order, dropout, momentum, schedule, weight averaging, accumulation.
+"""A small training with everything that must survive a stop: order, dropout, momentum, schedule,
+weight averaging, accumulation.
 
-It runs within a test, or in processes that are signalled and killed (`tests.reliability.processes`).
+It runs within a test, or in processes that are signalled and killed
+(`tests.reliability.processes`).
 """
 
 import copy
@@ -20,14 +22,19 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from torch import Tensor, nn
 
-from stn_lightning import signals
 from stn_lightning.batch import Split
-from stn_lightning.callbacks import AverageBatchNorm, Checkpoints, ExactState, FiniteGuard, LabelGuard, Preemption
-from stn_lightning.checkpoints import AtomicCheckpointIO, newest_loadable
-from stn_lightning.datamodules import DigitsDataModule
-from stn_lightning.datasets import EmbeddedDigits, Pictures
-from stn_lightning.ranks import DDP
-from stn_lightning.tasks import ClassificationTask, Cosine
+from stn_lightning.callbacks import LabelCheck
+from stn_lightning.datamodules import MNISTDataModule
+from stn_lightning.datasets import EmbeddedDigits, ImageTensorDataset
+from stn_lightning.runtime import signals
+from stn_lightning.runtime.batch_norm import AverageBatchNorm
+from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, newest_loadable
+from stn_lightning.runtime.checkpointing import AtomicCheckpoint
+from stn_lightning.runtime.distributed import DDP
+from stn_lightning.runtime.exact_resume import ExactResume
+from stn_lightning.runtime.guards import NonFiniteGuard
+from stn_lightning.runtime.preemption import Preemption
+from stn_lightning.tasks import ClassificationTask, CosineDecay
 from stn_lightning.tasks.classification import OptimizerCallable
 from stn_lightning.transformers import Affine, SpatialTransformer
 
@@ -35,7 +42,7 @@ ADAM = functools.partial(torch.optim.AdamW, lr=0.01)
 
 
 @functools.cache
-def _digits(split: Split) -> Pictures:
+def _digits(split: Split) -> ImageTensorDataset:
     return EmbeddedDigits().load(split)
 
 
@@ -43,30 +50,41 @@ SIZES: dict[Split, int] = {"train": 83, "val": 26, "test": 31}
 
 
 class FewDigits(EmbeddedDigits):
-    """The first of the embedded digits: 11 batches of 8 to train on, with a remainder; 26 to validate, 31 to test."""
+    """The first of the embedded digits: 11 batches of 8 to train on, with a remainder; 26 to
+    validate, 31 to test.
+    """
 
-    def load(self, split: Split) -> Pictures:
+    def load(self, split: Split) -> ImageTensorDataset:
         pictures = _digits(split)
-        return Pictures(*(part[: SIZES[split]] for part in pictures))
+        return ImageTensorDataset(*(part[: SIZES[split]] for part in pictures))
 
 
-class Data(DigitsDataModule):
+class Data(MNISTDataModule):
     def __init__(self, workers: int = 0, **options: Any) -> None:
         super().__init__(FewDigits(), **options)
         self.workers = workers
 
 
 class Plateau(ClassificationTask):
-    """Changes its learning rate at the end of every epoch but the first, depending on the validation before."""
+    """Changes its learning rate at the end of every epoch but the first, depending on the
+    validation before.
+    """
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", factor=0.9, patience=0)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss", "strict": False}}
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, "max", factor=0.9, patience=0
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss", "strict": False},
+        }
 
 
 class Record(Callback):
-    """Writes a line for each training batch and each validation, which two trainings can be compared by."""
+    """Writes a line for each training batch and each validation, which two trainings can be
+    compared by.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -75,14 +93,27 @@ class Record(Callback):
         with self.file.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         where = (trainer.current_epoch, batch_idx, trainer.global_step)
-        self.say("train", trainer.global_rank, *where, outputs["loss"].item(), rate, batch.indices.tolist())
+        self.say(
+            "train",
+            trainer.global_rank,
+            *where,
+            outputs["loss"].item(),
+            rate,
+            batch.indices.tolist(),
+        )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith("val")}
+            values = {
+                name: float(value)
+                for name, value in sorted(trainer.callback_metrics.items())
+                if name.startswith("val")
+            }
             self.say("val", trainer.global_rank, trainer.current_epoch, trainer.global_step, values)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,9 +124,17 @@ END = -1
 
 
 class Do(Callback):
-    """Does something at one batch of the training, of the validation or END of epoch that follows it, in one process or all."""
+    """Does something at one batch of the training, of the validation or END of epoch that follows
+    it, in one process or all.
+    """
 
-    def __init__(self, action: Callable[[], object], batch: int, val_batch: int | None = None, rank: int | None = None) -> None:
+    def __init__(
+        self,
+        action: Callable[[], object],
+        batch: int,
+        val_batch: int | None = None,
+        rank: int | None = None,
+    ) -> None:
         self.action, self.batch, self.val_batch, self.rank = action, batch, val_batch, rank
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -107,13 +146,22 @@ class Do(Callback):
             self.action()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
     ) -> None:
         if not trainer.sanity_checking and batch_idx == self.val_batch and self._is_now(trainer):
             self.action()
 
     def _is_now(self, trainer: Trainer) -> bool:
-        return trainer.fit_loop.total_batch_idx == self.batch and self.rank in (None, trainer.global_rank)
+        return trainer.fit_loop.total_batch_idx == self.batch and self.rank in (
+            None,
+            trainer.global_rank,
+        )
 
 
 class Poison(Callback):
@@ -122,8 +170,13 @@ class Poison(Callback):
     def __init__(self, step: int, value: float, *, gradient: bool = False, rank: int = 0) -> None:
         self.step, self.value, self.gradient, self.rank = step, value, gradient, rank
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank) and not self.gradient:
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        if (trainer.global_step, trainer.global_rank) == (
+            self.step,
+            self.rank,
+        ) and not self.gradient:
             loss.data.fill_(self.value)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -172,19 +225,25 @@ def die() -> None:
 
 def fill_disk() -> None:
     """As far as this process can tell: files end after so many bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (30_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    )
 
 
 def weights_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
 def backbone(dropout: float, norm: bool = False) -> nn.Module:
     middle: list[nn.Module] = [nn.BatchNorm1d(12)] if norm else []
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 12), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(12, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 12), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(12, 10)
+    )
 
 
 def looking() -> nn.Module:
@@ -209,7 +268,7 @@ def train(
     monitor: str = "val/error",
     mode: Any = "min",
     sanity: int = 0,
-    guard: FiniteGuard | None = None,
+    guard: NonFiniteGuard | None = None,
     network: nn.Module | None = None,
     plugins: Sequence[Any] = (),
     epochs: int = 3,
@@ -218,19 +277,27 @@ def train(
     optimizer: OptimizerCallable = ADAM,
     **options: Any,
 ) -> Trainer:
-    """Train in `folder`, going on where it was stopped; `ddp` are options of the strategy on several processes."""
+    """Train in `folder`, going on where it was stopped; `ddp` are options of the strategy on
+    several processes.
+    """
     seed_everything(1, verbose=False)
-    own = copy.deepcopy(network) or backbone(dropout, norm)  # what processes are given lies in memory that they share
-    task = (Plateau if plateau else ClassificationTask)(own, optimizer, schedule=Cosine(0.1))
+    own = copy.deepcopy(network) or backbone(
+        dropout, norm
+    )  # what processes are given lies in memory that they share
+    task = (Plateau if plateau else ClassificationTask)(own, optimizer, schedule=CosineDecay(0.1))
     data = Data(workers, batch_size=batch_size, seed=1)
-    callbacks: list[Callback] = [*([EMAWeightAveraging(decay=0.9)] if ema else []), Record(folder / "record.jsonl"), *extra]
+    callbacks: list[Callback] = [
+        *([EMAWeightAveraging(decay=0.9)] if ema else []),
+        Record(folder / "record.jsonl"),
+        *extra,
+    ]
     if patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=patience))
-    checkpoints = Checkpoints(folder / "checkpoints", monitor, mode, keep, seconds)
+    checkpoints = AtomicCheckpoint(folder / "checkpoints", monitor, mode, keep, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     options.setdefault("max_epochs", None if "max_steps" in options else epochs)
     options.update(plugins=[AtomicCheckpointIO(), *plugins], num_sanity_val_steps=sanity)
-    callbacks += [guard or FiniteGuard(), LabelGuard(), ExactState(), checkpoints, Preemption()]
+    callbacks += [guard or NonFiniteGuard(), LabelCheck(), ExactResume(), checkpoints, Preemption()]
     trainer = _trainer(ranks, callbacks, DDP(**(ddp or {})), **options)
     found = newest_loadable(folder / "checkpoints").path if resume is True else resume or None
     try:

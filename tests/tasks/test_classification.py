@@ -11,70 +11,88 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stn_lightning.backbones import CNN, FCN, Streams, TorchvisionTrunk
+from stn_lightning.backbones import CNN, FCN, MultiCropClassifier, TorchvisionFeatures
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules import DigitsDataModule, EpochBatches
-from stn_lightning.datasets import EmbeddedDigits, Pictures, PictureSource
+from stn_lightning.datamodules import EpochBatches, MNISTDataModule
+from stn_lightning.datasets import EmbeddedDigits, ImageTensorDataset, ImageTensorSource
 from stn_lightning.distortions import Distortion, Rotated, RotatedScaledTranslated
-from stn_lightning.tasks import ClassificationTask, Constant, Cosine, Schedule, Steps
+from stn_lightning.tasks import ClassificationTask, ConstantLR, CosineDecay, Schedule, StepDecay
 from stn_lightning.transformers import (
     Affine,
     ConvolutionalLocalisation,
-    Disturbed,
     Family,
+    FeatureLocalisation,
     FullyConnectedLocalisation,
+    NoisyIdentity,
     ParallelTransformer,
     SpatialTransformer,
     Start,
     ThinPlateSpline,
     Transformer,
     Translation,
-    TrunkLocalisation,
 )
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 
 
 @functools.cache
-def all_digits(split: Split) -> Pictures:
+def all_digits(split: Split) -> ImageTensorDataset:
     return EmbeddedDigits().load(split)
 
 
-class Few(PictureSource):
+class Few(ImageTensorSource):
     """The first `n` embedded digits of each split."""
 
-    classes = tuple("0123456789")
+    class_names = tuple("0123456789")
 
     def __init__(self, n: int = 32) -> None:
         self.n = n
 
-    def load(self, split: Split) -> Pictures:
-        return Pictures(*(values[: self.n] for values in all_digits(split)))
+    def load(self, split: Split) -> ImageTensorDataset:
+        return ImageTensorDataset(*(values[: self.n] for values in all_digits(split)))
 
 
-def digits(n: int = 32, distortion: Distortion | None = None, batch_size: int = 16) -> DigitsDataModule:
-    return DigitsDataModule(Few(n), distortion, batch_size)
+def digits(
+    n: int = 32, distortion: Distortion | None = None, batch_size: int = 16
+) -> MNISTDataModule:
+    return MNISTDataModule(Few(n), distortion, batch_size)
 
 
 def transformer() -> Transformer:
     return SpatialTransformer(FullyConnectedLocalisation([16, 16]), Affine())
 
 
-def task_of(with_transformer: bool = True, backbone: nn.Module | None = None, **options: Any) -> ClassificationTask:
+def task_of(
+    with_transformer: bool = True, backbone: nn.Module | None = None, **options: Any
+) -> ClassificationTask:
     options = {"optimizer": SGD} | options
-    return ClassificationTask(backbone or FCN([16]), transformer=transformer() if with_transformer else None, **options)
+    return ClassificationTask(
+        backbone or FCN([16]), transformer=transformer() if with_transformer else None, **options
+    )
 
 
 def trainer_of(*callbacks: Callback, **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **(quiet | {"max_epochs": 1, "log_every_n_steps": 1} | options))
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        callbacks=list(callbacks),
+        **(quiet | {"max_epochs": 1, "log_every_n_steps": 1} | options),
+    )
 
 
-def batch_of(module: DigitsDataModule, split: Split = "train") -> Batch:
+def batch_of(module: MNISTDataModule, split: Split = "train") -> Batch:
     """All of a split in one batch, as a task gets it."""
     module.setup("fit" if split == "train" else "test")
     pictures = module.splits[split]
-    return module.distorted(Batch(pictures.image, pictures.label, torch.arange(len(pictures.label)), 0, 1.0, split))
+    return module.distorted(
+        Batch(pictures.image, pictures.label, torch.arange(len(pictures.label)), 0, 1.0, split)
+    )
 
 
 def test_the_logits_are_the_backbones_of_the_transformers_image() -> None:
@@ -90,7 +108,12 @@ def test_without_a_transformer_the_logits_are_the_backbones() -> None:
 
 @pytest.mark.parametrize("with_transformer", [False, True])
 def test_a_task_learns_32_digits_by_heart_in_a_few_dozen_steps(with_transformer: bool) -> None:
-    task = task_of(with_transformer, FCN([64]), optimizer=functools.partial(torch.optim.SGD, lr=0.2, momentum=0.9), localisation_rate=0.1)
+    task = task_of(
+        with_transformer,
+        FCN([64]),
+        optimizer=functools.partial(torch.optim.SGD, lr=0.2, momentum=0.9),
+        localisation_lr_scale=0.1,
+    )
     losses: list[float] = []
 
     class Watch(Callback):
@@ -109,7 +132,10 @@ def test_a_task_learns_32_digits_by_heart_in_a_few_dozen_steps(with_transformer:
 @pytest.mark.parametrize(
     ("options", "logged"),
     [
-        ({"max_epochs": 2, "log_every_n_steps": 3}, [3, 4, 6, 8]),  # every third, and where an epoch ends
+        (
+            {"max_epochs": 2, "log_every_n_steps": 3},
+            [3, 4, 6, 8],
+        ),  # every third, and where an epoch ends
         ({"max_steps": 3, "log_every_n_steps": 0}, [3]),
         ({"max_epochs": 1, "log_every_n_steps": 1, "accumulate_grad_batches": 2}, [1, 1, 2, 2]),
     ],
@@ -133,11 +159,15 @@ def test_what_is_logged_in_training_is_the_batches_loss_and_error() -> None:
     logits = task(batch.image)
     expected = functional.cross_entropy(logits, batch.label).item()
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected, rel=1e-5)
-    assert trainer.callback_metrics["train/error"].item() == pytest.approx(100 * (logits.argmax(1) != batch.label).float().mean().item())
+    assert trainer.callback_metrics["train/error"].item() == pytest.approx(
+        100 * (logits.argmax(1) != batch.label).float().mean().item()
+    )
 
 
 @pytest.mark.parametrize("batch_size", [7, 50, 500])
-def test_a_test_counts_each_sample_once_and_its_numbers_do_not_depend_on_the_batches(batch_size: int) -> None:
+def test_a_test_counts_each_sample_once_and_its_numbers_do_not_depend_on_the_batches(
+    batch_size: int,
+) -> None:
     torch.manual_seed(3)
     task = task_of()
     module = digits(101, RotatedScaledTranslated(), batch_size)
@@ -145,8 +175,12 @@ def test_a_test_counts_each_sample_once_and_its_numbers_do_not_depend_on_the_bat
     batch = batch_of(module, "test")
     logits = task.eval()(batch.image)
     assert found["test/samples"] == 101
-    assert found["test/error"] == pytest.approx(100 * (logits.argmax(1) != batch.label).double().mean().item(), rel=1e-6)
-    assert found["test/loss"] == pytest.approx(functional.cross_entropy(logits, batch.label).item(), rel=1e-5)
+    assert found["test/error"] == pytest.approx(
+        100 * (logits.argmax(1) != batch.label).double().mean().item(), rel=1e-6
+    )
+    assert found["test/loss"] == pytest.approx(
+        functional.cross_entropy(logits, batch.label).item(), rel=1e-5
+    )
 
 
 def test_validation_in_training_counts_each_sample_once_in_every_epoch() -> None:
@@ -164,12 +198,18 @@ def test_validation_in_training_counts_each_sample_once_in_every_epoch() -> None
 def test_predictions_are_probabilities_in_the_order_of_the_test_pictures() -> None:
     task, module = task_of(), digits(45, batch_size=10)
     found = torch.cat(cast(list[Tensor], trainer_of().predict(task, module)))
-    torch.testing.assert_close(found, task(batch_of(module, "test").image).softmax(1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found, task(batch_of(module, "test").image).softmax(1), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_looking_outside_costs_what_its_weight_says_and_inside_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shift = torch.tensor([[[0.5, 0, 0, 0, 0.5, 0]], [[0.5, 0, 0, 0, 0.5, 2.1]]])  # within the image, and beyond its lower border
+def test_looking_outside_costs_what_its_weight_says_and_inside_nothing(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shift = torch.tensor(
+        [[[0.5, 0, 0, 0, 0.5, 0]], [[0.5, 0, 0, 0, 0.5, 2.1]]]
+    )  # within the image, and beyond its lower border
 
     class Beyond(Start):
         def __init__(self, theta: Tensor) -> None:
@@ -182,12 +222,16 @@ def test_looking_outside_costs_what_its_weight_says_and_inside_nothing(n: int, m
     for theta in shift:
         for weight in (0.0, 0.25):
             torch.manual_seed(1)
-            looking = ParallelTransformer(FullyConnectedLocalisation([8]), Affine(), n, start=Beyond(theta))
-            task = ClassificationTask(FCN([8]), SGD, looking, outside_penalty=weight)
+            looking = ParallelTransformer(
+                FullyConnectedLocalisation([8]), Affine(), n, start=Beyond(theta)
+            )
+            task = ClassificationTask(FCN([8]), SGD, looking, out_of_bounds_penalty=weight)
             task(batch.image)
             monkeypatch.setattr(ClassificationTask, "is_logged", False)
             losses.append(task.training_step(batch, 0).item())
-    rows = 0.5 * (torch.arange(28) * 2 - 27) / 28 + 2.1 - 1  # how far each row lies beyond the border: 0.62 to 1.58
+    rows = (
+        0.5 * (torch.arange(28) * 2 - 27) / 28 + 2.1 - 1
+    )  # how far each row lies beyond the border: 0.62 to 1.58
     cost = torch.where(rows > 1, rows - 0.5, rows.square() / 2).mean().item()
     assert losses[1] == losses[0]
     assert losses[3] - losses[2] == pytest.approx(0.25 * cost, rel=1e-4)
@@ -196,15 +240,35 @@ def test_looking_outside_costs_what_its_weight_says_and_inside_nothing(n: int, m
 def global_gradient(task: ClassificationTask, batch: Batch, ranks: int) -> dict[str, Tensor]:
     """What averaging the processes' gradients gives."""
     task.zero_grad()
-    parts = [next(iter(EpochBatches(batch.label, len(batch.label), shuffle=False, rank=rank, ranks=ranks))) for rank in range(ranks)]
+    parts = [
+        next(
+            iter(
+                EpochBatches(
+                    batch.label, len(batch.label), shuffle=False, rank=rank, world_size=ranks
+                )
+            )
+        )
+        for rank in range(ranks)
+    ]
     for part in parts:
-        own = batch._replace(image=batch.image[part.indices], label=batch.label[part.indices], indices=part.indices, share=part.share)
+        own = batch._replace(
+            image=batch.image[part.indices],
+            label=batch.label[part.indices],
+            indices=part.indices,
+            share=part.share,
+        )
         (task.training_step(own, 0) / ranks).backward()
-    return {name: parameter.grad.clone() for name, parameter in task.named_parameters() if parameter.grad is not None}
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in task.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_uneven_processes_gradients_average_to_that_of_the_global_batch(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uneven_processes_gradients_average_to_that_of_the_global_batch(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task, batch = task_of(), batch_of(digits(31))
     monkeypatch.setattr(ClassificationTask, "is_logged", False)
     task(batch.image)  # sizes the lazy layers
@@ -221,7 +285,11 @@ def configured(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Optimiser and schedule of a training of so many steps, on images of a shape."""
     task(torch.rand(2, *shape))
-    limits = {"max_epochs": -1, "max_steps": -1} if math.isinf(steps) else {"max_epochs": 1, "max_steps": -1}
+    limits = (
+        {"max_epochs": -1, "max_steps": -1}
+        if math.isinf(steps)
+        else {"max_epochs": 1, "max_steps": -1}
+    )
     task._trainer = cast(Trainer, SimpleNamespace(estimated_stepping_batches=steps, **limits))
     configuration = task.configure_optimizers()
     assert configuration["lr_scheduler"]["interval"] == "step"
@@ -243,11 +311,19 @@ class WithTransformersInside(nn.Module):
         return logits
 
 
-@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")  # PyTorch's own layer, on purpose
+@pytest.mark.filterwarnings(
+    "ignore:Lazy modules are a new feature"
+)  # PyTorch's own layer, on purpose
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("in_front", [False, True])
-def test_every_parameter_is_in_exactly_one_group_and_all_transformers_localise(inside: bool, in_front: bool) -> None:
-    task = task_of(in_front, WithTransformersInside([transformer(), transformer()]) if inside else FCN([8]), localisation_rate=0.1)
+def test_every_parameter_is_in_exactly_one_group_and_all_transformers_localise(
+    inside: bool, in_front: bool
+) -> None:
+    task = task_of(
+        in_front,
+        WithTransformersInside([transformer(), transformer()]) if inside else FCN([8]),
+        localisation_lr_scale=0.1,
+    )
     optimizer, _ = configured(task)
     groups = {group["name"]: group for group in optimizer.param_groups}
     assert list(groups) == (["backbone", "localisation"] if inside or in_front else ["backbone"])
@@ -260,10 +336,16 @@ def test_every_parameter_is_in_exactly_one_group_and_all_transformers_localise(i
         assert "transformer" in name
 
 
-@pytest.mark.parametrize("optimizer", [SGD, functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.05)])
-@pytest.mark.parametrize("schedule", [Constant(), Steps(), Cosine(0.1)])
-def test_the_localisation_learns_at_its_own_rate_in_every_step(optimizer: Callable[..., torch.optim.Optimizer], schedule: Schedule) -> None:
-    made, scheduler = configured(task_of(optimizer=optimizer, schedule=schedule, localisation_rate=0.01), steps=30)
+@pytest.mark.parametrize(
+    "optimizer", [SGD, functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.05)]
+)
+@pytest.mark.parametrize("schedule", [ConstantLR(), StepDecay(), CosineDecay(0.1)])
+def test_the_localisation_learns_at_its_own_rate_in_every_step(
+    optimizer: Callable[..., torch.optim.Optimizer], schedule: Schedule
+) -> None:
+    made, scheduler = configured(
+        task_of(optimizer=optimizer, schedule=schedule, localisation_lr_scale=0.01), steps=30
+    )
     for step in range(30):
         rates = {group["name"]: group["lr"] for group in made.param_groups}
         assert rates["backbone"] == pytest.approx(0.1 * schedule(step / 30), rel=1e-12)
@@ -273,16 +355,31 @@ def test_the_localisation_learns_at_its_own_rate_in_every_step(optimizer: Callab
 
 
 def test_layers_of_a_trained_network_learn_at_rates_that_rise_from_the_first_to_the_last() -> None:
-    trunk = TorchvisionTrunk("resnet18", "layer4", rates=(0.01, 0.1))
-    where = ParallelTransformer(TrunkLocalisation(TorchvisionTrunk("resnet18", "layer4", rates=(0.01, 0.1))), Translation(0.5), 2, (32, 32))
-    task = ClassificationTask(Streams(trunk, 2, classes=3), SGD, where, localisation_rate=0.5)
+    trunk = TorchvisionFeatures("resnet18", "layer4", lr_scales=(0.01, 0.1))
+    where = ParallelTransformer(
+        FeatureLocalisation(TorchvisionFeatures("resnet18", "layer4", lr_scales=(0.01, 0.1))),
+        Translation(0.5),
+        2,
+        (32, 32),
+    )
+    task = ClassificationTask(
+        MultiCropClassifier(trunk, 2, num_classes=3), SGD, where, localisation_lr_scale=0.5
+    )
     made, _ = configured(task, shape=(3, 64, 64))
     rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
     assert sorted(rates) == sorted(id(p) for p in task.parameters())
     learnt = {name: rates[id(p)] / 0.1 for name, p in task.named_parameters()}
     assert learnt["backbone.classifier.weight"] == pytest.approx(1)
-    assert learnt["transformer.regressions.0.linear.weight"] == learnt["transformer.localisations.0.conv.weight"] == pytest.approx(0.5)
-    for part, factor in (("backbone.trunks.0", 1), ("backbone.trunks.1", 1), ("transformer.localisations.0.trunk", 0.5)):
+    assert (
+        learnt["transformer.regressions.0.linear.weight"]
+        == learnt["transformer.localisations.0.conv.weight"]
+        == pytest.approx(0.5)
+    )
+    for part, factor in (
+        ("backbone.feature_extractors.0", 1),
+        ("backbone.feature_extractors.1", 1),
+        ("transformer.localisations.0.feature_extractor", 0.5),
+    ):
         own = [rate / factor for name, rate in learnt.items() if name.startswith(f"{part}.")]
         assert own == sorted(own)
         assert sorted(set(own)) == pytest.approx([0.01 * 10 ** (step / 7) for step in range(8)])
@@ -291,13 +388,21 @@ def test_layers_of_a_trained_network_learn_at_rates_that_rise_from_the_first_to_
 
 
 def test_without_rates_a_trained_network_is_one_group() -> None:
-    made, _ = configured(ClassificationTask(Streams(TorchvisionTrunk("resnet18", "layer4"), classes=3), SGD), shape=(3, 64, 64))
+    made, _ = configured(
+        ClassificationTask(
+            MultiCropClassifier(TorchvisionFeatures("resnet18", "layer4"), num_classes=3), SGD
+        ),
+        shape=(3, 64, 64),
+    )
     assert [group["name"] for group in made.param_groups] == ["backbone"]
 
 
 def test_rates_that_teach_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="rates 0 and 1 of the first and the last layer must be above 0; to learn nothing: frozen"):
-        TorchvisionTrunk("resnet18", "layer4", rates=(0.0, 1.0))
+    with pytest.raises(
+        ValueError,
+        match="rates 0 and 1 of the first and the last layer must be above 0; to learn nothing: frozen",
+    ):
+        TorchvisionFeatures("resnet18", "layer4", lr_scales=(0.0, 1.0))
 
 
 class Rates(Callback):
@@ -321,33 +426,50 @@ class SavedAfter(Callback):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("schedule", [Steps(), Cosine(0.25)])
+@pytest.mark.parametrize("schedule", [StepDecay(), CosineDecay(0.25)])
 @pytest.mark.parametrize("steps", [3, 4, 9])
-def test_a_resumed_training_goes_on_with_the_rates_of_the_uninterrupted_one(tmp_path: Path, schedule: Schedule, steps: int) -> None:
+def test_a_resumed_training_goes_on_with_the_rates_of_the_uninterrupted_one(
+    tmp_path: Path, schedule: Schedule, steps: int
+) -> None:
     whole, rest = Rates(), Rates()
     saved = SavedAfter(tmp_path / "saved.ckpt", steps)
-    trainer_of(whole, saved, max_epochs=3, limit_val_batches=0).fit(task_of(schedule=schedule), digits(32, batch_size=8))
+    trainer_of(whole, saved, max_epochs=3, limit_val_batches=0).fit(
+        task_of(schedule=schedule), digits(32, batch_size=8)
+    )
     trainer = trainer_of(rest, max_epochs=3, limit_val_batches=0)
-    trainer.fit(task_of(schedule=schedule), digits(32, batch_size=8), ckpt_path=saved.path, weights_only=True)
+    trainer.fit(
+        task_of(schedule=schedule),
+        digits(32, batch_size=8),
+        ckpt_path=saved.path,
+        weights_only=True,
+    )
     assert whole.seen == pytest.approx([0.1 * schedule(step / 12) for step in range(12)], rel=1e-12)
     assert rest.seen == whole.seen[steps:]
 
 
 def test_a_resumed_training_ends_with_the_weights_of_the_uninterrupted_one(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"optimizer": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), "schedule": Cosine()}
+    options: dict[str, Any] = {
+        "optimizer": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+        "schedule": CosineDecay(),
+    }
     saved = SavedAfter(tmp_path / "saved.ckpt", 5)
     whole = task_of(**options)
     trainer_of(saved, max_epochs=3).fit(whole, digits(32, Rotated(), 8))
     torch.manual_seed(99)
     rest = task_of(**options)
-    trainer_of(max_epochs=3).fit(rest, digits(32, Rotated(), 8), ckpt_path=saved.path, weights_only=True)
+    trainer_of(max_epochs=3).fit(
+        rest, digits(32, Rotated(), 8), ckpt_path=saved.path, weights_only=True
+    )
     for name, value in whole.state_dict().items():
         assert torch.equal(rest.state_dict()[name], value), name
 
 
 def test_a_schedule_over_an_endless_training_is_refused_and_a_constant_rate_is_not() -> None:
-    with pytest.raises(ValueError, match="the schedule needs to know how long the training is; give max_epochs or max_steps"):
-        configured(task_of(schedule=Cosine()), steps=float("inf"))
+    with pytest.raises(
+        ValueError,
+        match="the schedule needs to know how long the training is; give max_epochs or max_steps",
+    ):
+        configured(task_of(schedule=CosineDecay()), steps=float("inf"))
     optimizer, scheduler = configured(task_of(), steps=float("inf"))
     optimizer.step()
     scheduler.step()
@@ -355,10 +477,15 @@ def test_a_schedule_over_an_endless_training_is_refused_and_a_constant_rate_is_n
 
 
 @pytest.mark.parametrize("classes", [9, 11])
-def test_a_backbone_with_the_wrong_number_of_classes_is_refused_before_the_first_step(classes: int) -> None:
+def test_a_backbone_with_the_wrong_number_of_classes_is_refused_before_the_first_step(
+    classes: int,
+) -> None:
     trainer = trainer_of()
-    with pytest.raises(ValueError, match=f"the backbone tells {classes} classes apart, the data has 10; make them agree"):
-        trainer.fit(task_of(backbone=FCN([8], classes=classes)), digits())
+    with pytest.raises(
+        ValueError,
+        match=f"the backbone tells {classes} classes apart, the data has 10; make them agree",
+    ):
+        trainer.fit(task_of(backbone=FCN([8], num_classes=classes)), digits())
     assert trainer.global_step == 0
 
 
@@ -366,13 +493,19 @@ TASKS: dict[str, Callable[[], ClassificationTask]] = {
     "FCN": lambda: task_of(False),
     "CNN": lambda: task_of(False, CNN(4)),
     "ST-FCN": lambda: task_of(True, FCN([16, 16])),
-    "ST-CNN TPS": lambda: ClassificationTask(CNN(4), SGD, SpatialTransformer(ConvolutionalLocalisation(4, 5, 8), ThinPlateSpline())),
-    "2 x ST-FCN": lambda: ClassificationTask(FCN([16]), SGD, ParallelTransformer(FullyConnectedLocalisation([8]), Affine(), 2)),
+    "ST-CNN TPS": lambda: ClassificationTask(
+        CNN(4), SGD, SpatialTransformer(ConvolutionalLocalisation(4, 5, 8), ThinPlateSpline())
+    ),
+    "2 x ST-FCN": lambda: ClassificationTask(
+        FCN([16]), SGD, ParallelTransformer(FullyConnectedLocalisation([8]), Affine(), 2)
+    ),
 }
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_checkpoint_brings_a_task_back_whose_layers_have_never_seen_a_picture(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_brings_a_task_back_whose_layers_have_never_seen_a_picture(
+    name: str, tmp_path: Path
+) -> None:
     task, module = TASKS[name](), digits(32, Rotated(), 8)
     trainer = trainer_of(max_epochs=2, limit_val_batches=0)
     trainer.fit(task, module)
@@ -385,7 +518,9 @@ def test_a_checkpoint_brings_a_task_back_whose_layers_have_never_seen_a_picture(
     fresh.to(memory_format=torch.channels_last)  # the last bit of a convolution depends on it
     assert torch.equal(fresh(image), expected)
     (before,) = trainer.test(task, module, verbose=False)
-    (after,) = trainer_of().test(TASKS[name](), module, ckpt_path=tmp_path / "saved.ckpt", weights_only=True, verbose=False)
+    (after,) = trainer_of().test(
+        TASKS[name](), module, ckpt_path=tmp_path / "saved.ckpt", weights_only=True, verbose=False
+    )
     assert after == before
 
 
@@ -411,7 +546,9 @@ class Normalised(nn.Module):
 def test_sizing_the_layers_leaves_running_statistics_alone() -> None:
     task = task_of(False, Normalised())
     trainer_of(max_steps=0).fit(task, digits())
-    assert not any(isinstance(parameter, nn.UninitializedParameter) for parameter in task.parameters())
+    assert not any(
+        isinstance(parameter, nn.UninitializedParameter) for parameter in task.parameters()
+    )
     norm = task.backbone.norm
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.num_batches_tracked == 0
@@ -421,10 +558,14 @@ def test_a_training_is_in_training_mode_and_a_test_is_not() -> None:
     modes: dict[str, set[bool]] = {"train": set(), "test": set()}
 
     class Modes(Callback):
-        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, *_: object
+        ) -> None:
             modes["train"] |= {module.training for module in pl_module.modules()}
 
-        def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        def on_test_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, *_: object
+        ) -> None:
             modes["test"] |= {module.training for module in pl_module.modules()}
 
     task, trainer = task_of(backbone=Normalised()), trainer_of(Modes())
@@ -449,7 +590,12 @@ def test_a_task_trains_and_tests_in_other_precisions(precision: str) -> None:
     assert trainer.callback_metrics["test/loss"].isfinite()
     assert found["test/samples"] == 32
     assert all(parameter.isfinite().all() for parameter in task.parameters())
-    assert next(task.parameters()).dtype == {"bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+    assert (
+        next(task.parameters()).dtype
+        == {"bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}[
+            precision
+        ]
+    )
 
 
 def test_a_process_without_a_picture_in_the_last_batch_changes_no_metric() -> None:
@@ -457,7 +603,9 @@ def test_a_process_without_a_picture_in_the_last_batch_changes_no_metric() -> No
     task, module = task_of(), digits(32)
     batch = batch_of(module, "test")
     task(batch.image)
-    empty = batch._replace(image=batch.image[:0], label=batch.label[:0], indices=batch.indices[:0], share=0.0)
+    empty = batch._replace(
+        image=batch.image[:0], label=batch.label[:0], indices=batch.indices[:0], share=0.0
+    )
     metrics: Any = task.metrics["test_metrics"]
     task.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     task.test_step(batch, 0)
@@ -471,8 +619,10 @@ def test_a_process_without_a_picture_in_the_last_batch_changes_no_metric() -> No
 def test_the_overlap_penalty_pushes_parallel_transformers_apart() -> None:
     def gap(weight: float) -> float:
         torch.manual_seed(0)
-        start = Disturbed(0.05, seed=1)
-        both = ParallelTransformer(FullyConnectedLocalisation([8]), Translation(0.5), 2, (14, 14), start=start)
+        start = NoisyIdentity(0.05, seed=1)
+        both = ParallelTransformer(
+            FullyConnectedLocalisation([8]), Translation(0.5), 2, (14, 14), start=start
+        )
         optimizer = functools.partial(torch.optim.SGD, lr=0.05)
         task = ClassificationTask(FCN([16]), optimizer, both, overlap_penalty=weight)
         trainer_of(max_epochs=10, limit_val_batches=0).fit(task, digits(batch_size=32))

@@ -13,11 +13,18 @@ from stn_lightning.distortions import Cluttered
 from stn_lightning.geometry import affine
 from stn_lightning.tasks import ColocalisationTask
 from stn_lightning.tasks.colocalisation import Found, _frame
-from stn_lightning.transformers import SpatialTransformer, Stated, StridedLocalisation, Translation
+from stn_lightning.transformers import (
+    InitialTheta,
+    SpatialTransformer,
+    StridedLocalisation,
+    Translation,
+)
 
 
 def data(scraps: int = 0, digit: int = 3) -> ColocalisationDataModule:
-    module = ColocalisationDataModule(EmbeddedDigits(), Cluttered(84, scraps), digit, pictures=40, batch_size=40)
+    module = ColocalisationDataModule(
+        EmbeddedDigits(), Cluttered(84, scraps), digit, num_images=40, batch_size=40
+    )
     module.setup("fit")
     module.setup("test")
     return module
@@ -32,7 +39,9 @@ def batch_of(module: ColocalisationDataModule, split: str, epoch: int = 0) -> Ba
 
 
 def task(centre: tuple[float, float] = (0.0, 0.0), **options: Any) -> ColocalisationTask:
-    transformer = SpatialTransformer(StridedLocalisation(), Translation(1 / 3), (28, 28), start=Stated(centre))
+    transformer = SpatialTransformer(
+        StridedLocalisation(), Translation(1 / 3), (28, 28), start=InitialTheta(centre)
+    )
     made = ColocalisationTask(CNN(4), "none.ckpt", torch.optim.AdamW, transformer, **options)
     made(torch.zeros(1, 1, 84, 84))
     return made
@@ -50,7 +59,11 @@ def test_the_box_is_the_frame_in_which_the_digit_lies() -> None:
 
 def test_pictures_stay_where_they_are_in_every_epoch_and_split() -> None:
     module = data(scraps=16)
-    first, later, tested = batch_of(module, "train"), batch_of(module, "train", epoch=1), batch_of(module, "test")
+    first, later, tested = (
+        batch_of(module, "train"),
+        batch_of(module, "train", epoch=1),
+        batch_of(module, "test"),
+    )
     assert not torch.equal(first.indices, later.indices), "the order is new"
     for batch in (first, later):
         torch.testing.assert_close(batch.image[batch.indices.argsort()], tested.image)
@@ -60,7 +73,7 @@ def test_all_pictures_are_of_one_class() -> None:
     assert set(batch_of(data(digit=7), "test").label.tolist()) == {7}
     with pytest.raises(ValueError, match="digit 10 is no class of the source; give 0 to 9"):
         data(digit=10)
-    module = ColocalisationDataModule(EmbeddedDigits(), Cluttered(84, 0), 3, pictures=5000)
+    module = ColocalisationDataModule(EmbeddedDigits(), Cluttered(84, 0), 3, num_images=5000)
     with pytest.raises(ValueError, match=r"the source has \d+ pictures of digit 3, not 5000"):
         module.setup("fit")
 
@@ -69,10 +82,16 @@ def test_a_crop_that_is_the_box_is_found_and_one_half_beside_it_is_not() -> None
     batch = batch_of(data(), "test")
     assert batch.box is not None
     centre = (batch.box[:, :2] + batch.box[:, 2:]) / 2
-    for beside, share in ((0.0, 100.0), (0.2, 100.0), (0.24, 0.0)):  # intersection over union above a half up to a third of a side
+    for beside, share in (
+        (0.0, 100.0),
+        (0.2, 100.0),
+        (0.24, 0.0),
+    ):  # intersection over union above a half up to a third of a side
         found = Found()
         shifted = centre + torch.tensor([beside, 0.0])
-        found.update(_frame(affine.grid(affine.from_translation(shifted, 1 / 3), (28, 28))), batch.box)
+        found.update(
+            _frame(affine.grid(affine.from_translation(shifted, 1 / 3), (28, 28))), batch.box
+        )
         assert found.compute() == share
 
 
@@ -103,7 +122,9 @@ def test_e_is_of_two_layers_each_in_units_of_its_length_on_the_patches() -> None
     made, crop, patch = task(), torch.rand(5, 1, 28, 28), torch.rand(5, 1, 28, 28)
     _, *layers = made.backbone.activations(patch)  # type: ignore[operator]
     ours, theirs = made.encoded(crop, patch)
-    for layer, part in zip(layers, theirs.split([layer[0].numel() for layer in layers], 1), strict=True):
+    for layer, part in zip(
+        layers, theirs.split([layer[0].numel() for layer in layers], 1), strict=True
+    ):
         assert part.square().sum(1).mean().item() == pytest.approx(1)
         torch.testing.assert_close(part / part.norm(), layer.flatten(1) / layer.norm())
     half, _ = made.encoded(patch, patch)
@@ -111,9 +132,14 @@ def test_e_is_of_two_layers_each_in_units_of_its_length_on_the_patches() -> None
     assert not torch.equal(ours, theirs)
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_say_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     made = task()
     made._trainer = type("T", (), {"datamodule": data()})()
-    with pytest.raises(ValueError, match=r"weights none.ckpt do not exist; train the encoder first: make train CONFIG="):
+    with pytest.raises(
+        ValueError,
+        match=r"weights none.ckpt do not exist; train the encoder first: make train CONFIG=",
+    ):
         made.configure_model()

@@ -8,10 +8,10 @@ from lightning import Trainer
 from torch import Tensor
 from torch.nn import functional
 
-from stn_lightning.backbones import HouseNumberCNN
-from stn_lightning.callbacks import LabelGuard
-from stn_lightning.datamodules import HouseNumbersDataModule
-from stn_lightning.datasets import SVHN, house_numbers
+from stn_lightning.backbones import MultiDigitCNN
+from stn_lightning.callbacks import LabelCheck
+from stn_lightning.datamodules import SVHNDataModule
+from stn_lightning.datasets import SVHN, svhn
 from stn_lightning.tasks import DigitSequenceTask
 from stn_lightning.tasks.digit_sequence import SequenceParts
 from tests.svhn_miniature import write_svhn
@@ -19,7 +19,7 @@ from tests.svhn_miniature import write_svhn
 
 def task_of(**options: Any) -> DigitSequenceTask:
     adam = functools.partial(torch.optim.Adam, lr=2e-3)
-    return DigitSequenceTask(HouseNumberCNN(0.1, dropout=0.0), **({"optimizer": adam} | options))
+    return DigitSequenceTask(MultiDigitCNN(0.1, dropout=0.0), **({"optimizer": adam} | options))
 
 
 def some() -> tuple[Tensor, Tensor]:
@@ -33,15 +33,20 @@ def some() -> tuple[Tensor, Tensor]:
 
 
 def trainer_of(**options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     return Trainer(accelerator="cpu", devices=1, **(quiet | options))
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HouseNumbersDataModule:
-    monkeypatch.setattr(house_numbers, "VALIDATION", 8)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SVHNDataModule:
+    monkeypatch.setattr(svhn, "VALIDATION", 8)
     write_svhn(tmp_path / "svhn", 40, 21)
-    return HouseNumbersDataModule(SVHN(extra=False, root=str(tmp_path / "svhn")), batch_size=16)
+    return SVHNDataModule(SVHN(extra=False, root=str(tmp_path / "svhn")), batch_size=16)
 
 
 def test_the_loss_is_the_sum_of_the_digits_cross_entropies() -> None:
@@ -53,13 +58,16 @@ def test_the_loss_is_the_sum_of_the_digits_cross_entropies() -> None:
 def test_a_number_is_wrong_if_any_digit_is() -> None:
     logits, label = some()
     expected = torch.tensor(
-        [any(int(a) != int(b) for a, b in zip(x.argmax(1), y, strict=True)) for x, y in zip(logits, label, strict=True)]
+        [
+            any(int(a) != int(b) for a, b in zip(x.argmax(1), y, strict=True))
+            for x, y in zip(logits, label, strict=True)
+        ]
     )
-    assert torch.equal(task_of().wrong(logits, label), expected)
+    assert torch.equal(task_of().misclassified(logits, label), expected)
     assert 0 < expected.sum() < 50
 
 
-def test_the_parts_of_the_error_agree_with_counting(module: HouseNumbersDataModule) -> None:
+def test_the_parts_of_the_error_agree_with_counting(module: SVHNDataModule) -> None:
     logits, label = some()
     metric = SequenceParts()
     for part in torch.arange(50).split(7):
@@ -70,16 +78,25 @@ def test_the_parts_of_the_error_agree_with_counting(module: HouseNumbersDataModu
         confusion[truth, guess] += 1
     assert torch.equal(found.pop("confusion"), confusion)
     for i in range(5):
-        assert found.pop(f"error_at_{i + 1}").item() == pytest.approx(100 * (read != label)[:, i].double().mean().item())
+        assert found.pop(f"error_at_{i + 1}").item() == pytest.approx(
+            100 * (read != label)[:, i].double().mean().item()
+        )
     lengths = (label != 10).sum(1)
     for n in range(1, 5):
         wrong = (read != label).any(1)[lengths == n]
-        assert found.pop(f"error_of_length_{n}").item() == pytest.approx(100 * wrong.double().mean().item())
+        assert found.pop(f"error_of_length_{n}").item() == pytest.approx(
+            100 * wrong.double().mean().item()
+        )
     assert not found  # no number has five digits, so there is no such error
 
 
-def test_a_miniature_in_the_original_format_is_prepared_learnt_tested_and_read(module: HouseNumbersDataModule) -> None:
-    task, trainer = task_of(), trainer_of(max_epochs=30, callbacks=[LabelGuard()], limit_val_batches=1)
+def test_a_miniature_in_the_original_format_is_prepared_learnt_tested_and_read(
+    module: SVHNDataModule,
+) -> None:
+    task, trainer = (
+        task_of(),
+        trainer_of(max_epochs=30, callbacks=[LabelCheck()], limit_val_batches=1),
+    )
     trainer.fit(task, module)
     assert trainer.callback_metrics["train/loss"] < 8  # 12 where it knows nothing
     (found,) = trainer.test(task, module, verbose=False)
@@ -88,30 +105,48 @@ def test_a_miniature_in_the_original_format_is_prepared_learnt_tested_and_read(m
     probabilities = torch.cat(batches)
     assert probabilities.shape == (21, 5, 11)
     label = module.splits["test"].label
-    assert found["test/error"] == pytest.approx(100 * (probabilities.argmax(2) != label).any(1).double().mean().item(), rel=1e-5)
-    assert found["test/error_at_1"] == pytest.approx(100 * (probabilities.argmax(2) != label)[:, 0].double().mean().item(), rel=1e-5)
-    for row, (number, probability) in zip(probabilities, task.answers(probabilities.log(), module.classes), strict=True):
+    assert found["test/error"] == pytest.approx(
+        100 * (probabilities.argmax(2) != label).any(1).double().mean().item(), rel=1e-5
+    )
+    assert found["test/error_at_1"] == pytest.approx(
+        100 * (probabilities.argmax(2) != label)[:, 0].double().mean().item(), rel=1e-5
+    )
+    for row, (number, probability) in zip(
+        probabilities, task.predictions(probabilities.log(), module.class_names), strict=True
+    ):
         assert number == "".join(str(digit) for digit in row.argmax(1).tolist() if digit < 10)
         assert probability == pytest.approx(row.amax(1).prod().item(), abs=1e-4)
     assert task.confusion is not None
     assert task.confusion.sum() == 21 * 5
 
 
-def test_a_label_beyond_the_classes_is_named(module: HouseNumbersDataModule) -> None:
+def test_a_label_beyond_the_classes_is_named(module: SVHNDataModule) -> None:
     module.prepare_data()
     module.setup("fit")
     module.splits["train"].label[3, 4] = 11
-    with pytest.raises(ValueError, match="picture 3 of split 'train' has a label that is none of the 11 classes"):
-        trainer_of(max_epochs=1, callbacks=[LabelGuard()], limit_val_batches=0).fit(task_of(), module)
+    with pytest.raises(
+        ValueError, match="picture 3 of split 'train' has a label that is none of the 11 classes"
+    ):
+        trainer_of(max_epochs=1, callbacks=[LabelCheck()], limit_val_batches=0).fit(
+            task_of(), module
+        )
 
 
-def test_a_network_for_other_classes_is_refused(module: HouseNumbersDataModule) -> None:
-    task = DigitSequenceTask(HouseNumberCNN(0.1, classes=10), functools.partial(torch.optim.SGD, lr=0.1))
+def test_a_network_for_other_classes_is_refused(module: SVHNDataModule) -> None:
+    task = DigitSequenceTask(
+        MultiDigitCNN(0.1, num_classes=10), functools.partial(torch.optim.SGD, lr=0.1)
+    )
     with pytest.raises(ValueError, match="the backbone tells 10 classes apart, the data has 11"):
         trainer_of(max_epochs=1).fit(task, module)
 
 
-def test_what_a_validation_logs_is_what_the_task_says_that_it_may_log(module: HouseNumbersDataModule) -> None:
+def test_what_a_validation_logs_is_what_the_task_says_that_it_may_log(
+    module: SVHNDataModule,
+) -> None:
     task, trainer = task_of(), trainer_of()
     trainer.validate(task, module, verbose=False)
-    assert {"val/error", "val/error_at_5", "val/error_of_length_1"} <= set(trainer.callback_metrics) <= task.validated
+    assert (
+        {"val/error", "val/error_at_5", "val/error_of_length_1"}
+        <= set(trainer.callback_metrics)
+        <= task.validation_metrics
+    )

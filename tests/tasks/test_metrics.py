@@ -38,10 +38,14 @@ def test_a_metric_is_exact_for_batches_of_any_size(metric: type[Metric], sizes: 
 
 @pytest.mark.parametrize("metric", METRICS)
 @given(sizes=uneven)
-def test_processes_with_uneven_shares_come_to_the_metric_over_all_samples(metric: type[Metric], sizes: list[int]) -> None:
+def test_processes_with_uneven_shares_come_to_the_metric_over_all_samples(
+    metric: type[Metric], sizes: list[int]
+) -> None:
     logits, label = data(sum(sizes))
     processes = [metric() for _ in sizes]
-    for process, part, right in zip(processes, logits.split(sizes), label.split(sizes), strict=True):
+    for process, part, right in zip(
+        processes, logits.split(sizes), label.split(sizes), strict=True
+    ):
         process.update(part, right)
     # what torchmetrics does with the states of all processes
     total = metric()
@@ -77,7 +81,9 @@ def test_half_precision_logits_are_measured_in_single_precision() -> None:
     logits, label = data(50)
     half = MeanCrossEntropy()
     half.update(logits.bfloat16(), label)
-    assert half.compute().item() == pytest.approx(naive(MeanCrossEntropy, logits.bfloat16(), label), rel=1e-5)
+    assert half.compute().item() == pytest.approx(
+        naive(MeanCrossEntropy, logits.bfloat16(), label), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("metric", [ErrorRate, MeanCrossEntropy])

@@ -31,7 +31,9 @@ class Script(nn.Module):
 
 
 def awaken(network: nn.Module, image: Tensor, std: float = 0.02) -> None:
-    """Build the lazy layers and take the weights away from zero, so that theta depends on the image."""
+    """Build the lazy layers and take the weights away from zero, so that theta depends on the
+    image.
+    """
     with torch.no_grad():
         network(image)
         generator = torch.Generator().manual_seed(0)

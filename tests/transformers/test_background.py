@@ -41,18 +41,30 @@ SAMPLERS = {
 def test_warping_a_normalised_image_is_normalising_the_warped_image(name: str) -> None:
     plain, coloured = SAMPLERS[name]
     image, grid = torch.rand(2, 3, 20, 20), affine.grid(torch.tensor([PARTLY_OUTSIDE] * 2), (9, 9))
-    torch.testing.assert_close(coloured(normalised(image), grid), normalised(plain(image, grid)), rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        coloured(normalised(image), grid), normalised(plain(image, grid)), rtol=0, atol=2e-5
+    )
     grids = torch.stack([grid, 2.5 * grid], dim=1)
-    torch.testing.assert_close(coloured.each(normalised(image), grids), normalised(plain.each(image, grids)), rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        coloured.each(normalised(image), grids),
+        normalised(plain.each(image, grids)),
+        rtol=0,
+        atol=2e-5,
+    )
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "antialiased", "wide"])
 def test_theta_gets_the_gradient_that_it_would_get_without_normalisation(name: str) -> None:
     plain, coloured = SAMPLERS[name]
     image, weights, gradients = torch.rand(1, 3, 20, 20), torch.rand(1, 3, 9, 9), []
-    for sampler, picture, scale in ((plain, image, torch.tensor(STD)), (coloured, normalised(image), torch.ones(3))):
+    for sampler, picture, scale in (
+        (plain, image, torch.tensor(STD)),
+        (coloured, normalised(image), torch.ones(3)),
+    ):
         theta = torch.tensor([PARTLY_OUTSIDE]).requires_grad_()
-        (sampler(picture, affine.grid(theta, (9, 9))) * weights / scale[:, None, None]).sum().backward()
+        (
+            sampler(picture, affine.grid(theta, (9, 9))) * weights / scale[:, None, None]
+        ).sum().backward()
         gradients.append(theta.grad)
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
@@ -61,7 +73,11 @@ def test_a_transformer_that_has_left_a_normalised_image_shows_its_background_and
     image = normalised(torch.zeros(2, 3, 16, 16))
     for sampler, is_background in ((Bilinear(BLACK), True), (Bilinear(), False)):
         outside = [1.0, 0, 5, 0, 1, 0]
-        alone = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), (8, 8), sampler, At(outside))(image)
-        pair = ParallelTransformer(FullyConnectedLocalisation([8]), Affine(), 2, (8, 8), sampler, At(outside))(image)
+        alone = SpatialTransformer(
+            FullyConnectedLocalisation([8]), Affine(), (8, 8), sampler, At(outside)
+        )(image)
+        pair = ParallelTransformer(
+            FullyConnectedLocalisation([8]), Affine(), 2, (8, 8), sampler, At(outside)
+        )(image)
         for seen in (alone, pair[:, 0], pair[:, 1]):
             assert torch.allclose(seen, image[:, :, :8, :8], rtol=0, atol=1e-6) is is_background

@@ -11,7 +11,7 @@ from stn_lightning.transformers import (
     Affine,
     Affine3D,
     Attention,
-    Bounded,
+    BoundedFamily,
     Family,
     FullyConnectedLocalisation,
     ParallelTransformer,
@@ -22,17 +22,30 @@ from stn_lightning.transformers import (
     Translation,
 )
 
-FAMILIES: list[Family] = [Translation(0.5), Attention(), Affine(), Projective(), ThinPlateSpline(), Affine3D()]
+FAMILIES: list[Family] = [
+    Translation(0.5),
+    Attention(),
+    Affine(),
+    Projective(),
+    ThinPlateSpline(),
+    Affine3D(),
+]
 all_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
-CROP = Bounded(Attention(), [0.2, -0.9, -0.9], [1.2, 0.9, 0.9])
+CROP = BoundedFamily(Attention(), [0.2, -0.9, -0.9], [1.2, 0.9, 0.9])
 
 
-def around(family: Family, room: float = 0.5) -> Bounded:
-    return Bounded(family, [number - room for number in family.identity], [number + 2 * room for number in family.identity])
+def around(family: Family, room: float = 0.5) -> BoundedFamily:
+    return BoundedFamily(
+        family,
+        [number - room for number in family.identity],
+        [number + 2 * room for number in family.identity],
+    )
 
 
 @all_families
-def test_at_the_identity_the_grid_and_its_gradient_are_the_familys_own_bit_for_bit(family: Family) -> None:
+def test_at_the_identity_the_grid_and_its_gradient_are_the_familys_own_bit_for_bit(
+    family: Family,
+) -> None:
     size = (3, 9, 7) if isinstance(family, Affine3D) else (9, 7)
     theta = torch.tensor([family.identity]).requires_grad_()
     grid, own = around(family)(theta, size), family(theta, size)
@@ -56,11 +69,15 @@ def test_the_range_is_that_of_the_formula() -> None:
     for x in (-3.0, -0.7, 0.2, 5.0):
         h = 0.8 if x < 0 else 0.2  # from 1 down to 0.2, up to 1.2
         expected = 1 + x / math.sqrt(1 + (x / h) ** 2)
-        assert CROP.inside(torch.tensor([[1 + x, 0, 0]], dtype=torch.float64))[0, 0].item() == pytest.approx(expected, rel=1e-12)
+        assert CROP.inside(torch.tensor([[1 + x, 0, 0]], dtype=torch.float64))[
+            0, 0
+        ].item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("corner", list(itertools.product([-1, 1], [-1, 1])), ids=str)
-def test_a_crop_can_reach_every_corner_and_gradient_descent_takes_it_there(corner: tuple[int, int]) -> None:
+def test_a_crop_can_reach_every_corner_and_gradient_descent_takes_it_there(
+    corner: tuple[int, int],
+) -> None:
     """Where another's sigmoid lets crops sit only right of and below the centre."""
     theta = torch.tensor([Attention.identity]).requires_grad_()
     wanted = Attention()(torch.tensor([[0.25, 0.75 * corner[0], 0.75 * corner[1]]]), (8, 8))
@@ -82,7 +99,9 @@ def test_the_gradient_at_ten_ranges_is_still_alive() -> None:
 
 @all_families
 def test_gradients_pass_gradcheck(family: Family) -> None:
-    noise = torch.randn(2, len(family.identity), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise = torch.randn(
+        2, len(family.identity), generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     theta = (torch.tensor([family.identity], dtype=torch.float64) + 0.4 * noise).requires_grad_()
     size = (2, 3, 4) if isinstance(family, Affine3D) else (3, 4)
     assert torch.autograd.gradcheck(lambda theta: around(family)(theta, size), theta)
@@ -107,16 +126,26 @@ def test_a_theta_in_half_precision_is_bounded_in_float32() -> None:
 def test_free_is_the_inverse_of_inside() -> None:
     theta = CROP.inside(torch.tensor([[3.0, -1.0, 0.1], [0.1, 0.0, 0.4]], dtype=torch.float64))
     torch.testing.assert_close(CROP.inside(CROP.free(theta)), theta)
-    with pytest.raises(ValueError, match=r"is not within its bounds, \(0.2, -0.9, -0.9\) to \(1.2, 0.9, 0.9\); widen them"):
+    with pytest.raises(
+        ValueError,
+        match=r"is not within its bounds, \(0.2, -0.9, -0.9\) to \(1.2, 0.9, 0.9\); widen them",
+    ):
         CROP.free(torch.tensor([[1.0, 0.0, 0.95]]))
 
 
 def test_bounded_crops_can_start_by_tiling() -> None:
     def crops(family: Family) -> Tensor:
-        transformer = ParallelTransformer(FullyConnectedLocalisation([8]), family, 4, (8, 8), start=Tiling())
+        transformer = ParallelTransformer(
+            FullyConnectedLocalisation([8]), family, 4, (8, 8), start=Tiling()
+        )
         return transformer.warp(torch.rand(2, 1, 16, 16)).grid
 
-    torch.testing.assert_close(crops(Bounded(Translation(0.5), -0.8, 0.8)), crops(Translation(0.5)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        crops(BoundedFamily(Translation(0.5), -0.8, 0.8)),
+        crops(Translation(0.5)),
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 def test_a_bounded_transformer_in_double_precision_starts_at_the_identity() -> None:
@@ -133,6 +162,8 @@ def test_a_bounded_transformer_in_double_precision_starts_at_the_identity() -> N
         (-1.0, 1.0, "the range from -1 to 1 does not hold the identity, 1, inside; widen it"),
     ],
 )
-def test_a_range_that_does_not_fit_is_refused_with_advice(low: float | list[float], high: float | list[float], said: str) -> None:
+def test_a_range_that_does_not_fit_is_refused_with_advice(
+    low: float | list[float], high: float | list[float], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
-        Bounded(Attention(), low, high)
+        BoundedFamily(Attention(), low, high)

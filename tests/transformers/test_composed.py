@@ -36,12 +36,20 @@ TURN = [0.0, -1, 0, 1, 0, 0]
 
 
 def warped(image: Tensor, *theta: float) -> Tensor:
-    return sampling.bilinear(image, Affine()(torch.tensor([theta]).expand(len(image), -1), (image.shape[2], image.shape[3])))
+    return sampling.bilinear(
+        image,
+        Affine()(torch.tensor([theta]).expand(len(image), -1), (image.shape[2], image.shape[3])),
+    )
 
 
 def scripted(*corrections: list[float], steps: int) -> tuple[ComposedTransformer, Script]:
     """A transformer that makes these affine corrections, one at each step."""
-    script = Script(*[[c - i for c, i in zip(correction, Affine.identity, strict=True)] for correction in corrections])
+    script = Script(
+        *[
+            [c - i for c, i in zip(correction, Affine.identity, strict=True)]
+            for correction in corrections
+        ]
+    )
     network = ComposedTransformer(script, Affine(), steps)
     network(torch.rand(1, 1, 6, 6))
     script.seen.clear()
@@ -63,14 +71,23 @@ def test_one_step_is_a_spatial_transformer(family: ComposableFamily) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @all_families
-def test_an_untrained_transformer_returns_its_image_bit_for_bit(family: ComposableFamily, steps: int) -> None:
+def test_an_untrained_transformer_returns_its_image_bit_for_bit(
+    family: ComposableFamily, steps: int
+) -> None:
     image = torch.rand(2, 3, 28, 45)
-    assert torch.equal(ComposedTransformer(FullyConnectedLocalisation([8]), family, steps)(image), image)
+    assert torch.equal(
+        ComposedTransformer(FullyConnectedLocalisation([8]), family, steps)(image), image
+    )
 
 
 def test_an_untrained_transformer_returns_its_volume_bit_for_bit() -> None:
     content = torch.rand(2, 1, 4, 5, 6)
-    assert torch.equal(ComposedTransformer(FullyConnectedLocalisation([8]), Affine3D(), 2, None, Trilinear())(content), content)
+    assert torch.equal(
+        ComposedTransformer(FullyConnectedLocalisation([8]), Affine3D(), 2, None, Trilinear())(
+            content
+        ),
+        content,
+    )
 
 
 def test_convention_a_correction_refers_to_what_the_localisation_saw() -> None:
@@ -79,7 +96,9 @@ def test_convention_a_correction_refers_to_what_the_localisation_saw() -> None:
     result = network(image)
     assert torch.equal(script.seen[0], image)
     assert torch.equal(script.seen[1], warped(image, *SHIFT))
-    assert torch.equal(result, warped(warped(image, *SHIFT), *TURN))  # whole pixels and quarter turns lose nothing
+    assert torch.equal(
+        result, warped(warped(image, *SHIFT), *TURN)
+    )  # whole pixels and quarter turns lose nothing
     assert not torch.equal(result, warped(warped(image, *TURN), *SHIFT))
 
 
@@ -94,7 +113,9 @@ def test_the_original_is_resampled_and_not_the_last_look() -> None:
 
 
 @all_families
-def test_the_result_is_the_composition_of_all_corrections_applied_once(family: ComposableFamily) -> None:
+def test_the_result_is_the_composition_of_all_corrections_applied_once(
+    family: ComposableFamily,
+) -> None:
     image = torch.rand(2, 3, 10, 12)
     network = ComposedTransformer(FullyConnectedLocalisation([8]), family, steps=3)
     awaken(network, image)
@@ -104,7 +125,9 @@ def test_the_result_is_the_composition_of_all_corrections_applied_once(family: C
         theta = family.compose(theta, network.regression(network.localisation(seen))[:, 0])
     warp = network.warp(image)
     torch.testing.assert_close(warp.theta, theta, rtol=0, atol=1e-6)
-    torch.testing.assert_close(warp.image, sampling.bilinear(image, family(theta, (10, 12))), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        warp.image, sampling.bilinear(image, family(theta, (10, 12))), rtol=0, atol=1e-5
+    )
 
 
 def test_the_start_is_the_first_correction_at_each_step() -> None:
@@ -119,13 +142,17 @@ def test_size_is_that_of_the_output_and_of_every_look() -> None:
     image = torch.rand(2, 1, 10, 12)
     assert network(image).shape == (2, 1, 5, 9)
     assert [seen.shape for seen in script.seen] == [(2, 1, 5, 9)] * 2
-    expected = sampling.bicubic(image, lattice.points((5, 9), image).expand(2, -1, -1, -1), "border")
+    expected = sampling.bicubic(
+        image, lattice.points((5, 9), image).expand(2, -1, -1, -1), "border"
+    )
     assert torch.equal(script.seen[0], expected)
 
 
 def test_gradients_reach_the_localisation_through_every_step() -> None:
     image = torch.rand(2, 1, 6, 6)
-    network, script = scripted([1.0, 0.1, 0.05, 0, 0.9, 0.02], [0.9, 0, -0.05, 0.1, 1, 0.03], steps=2)
+    network, script = scripted(
+        [1.0, 0.1, 0.05, 0, 0.9, 0.02], [0.9, 0, -0.05, 0.1, 1, 0.03], steps=2
+    )
     script.lines = [line.requires_grad_() for line in script.lines]
     network(image).square().sum().backward()
     assert all(line.grad is not None and line.grad.all() for line in script.lines)
@@ -158,8 +185,23 @@ def test_fewer_than_one_step_is_refused(steps: int) -> None:
         ComposedTransformer(FullyConnectedLocalisation([8]), Affine(), steps)
 
 
-@pytest.mark.parametrize("family", [Translation(0.5), ThinPlateSpline()], ids=lambda family: type(family).__name__)
-def test_a_family_that_is_not_closed_under_composition_is_refused_with_advice(family: Family) -> None:
-    unchecked = inspect.unwrap(ComposedTransformer.__init__)  # under test, the type checker would be first to refuse
-    with pytest.raises(ValueError, match=f"{type(family).__name__} is not closed under composition; take Affine, Similarity"):
-        unchecked(ComposedTransformer.__new__(ComposedTransformer), FullyConnectedLocalisation([8]), family, 2, sampler=Bilinear())
+@pytest.mark.parametrize(
+    "family", [Translation(0.5), ThinPlateSpline()], ids=lambda family: type(family).__name__
+)
+def test_a_family_that_is_not_closed_under_composition_is_refused_with_advice(
+    family: Family,
+) -> None:
+    unchecked = inspect.unwrap(
+        ComposedTransformer.__init__
+    )  # under test, the type checker would be first to refuse
+    with pytest.raises(
+        ValueError,
+        match=f"{type(family).__name__} is not closed under composition; take Affine, Similarity",
+    ):
+        unchecked(
+            ComposedTransformer.__new__(ComposedTransformer),
+            FullyConnectedLocalisation([8]),
+            family,
+            2,
+            sampler=Bilinear(),
+        )

@@ -1,7 +1,8 @@
 """Compiled, exported and vectorised, a warp is what it is when it is run plainly.
 
-A grid is all that a family and a sampler have to do with each other, so pairs are what can break: every family meets every sampler, and
-every padding meets every family and every sampler. A few of them in the fast tests, all in the slow ones.
+A grid is all that a family and a sampler have to do with each other, so pairs are what can break:
+every family meets every sampler, and every padding meets every family and every sampler. A few of
+them in the fast tests, all in the slow ones.
 """
 
 import importlib.util
@@ -24,12 +25,12 @@ from stn_lightning.transformers import (
     Attention,
     Bicubic,
     Bilinear,
-    Bounded,
+    BoundedFamily,
     ComposedTransformer,
     ConvolutionalLocalisation,
     Diffeomorphic,
     Family,
-    LearntTarget,
+    LearntTargetGrid,
     Nearest,
     ParallelTransformer,
     Projective,
@@ -48,22 +49,34 @@ Case = tuple[Callable[[], Family], type[Sampler], Padding]
 
 
 def bounded() -> Family:
-    return Bounded(Attention(), low=[0.2, -0.8, -0.8], high=[1.2, 0.8, 0.8])
+    return BoundedFamily(Attention(), low=[0.2, -0.8, -0.8], high=[1.2, 0.8, 0.8])
 
 
-PLAIN = [Translation, Attention, Similarity, Affine, Projective, ThinPlateSpline, Diffeomorphic, LearntTarget]
+PLAIN = [
+    Translation,
+    Attention,
+    Similarity,
+    Affine,
+    Projective,
+    ThinPlateSpline,
+    Diffeomorphic,
+    LearntTargetGrid,
+]
 FAMILIES: list[Callable[[], Family]] = [*PLAIN, bounded]
 SAMPLERS = [Bilinear, Nearest, Bicubic, Antialiased, WideGradient]
 PADDINGS: list[Padding] = ["zeros", "border", "reflection", [0.3, 0.6, 0.9]]
 
-PAIRS: list[Case] = [(f, s, PADDINGS[(i + j) % 4]) for (i, f), (j, s) in product(enumerate(FAMILIES), enumerate(SAMPLERS))]
+PAIRS: list[Case] = [
+    (f, s, PADDINGS[(i + j) % 4])
+    for (i, f), (j, s) in product(enumerate(FAMILIES), enumerate(SAMPLERS))
+]
 PAIRS += [(Affine3D, Trilinear, padding) for padding in PADDINGS]
 FEW: list[Case] = [
     (Affine, Bilinear, "zeros"),
     (ThinPlateSpline, Bicubic, "reflection"),
     (Projective, WideGradient, [0.3, 0.6, 0.9]),
     (Affine3D, Trilinear, "border"),
-    (LearntTarget, Nearest, "zeros"),
+    (LearntTargetGrid, Nearest, "zeros"),
 ]
 
 onnx = pytest.mark.skipif(
@@ -73,16 +86,24 @@ onnx = pytest.mark.skipif(
 
 
 def cases(some: list[Case]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("family", "sampler", "padding"), some, ids=lambda value: getattr(value, "__name__", str(value)))
+    return pytest.mark.parametrize(
+        ("family", "sampler", "padding"),
+        some,
+        ids=lambda value: getattr(value, "__name__", str(value)),
+    )
 
 
-class Warp(nn.Module):
+class WarpOutput(nn.Module):
     """The two parts of a transformer that are geometry; nothing in it has ever run."""
 
-    def __init__(self, family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
+    def __init__(
+        self, family: Callable[[], Family], sampler: type[Sampler], padding: Padding
+    ) -> None:
         super().__init__()
         self.family = family()
-        self.sampler = WideGradient(Bilinear(padding)) if sampler is WideGradient else sampler(padding)
+        self.sampler = (
+            WideGradient(Bilinear(padding)) if sampler is WideGradient else sampler(padding)
+        )
         self.out = (3, 8, 9) if family is Affine3D else (8, 9)
 
     def forward(self, image: Tensor, theta: Tensor) -> Tensor:
@@ -91,7 +112,9 @@ class Warp(nn.Module):
 
     def inputs(self, batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        image = torch.rand(batch, 3, *((4, 20, 17) if len(self.out) == 3 else (20, 17)), generator=generator)
+        image = torch.rand(
+            batch, 3, *((4, 20, 17) if len(self.out) == 3 else (20, 17)), generator=generator
+        )
         identity = torch.tensor([self.family.identity] * batch)
         return image, identity + 0.1 * torch.randn(identity.shape, generator=generator)
 
@@ -114,8 +137,10 @@ def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
 
 
-def compiled_agrees(family: Callable[[], Family], sampler: type[Sampler], padding: Padding, backend: str) -> None:
-    warp = Warp(family, sampler, padding)
+def compiled_agrees(
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding, backend: str
+) -> None:
+    warp = WarpOutput(family, sampler, padding)
     fused = torch.compile(warp, fullgraph=True, backend=backend)
     image, theta = warp.inputs(3)
     actual = values_and_gradient(fused, image, theta)
@@ -141,16 +166,23 @@ def test_every_family_sampler_and_padding_compiles_into_one_graph(
 
 
 @pytest.mark.slow
-@cases([(f, s, p) for f, s, p in FEW if s is not Nearest] + [(Diffeomorphic, Bilinear, "border"), (Similarity, Antialiased, "zeros")])
+@cases(
+    [(f, s, p) for f, s, p in FEW if s is not Nearest]
+    + [(Diffeomorphic, Bilinear, "border"), (Similarity, Antialiased, "zeros")]
+)
 @pytest.mark.usefixtures("_unchecked")
-def test_compiled_into_machine_code_it_computes_the_same(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_compiled_into_machine_code_it_computes_the_same(
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding
+) -> None:
     compiled_agrees(family, sampler, padding, "inductor")
 
 
 @pytest.mark.usefixtures("_unchecked")
 def test_a_compiled_spline_keeps_nothing_of_what_a_graph_computed() -> None:
-    """The memory of a graph's results belongs to the graph: with CUDA graphs, the next run overwrites it."""
-    warp = Warp(ThinPlateSpline, Bilinear, "zeros")
+    """The memory of a graph's results belongs to the graph: with CUDA graphs, the next run
+    overwrites it.
+    """
+    warp = WarpOutput(ThinPlateSpline, Bilinear, "zeros")
     torch.compile(warp, fullgraph=True, backend="eager")(*warp.inputs(3))
     assert isinstance(warp.family, ThinPlateSpline)
     assert warp.family.basis is None
@@ -166,8 +198,10 @@ def batch_free(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 
 
 @cases([FEW[1], (Diffeomorphic, Bilinear, "border")])
-def test_an_exported_warp_takes_a_batch_of_any_size(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
-    warp = Warp(family, sampler, padding)
+def test_an_exported_warp_takes_a_batch_of_any_size(
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding
+) -> None:
+    warp = WarpOutput(family, sampler, padding)
     inputs = warp.inputs(3)
     exported = torch.export.export(warp, inputs, dynamic_shapes=batch_free(warp, inputs)).module()
     for batch in (1, 5):
@@ -175,38 +209,53 @@ def test_an_exported_warp_takes_a_batch_of_any_size(family: Callable[[], Family]
         torch.testing.assert_close(exported(*other), warp(*other), rtol=0, atol=1e-6)
 
 
-def through_onnx(module: nn.Module, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> Tensor:
+def through_onnx(
+    module: nn.Module, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...]
+) -> Tensor:
     """What ONNX Runtime makes of `others`, of a module exported at `inputs`."""
     import onnxruntime
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's exporter warns of PyTorch's own ways
         program = torch.onnx.export(
-            module.eval(), inputs, dynamo=True, opset_version=20, dynamic_shapes=batch_free(module, inputs), verbose=False
+            module.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=20,
+            dynamic_shapes=batch_free(module, inputs),
+            verbose=False,
         )
     assert program is not None
     assert {opset.domain: opset.version for opset in program.model_proto.opset_import}[""] == 20
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     names = [value.name for value in session.get_inputs()]
-    return torch.from_numpy(session.run(None, dict(zip(names, (o.numpy() for o in others), strict=True)))[0])
+    return torch.from_numpy(
+        session.run(None, dict(zip(names, (o.numpy() for o in others), strict=True)))[0]
+    )
 
 
 def onnx_agrees(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
-    warp = Warp(family, sampler, padding)
+    warp = WarpOutput(family, sampler, padding)
     others = warp.inputs(5, seed=1)
-    torch.testing.assert_close(through_onnx(warp, warp.inputs(3), others), warp(*others).detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        through_onnx(warp, warp.inputs(3), others), warp(*others).detach(), rtol=0, atol=1e-5
+    )
 
 
 @onnx
 @cases(FEW[1:3])
-def test_onnx_computes_the_same_for_a_batch_of_another_size(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_onnx_computes_the_same_for_a_batch_of_another_size(
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding
+) -> None:
     onnx_agrees(family, sampler, padding)
 
 
 @onnx
 @pytest.mark.slow
 @cases(PAIRS)
-def test_onnx_computes_every_family_sampler_and_padding(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
+def test_onnx_computes_every_family_sampler_and_padding(
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding
+) -> None:
     onnx_agrees(family, sampler, padding)
 
 
@@ -224,12 +273,17 @@ def composed(localisation: nn.Module) -> nn.Module:
 
 def awake(transformer: Callable[[nn.Module], nn.Module]) -> nn.Module:
     network = transformer(ConvolutionalLocalisation(4, 3, 6))
-    awaken(network, torch.rand(1, 1, 28, 28))  # lazy layers must have seen an image before anything is exported
+    awaken(
+        network, torch.rand(1, 1, 28, 28)
+    )  # lazy layers must have seen an image before anything is exported
     return network
 
 
 @onnx
-@pytest.mark.parametrize("transformer", [spatial, *(pytest.param(t, marks=pytest.mark.slow) for t in (parallel, composed))])
+@pytest.mark.parametrize(
+    "transformer",
+    [spatial, *(pytest.param(t, marks=pytest.mark.slow) for t in (parallel, composed))],
+)
 def test_onnx_computes_a_whole_transformer(transformer: Callable[[nn.Module], nn.Module]) -> None:
     network, image = awake(transformer), torch.rand(5, 1, 28, 28)
     actual = through_onnx(network, (torch.rand(3, 1, 28, 28),), (image,))
@@ -239,7 +293,9 @@ def test_onnx_computes_a_whole_transformer(transformer: Callable[[nn.Module], nn
 @pytest.mark.slow
 @pytest.mark.parametrize("transformer", [spatial, parallel, composed])
 @pytest.mark.usefixtures("_unchecked")
-def test_a_whole_transformer_compiles_into_one_graph(transformer: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_whole_transformer_compiles_into_one_graph(
+    transformer: Callable[[nn.Module], nn.Module],
+) -> None:
     network, image = awake(transformer), torch.rand(5, 1, 28, 28)
     fused = torch.compile(network, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(fused(image), network(image), rtol=0, atol=1e-5)
@@ -248,16 +304,26 @@ def test_a_whole_transformer_compiles_into_one_graph(transformer: Callable[[nn.M
 # torch.func
 
 
-@cases([(f, s, p) for f, s, p in PAIRS if s in (Bilinear, Antialiased, Trilinear) and p in ("zeros", "border")])
-def test_vmap_and_jacrev_see_what_a_loop_sees(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
-    warp = Warp(family, sampler, padding)
+@cases(
+    [
+        (f, s, p)
+        for f, s, p in PAIRS
+        if s in (Bilinear, Antialiased, Trilinear) and p in ("zeros", "border")
+    ]
+)
+def test_vmap_and_jacrev_see_what_a_loop_sees(
+    family: Callable[[], Family], sampler: type[Sampler], padding: Padding
+) -> None:
+    warp = WarpOutput(family, sampler, padding)
     image, theta = warp.inputs(3)
 
     def energy(theta: Tensor, image: Tensor) -> Tensor:
         return warp(image[None], theta[None]).square().sum()
 
     slopes: Any = torch.func.vmap(torch.func.jacrev(energy))(theta, image)
-    torch.testing.assert_close(slopes, values_and_gradient(warp, image, theta)[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        slopes, values_and_gradient(warp, image, theta)[1], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_vmap_takes_images_in_channels_last() -> None:

@@ -23,7 +23,7 @@ from stn_lightning.transformers import (
     ComposableFamily,
     Diffeomorphic,
     Family,
-    LearntTarget,
+    LearntTargetGrid,
     Projective,
     Similarity,
     ThinPlateSpline,
@@ -33,8 +33,15 @@ from stn_lightning.transformers.families import Size
 
 Kernel = Callable[..., Tensor]
 
-PLANE: list[Family] = [Translation(), Attention(), Similarity(), Affine(), Projective(), *map(ThinPlateSpline, (2, 3, 4, 7))]
-PLANE += [Diffeomorphic(3, 9), LearntTarget()]
+PLANE: list[Family] = [
+    Translation(),
+    Attention(),
+    Similarity(),
+    Affine(),
+    Projective(),
+    *map(ThinPlateSpline, (2, 3, 4, 7)),
+]
+PLANE += [Diffeomorphic(3, 9), LearntTargetGrid()]
 GROUPS: list[ComposableFamily] = [Attention(), Similarity(), Affine(), Projective(), Affine3D()]
 KERNELS: list[Kernel] = [sampling.bilinear, sampling.nearest, sampling.bicubic]
 PADDINGS: list[sampling.Padding] = ["zeros", "border", "reflection", [0.3, 0.6, 0.9]]
@@ -48,9 +55,19 @@ def identity(family: Family, batch: int = 1, dtype: torch.dtype = torch.float32)
     return torch.tensor([family.identity] * batch, dtype=dtype)
 
 
-def generic(family: Family, batch: int = 1, std: float = 0.1, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """A theta that is nothing special: no grid point of it hits a pixel's centre, where a gradient has a kink."""
-    noise = torch.randn(batch, len(family.identity), generator=torch.Generator().manual_seed(seed), dtype=dtype)
+def generic(
+    family: Family,
+    batch: int = 1,
+    std: float = 0.1,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Tensor:
+    """A theta that is nothing special: no grid point of it hits a pixel's centre, where a gradient
+    has a kink.
+    """
+    noise = torch.randn(
+        batch, len(family.identity), generator=torch.Generator().manual_seed(seed), dtype=dtype
+    )
     return identity(family, batch, dtype) + std * noise
 
 
@@ -71,7 +88,9 @@ all_groups = pytest.mark.parametrize("family", GROUPS, ids=name)
 # Identity
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (28, 28), (42, 42), (60, 60), (224, 224), (449, 301)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(1, 1), (7, 5), (28, 28), (42, 42), (60, 60), (224, 224), (449, 301)], ids=str
+)
 @plane_families
 def test_identity_returns_the_image_bit_for_bit(family: Family, size: tuple[int, int]) -> None:
     image = torch.rand(1, 3, *size)
@@ -101,7 +120,16 @@ def test_identity_is_exact_in_every_precision(family: Family, dtype: torch.dtype
 
 @all_families
 def test_identity_has_as_many_numbers_as_theta(family: Family) -> None:
-    numbers = {Translation: 2, Attention: 3, Similarity: 4, Affine: 6, Projective: 8, Affine3D: 12, Diffeomorphic: 18, LearntTarget: 6}
+    numbers = {
+        Translation: 2,
+        Attention: 3,
+        Similarity: 4,
+        Affine: 6,
+        Projective: 8,
+        Affine3D: 12,
+        Diffeomorphic: 18,
+        LearntTargetGrid: 6,
+    }
     if isinstance(family, ThinPlateSpline):
         assert len(family.identity) == 2 * len(family.points)
     else:
@@ -123,9 +151,13 @@ def test_gradients_of_the_grid_pass_gradcheck(family: Family) -> None:
 
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection", [0.3, 0.6]], ids=str)
 @all_families
-def test_gradients_of_image_and_theta_through_a_warp_pass_gradcheck(family: Family, padding: sampling.Padding) -> None:
+def test_gradients_of_image_and_theta_through_a_warp_pass_gradcheck(
+    family: Family, padding: sampling.Padding
+) -> None:
     size = size_for(family, 3, 4)
-    image = torch.rand(1, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    image = torch.rand(
+        1, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     theta = generic(family, std=0.25).requires_grad_()
     out = size_for(family, 2, 3)
     assert torch.autograd.gradcheck(lambda i, t: read(i, family(t, out), padding), (image, theta))
@@ -161,7 +193,9 @@ def matrix(family: ComposableFamily, theta: Tensor) -> Tensor:
 
 
 def mapped(family: ComposableFamily, theta: Tensor, points: Tensor) -> Tensor:
-    homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], -1) @ matrix(family, theta).T
+    homogeneous = (
+        torch.cat([points, torch.ones_like(points[..., :1])], -1) @ matrix(family, theta).T
+    )
     return homogeneous[..., :-1] / homogeneous[..., -1:]
 
 
@@ -173,11 +207,17 @@ def test_convention_theta_maps_output_points_to_input_points(family: ComposableF
 
 
 @all_groups
-def test_convention_compose_takes_points_through_the_second_and_then_the_first(family: ComposableFamily) -> None:
+def test_convention_compose_takes_points_through_the_second_and_then_the_first(
+    family: ComposableFamily,
+) -> None:
     first, then, size = generic(family, seed=1), generic(family, seed=2), size_for(family, 4, 5)
     expected = mapped(family, first, family(then, size))  # what two warps in a row do to the points
-    torch.testing.assert_close(family(family.compose(first, then), size), expected, rtol=0, atol=1e-12)
-    assert not torch.allclose(family(family.compose(then, first), size), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        family(family.compose(first, then), size), expected, rtol=0, atol=1e-12
+    )
+    assert not torch.allclose(
+        family(family.compose(then, first), size), expected, rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("family", GROUPS[:-1], ids=name)
@@ -203,30 +243,46 @@ def test_the_identity_is_neutral(family: ComposableFamily) -> None:
 
 
 def near_identity(family: ComposableFamily) -> st.SearchStrategy[Tensor]:
-    noise = st.lists(st.floats(-0.2, 0.2), min_size=len(family.identity), max_size=len(family.identity))
-    return noise.map(lambda n: identity(family, dtype=torch.float64) + torch.tensor([n], dtype=torch.float64))
+    noise = st.lists(
+        st.floats(-0.2, 0.2), min_size=len(family.identity), max_size=len(family.identity)
+    )
+    return noise.map(
+        lambda n: identity(family, dtype=torch.float64) + torch.tensor([n], dtype=torch.float64)
+    )
 
 
-group_members = st.sampled_from(GROUPS).flatmap(lambda f: st.tuples(st.just(f), near_identity(f), near_identity(f), near_identity(f)))
+group_members = st.sampled_from(GROUPS).flatmap(
+    lambda f: st.tuples(st.just(f), near_identity(f), near_identity(f), near_identity(f))
+)
 
 
 @given(group_members)
-def test_composition_is_associative(members: tuple[ComposableFamily, Tensor, Tensor, Tensor]) -> None:
+def test_composition_is_associative(
+    members: tuple[ComposableFamily, Tensor, Tensor, Tensor],
+) -> None:
     family, a, b, c = members
     left, right = family.compose(family.compose(a, b), c), family.compose(a, family.compose(b, c))
     torch.testing.assert_close(left, right, rtol=0, atol=1e-10)
 
 
 @given(group_members)
-def test_composing_with_the_inverse_gives_the_identity(members: tuple[ComposableFamily, Tensor, Tensor, Tensor]) -> None:
+def test_composing_with_the_inverse_gives_the_identity(
+    members: tuple[ComposableFamily, Tensor, Tensor, Tensor],
+) -> None:
     family, theta, *_ = members
     neutral = identity(family, dtype=torch.float64)
-    torch.testing.assert_close(family.compose(theta, family.inverse(theta)), neutral, rtol=0, atol=1e-10)
-    torch.testing.assert_close(family.compose(family.inverse(theta), theta), neutral, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        family.compose(theta, family.inverse(theta)), neutral, rtol=0, atol=1e-10
+    )
+    torch.testing.assert_close(
+        family.compose(family.inverse(theta), theta), neutral, rtol=0, atol=1e-10
+    )
 
 
 @given(group_members)
-def test_the_inverse_of_the_inverse_is_where_one_began(members: tuple[ComposableFamily, Tensor, Tensor, Tensor]) -> None:
+def test_the_inverse_of_the_inverse_is_where_one_began(
+    members: tuple[ComposableFamily, Tensor, Tensor, Tensor],
+) -> None:
     family, theta, *_ = members
     torch.testing.assert_close(family.inverse(family.inverse(theta)), theta, rtol=0, atol=1e-10)
 
@@ -237,12 +293,17 @@ def test_the_inverse_of_a_composition_is_the_composition_of_inverses_turned_roun
 ) -> None:
     family, a, b, _ = members
     turned_round = family.compose(family.inverse(b), family.inverse(a))
-    torch.testing.assert_close(family.inverse(family.compose(a, b)), turned_round, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        family.inverse(family.compose(a, b)), turned_round, rtol=0, atol=1e-9
+    )
 
 
 @all_groups
 def test_gradients_of_compose_and_inverse_pass_gradcheck(family: ComposableFamily) -> None:
-    first, then = generic(family, batch=2, seed=1).requires_grad_(), generic(family, batch=2, seed=2).requires_grad_()
+    first, then = (
+        generic(family, batch=2, seed=1).requires_grad_(),
+        generic(family, batch=2, seed=2).requires_grad_(),
+    )
     assert torch.autograd.gradcheck(family.compose, (first, then))
     assert torch.autograd.gradcheck(family.inverse, (first,))
 
@@ -280,7 +341,9 @@ def test_low_precision_moves_no_point_by_a_thousandth_of_a_pixel(
     if not isinstance(family, ThinPlateSpline | Translation | Diffeomorphic):
         crop = crop * 0.5  # half of 448 pixels for 224
     size = size_for(family, 224, 224)
-    fresh = copy.deepcopy(family)  # has to build what it keeps, such as a basis, in low precision too
+    fresh = copy.deepcopy(
+        family
+    )  # has to build what it keeps, such as a basis, in low precision too
     for part in fresh.modules():
         if isinstance(part, ThinPlateSpline):
             part.basis = None
@@ -306,10 +369,14 @@ def test_gradients_of_theta_are_as_exact_under_autocast(family: Family) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @all_families
-def test_half_precision_parameters_lose_nothing_but_their_own_rounding(family: Family, dtype: torch.dtype) -> None:
+def test_half_precision_parameters_lose_nothing_but_their_own_rounding(
+    family: Family, dtype: torch.dtype
+) -> None:
     theta, size = generic(family, batch=2).to(dtype), size_for(family, 20, 24)
     assert family(theta, size).dtype == torch.float32
-    torch.testing.assert_close(family(theta, size).double(), family(theta.double(), size), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        family(theta, size).double(), family(theta.double(), size), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -358,8 +425,8 @@ def test_a_spline_leaves_its_basis_out_of_checkpoints_but_not_out_of_copies() ->
 # A learnt target
 
 
-def bent(seed: int = 0) -> LearntTarget:
-    family = LearntTarget().double()
+def bent(seed: int = 0) -> LearntTargetGrid:
+    family = LearntTargetGrid().double()
     with torch.no_grad():
         family.target.copy_(0.1 * torch.randn(1, 32, generator=torch.Generator().manual_seed(seed)))
     return family
@@ -372,7 +439,9 @@ def test_a_learnt_target_is_moved_by_each_images_affine_map() -> None:
     for one, grid in zip(theta, family(theta, (5, 6)), strict=True):
         a, b, t_x, c, d, t_y = one.tolist()
         x, y = target.unbind(-1)
-        torch.testing.assert_close(grid, torch.stack([a * x + b * y + t_x, c * x + d * y + t_y], -1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            grid, torch.stack([a * x + b * y + t_x, c * x + d * y + t_y], -1), rtol=0, atol=1e-12
+        )
 
 
 def test_gradients_of_a_learnt_target_and_their_gradients_pass_gradcheck() -> None:
@@ -394,11 +463,15 @@ def test_a_learnt_target_learns_what_all_images_share_and_is_saved() -> None:
     picture = functional.interpolate(torch.rand(8, 1, 6, 6), (24, 24), mode="bicubic")
     bend = ThinPlateSpline()(0.08 * torch.randn(1, 32), (24, 24))
     seen = sampling.bilinear(picture, bend.expand(8, -1, -1, -1), "border")
-    family = LearntTarget()
+    family = LearntTargetGrid()
     optimiser = torch.optim.Adam(family.parameters(), lr=0.01)
     losses = []
     for _ in range(60):
-        loss = (sampling.bilinear(seen, family(identity(family, 8), (24, 24)), "border") - picture).square().mean()
+        loss = (
+            (sampling.bilinear(seen, family(identity(family, 8), (24, 24)), "border") - picture)
+            .square()
+            .mean()
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -413,8 +486,13 @@ homographies = st.lists(st.floats(-1e4, 1e4, width=32), min_size=8, max_size=8)
 
 
 @given(homographies, st.sampled_from(KERNELS), st.sampled_from(PADDINGS))
-def test_every_homography_gives_finite_pixels_and_gradients(numbers: list[float], kernel: Kernel, padding: sampling.Padding) -> None:
-    theta, image = torch.tensor([numbers], requires_grad=True), torch.rand(1, 3, 5, 6, requires_grad=True)
+def test_every_homography_gives_finite_pixels_and_gradients(
+    numbers: list[float], kernel: Kernel, padding: sampling.Padding
+) -> None:
+    theta, image = (
+        torch.tensor([numbers], requires_grad=True),
+        torch.rand(1, 3, 5, 6, requires_grad=True),
+    )
     sampled = kernel(image, Projective()(theta, (4, 7)), padding)
     sampled.square().sum().backward()
     assert theta.grad is not None
@@ -425,7 +503,9 @@ def test_every_homography_gives_finite_pixels_and_gradients(numbers: list[float]
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e6, 1e20], ids=str)
 @pytest.mark.parametrize("padding", PADDINGS, ids=str)
 @all_families
-def test_parameters_of_any_size_give_finite_pixels_and_gradients(family: Family, padding: sampling.Padding, size: float) -> None:
+def test_parameters_of_any_size_give_finite_pixels_and_gradients(
+    family: Family, padding: sampling.Padding, size: float
+) -> None:
     theta = (size * generic(family, batch=2, std=1.0, dtype=torch.float32)).requires_grad_()
     image = torch.rand(2, 3, *size_for(family, 5, 6)).requires_grad_()
     sampled = read(image, family(theta, size_for(family, 4, 7)), padding)
@@ -438,7 +518,11 @@ def test_parameters_of_any_size_give_finite_pixels_and_gradients(family: Family,
 @given(st.sampled_from([Attention(), Similarity(), Affine()]), st.data())
 def test_a_crop_without_area_reads_one_place(family: ComposableFamily, data: st.DataObject) -> None:
     t_x, t_y = data.draw(st.floats(-0.9, 0.9)), data.draw(st.floats(-0.9, 0.9))
-    numbers = {Attention: [0, t_x, t_y], Similarity: [0, 0, t_x, t_y], Affine: [0, 0, t_x, 0, 0, t_y]}[type(family)]
+    numbers = {
+        Attention: [0, t_x, t_y],
+        Similarity: [0, 0, t_x, t_y],
+        Affine: [0, 0, t_x, 0, 0, t_y],
+    }[type(family)]
     sampled = read(torch.rand(1, 1, 5, 6), family(torch.tensor([numbers]), (3, 3)))
     assert torch.equal(sampled, sampled[:, :, :1, :1].expand_as(sampled))
 
@@ -462,5 +546,11 @@ def test_every_public_family_is_tested_here() -> None:
     """But Bounded, which has a file of its own."""
     from stn_lightning import transformers
 
-    public = {value for value in vars(transformers).values() if inspect.isclass(value) and issubclass(value, Family)}
-    assert public - {Family, ComposableFamily, transformers.Bounded} == {type(family) for family in [*PLANE, *GROUPS]}
+    public = {
+        value
+        for value in vars(transformers).values()
+        if inspect.isclass(value) and issubclass(value, Family)
+    }
+    assert public - {Family, ComposableFamily, transformers.BoundedFamily} == {
+        type(family) for family in [*PLANE, *GROUPS]
+    }

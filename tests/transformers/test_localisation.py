@@ -7,7 +7,7 @@ from stn_lightning.geometry.moments import moments
 from stn_lightning.transformers import (
     ConvolutionalLocalisation,
     FullyConnectedLocalisation,
-    HeatMapLocalisation,
+    HeatmapLocalisation,
     MomentLocalisation,
     VolumeLocalisation,
 )
@@ -16,7 +16,11 @@ from stn_lightning.transformers import (
 def test_the_fully_connected_one_has_the_papers_three_layers_of_32() -> None:
     localisation = FullyConnectedLocalisation()
     assert localisation(torch.rand(4, 1, 28, 28)).shape == (4, 32)
-    assert [p.shape for p in localisation.parameters() if p.dim() == 2] == [(32, 784), (32, 32), (32, 32)]
+    assert [p.shape for p in localisation.parameters() if p.dim() == 2] == [
+        (32, 784),
+        (32, 32),
+        (32, 32),
+    ]
 
 
 def test_the_fully_connected_one_is_its_layers_with_relu_between() -> None:
@@ -31,14 +35,30 @@ def test_the_fully_connected_one_is_its_layers_with_relu_between() -> None:
 def test_the_convolutional_one_is_halving_two_convolutions_and_a_layer_of_20() -> None:
     localisation, image = ConvolutionalLocalisation(), torch.rand(3, 1, 42, 42)
     assert localisation(image).shape == (3, 20)
-    assert [p.shape for p in localisation.parameters() if p.dim() > 1] == [(20, 1, 5, 5), (20, 20, 5, 5), (20, 20 * 4 * 4)]
-    parts = [nn.AvgPool2d(2), localisation.conv1, nn.MaxPool2d(2), nn.ReLU(), localisation.conv2, nn.ReLU(), nn.Flatten(), localisation.fc]
+    assert [p.shape for p in localisation.parameters() if p.dim() > 1] == [
+        (20, 1, 5, 5),
+        (20, 20, 5, 5),
+        (20, 20 * 4 * 4),
+    ]
+    parts = [
+        nn.AvgPool2d(2),
+        localisation.conv1,
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        localisation.conv2,
+        nn.ReLU(),
+        nn.Flatten(),
+        localisation.fc,
+    ]
     torch.testing.assert_close(localisation(image), nn.Sequential(*parts, nn.ReLU())(image))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 28, 28), (2, 3, 60, 44)], ids=str)
 def test_channels_and_size_are_learnt_from_the_first_image(shape: tuple[int, ...]) -> None:
-    assert ConvolutionalLocalisation(filters=4, units=7)(torch.rand(shape)).shape == (2, 7)
+    assert ConvolutionalLocalisation(num_filters=4, hidden_size=7)(torch.rand(shape)).shape == (
+        2,
+        7,
+    )
     assert FullyConnectedLocalisation([9])(torch.rand(shape)).shape == (2, 9)
 
 
@@ -56,7 +76,7 @@ def test_a_checkpoint_loads_into_one_that_never_ran(network: type[nn.Module]) ->
 
 def hot_places(image: Tensor, heat: float) -> Tensor:
     """Where the image itself, times `heat`, is hot: one (x, y) for each channel."""
-    localisation = HeatMapLocalisation(nn.Identity(), image.shape[1], sharpness=2.0)
+    localisation = HeatmapLocalisation(nn.Identity(), image.shape[1], sharpness=2.0)
     localisation(image.float())
     with torch.no_grad():
         localisation.conv.weight.copy_(heat / 2 * torch.eye(image.shape[1])[:, :, None, None])
@@ -84,18 +104,23 @@ def test_what_moves_by_a_pixel_moves_its_place_by_a_pixel() -> None:
 
 
 def test_places_follow_a_loop_over_pixels() -> None:
-    image, expected = torch.rand(2, 1, 3, 4, dtype=torch.float64), torch.zeros(2, 1, 2, dtype=torch.float64)
+    image, expected = (
+        torch.rand(2, 1, 3, 4, dtype=torch.float64),
+        torch.zeros(2, 1, 2, dtype=torch.float64),
+    )
     for picture, values in enumerate(image[:, 0]):
         weights = (5 * values).exp() / (5 * values).exp().sum()
         for row in range(3):
             for column in range(4):
-                expected[picture, 0] += weights[row, column] * torch.tensor([(2 * column + 1 - 4) / 4, (2 * row + 1 - 3) / 3])
+                expected[picture, 0] += weights[row, column] * torch.tensor(
+                    [(2 * column + 1 - 4) / 4, (2 * row + 1 - 3) / 3]
+                )
     torch.testing.assert_close(hot_places(image, 5), expected)
 
 
 def test_gradients_of_places_pass_gradcheck() -> None:
     localisation, image = (
-        HeatMapLocalisation(nn.Identity(), 3, sharpness=3.0, shrink=2),
+        HeatmapLocalisation(nn.Identity(), 3, sharpness=3.0, shrink=2),
         torch.rand(2, 2, 8, 6, dtype=torch.float64, requires_grad=True),
     )
     localisation(image.float())
@@ -103,7 +128,10 @@ def test_gradients_of_places_pass_gradcheck() -> None:
 
 
 def test_places_are_float32_under_bf16_autocast() -> None:
-    localisation, image = HeatMapLocalisation(nn.Conv2d(3, 4, 3, 2, 1), 5, 2.0), torch.rand(2, 3, 40, 40)
+    localisation, image = (
+        HeatmapLocalisation(nn.Conv2d(3, 4, 3, 2, 1), 5, 2.0),
+        torch.rand(2, 3, 40, 40),
+    )
     expected = localisation(image)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         places = localisation(image)
@@ -114,21 +142,31 @@ def test_places_are_float32_under_bf16_autocast() -> None:
 
 @pytest.mark.parametrize("side", [30, 29])
 def test_blocks_of_a_volume_are_a_stride(side: int) -> None:
-    """Convolution of 3 blocks of 2 voxels a side: one of 6 voxels with a stride of 2, on the volume filled up with zeros."""
-    localisation, volume = VolumeLocalisation(filters=4, shrink=1, block=2, kernel_size=3), torch.rand(2, 1, side, side, side)
+    """Convolution of 3 blocks of 2 voxels a side: one of 6 voxels with a stride of 2, on the volume
+    filled up with zeros.
+    """
+    localisation, volume = (
+        VolumeLocalisation(num_filters=4, shrink=1, block=2, kernel_size=3),
+        torch.rand(2, 1, side, side, side),
+    )
     seen: list[torch.Tensor] = []
     localisation.conv1.register_forward_hook(lambda *call: seen.append(call[2]))
     assert localisation(volume).shape == (2, 32)
     weight = localisation.conv1.weight  # (4, 8, 3, 3, 3)
     apart = weight.unflatten(1, (2, 2, 2)).permute(0, 4, 1, 5, 2, 6, 3).reshape(4, 1, 6, 6, 6)
     filled = functional.pad(volume, [0, 30 - side] * 3)
-    torch.testing.assert_close(seen[0], functional.conv3d(filled, apart, localisation.conv1.bias, stride=2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        seen[0],
+        functional.conv3d(filled, apart, localisation.conv1.bias, stride=2),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_a_volume_is_averaged_over_cubes() -> None:
     volume = torch.rand(2, 1, 28, 28, 28)
-    localisation = VolumeLocalisation(filters=4, shrink=1, kernel_size=3)
-    halved = VolumeLocalisation(filters=4, shrink=2, kernel_size=3)
+    localisation = VolumeLocalisation(num_filters=4, shrink=1, kernel_size=3)
+    halved = VolumeLocalisation(num_filters=4, shrink=2, kernel_size=3)
     small = functional.avg_pool3d(volume, 2)
     features = localisation(small)
     halved(volume)
@@ -138,16 +176,25 @@ def test_a_volume_is_averaged_over_cubes() -> None:
 
 @pytest.mark.parametrize("size", [(28, 28), (20, 20, 20)])
 def test_moments_stand_beside_what_another_localisation_finds(size: tuple[int, ...]) -> None:
-    inner = ConvolutionalLocalisation(units=5) if len(size) == 2 else VolumeLocalisation(units=5, kernel_size=3)
-    localisation, image = MomentLocalisation(inner, units=7), torch.rand(3, 1, *size)
+    inner = (
+        ConvolutionalLocalisation(hidden_size=5)
+        if len(size) == 2
+        else VolumeLocalisation(hidden_size=5, kernel_size=3)
+    )
+    localisation, image = MomentLocalisation(inner, hidden_size=7), torch.rand(3, 1, *size)
     features, places = localisation(image), moments(image)
     assert torch.equal(features[:, 7:], places)
-    seen = functional.linear(torch.cat([inner(image), places], 1), localisation.fc.weight, localisation.fc.bias)
+    seen = functional.linear(
+        torch.cat([inner(image), places], 1), localisation.fc.weight, localisation.fc.bias
+    )
     assert torch.equal(features[:, :7], seen.relu())
 
 
 def test_moments_are_exact_under_autocast() -> None:
-    localisation, image = MomentLocalisation(FullyConnectedLocalisation([4])), torch.rand(3, 1, 28, 28)
+    localisation, image = (
+        MomentLocalisation(FullyConnectedLocalisation([4])),
+        torch.rand(3, 1, 28, 28),
+    )
     localisation(image)
     with torch.autocast("cpu", torch.bfloat16):
         features = localisation(image)

@@ -10,9 +10,9 @@ from stn_lightning.transformers import (
     Affine,
     Affine3D,
     Bicubic,
-    Disturbed,
     Family,
     FullyConnectedLocalisation,
+    NoisyIdentity,
     ParallelTransformer,
     Projective,
     SpatialTransformer,
@@ -34,7 +34,9 @@ def localisations(how_many: int) -> nn.Module | list[nn.Module]:
 
 
 def awake(how_many: int, family: Family | None = None) -> ParallelTransformer:
-    network = ParallelTransformer(localisations(how_many), family or Affine(), N, start=Disturbed(0.1))
+    network = ParallelTransformer(
+        localisations(how_many), family or Affine(), N, start=NoisyIdentity(0.1)
+    )
     awaken(network, torch.rand(1, 2, 10, 12))
     return network
 
@@ -42,7 +44,9 @@ def awake(how_many: int, family: Family | None = None) -> ParallelTransformer:
 def alone(parallel: ParallelTransformer, i: int) -> SpatialTransformer:
     """The i-th of the parallel transformers as one by itself, with the same weights."""
     shared = len(parallel.localisations) == 1
-    single = SpatialTransformer(parallel.localisations[0 if shared else i], parallel.family, parallel.size, parallel.sampler)
+    single = SpatialTransformer(
+        parallel.localisations[0 if shared else i], parallel.family, parallel.size, parallel.sampler
+    )
     regression = parallel.regressions[0 if shared else i]
     assert isinstance(regression.start, Tensor)
     numbers = regression.start.shape[1]
@@ -50,12 +54,18 @@ def alone(parallel: ParallelTransformer, i: int) -> SpatialTransformer:
     single.regression.start = regression.start[i if shared else 0][None]
     assert isinstance(regression.linear, nn.Linear)
     single.load_state_dict(
-        {"regression.linear.weight": regression.linear.weight[rows], "regression.linear.bias": regression.linear.bias[rows]}, strict=False
+        {
+            "regression.linear.weight": regression.linear.weight[rows],
+            "regression.linear.bias": regression.linear.bias[rows],
+        },
+        strict=False,
     )
     return single
 
 
-@pytest.mark.parametrize("family", [Affine(), Projective(), ThinPlateSpline()], ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize(
+    "family", [Affine(), Projective(), ThinPlateSpline()], ids=lambda family: type(family).__name__
+)
 @pytest.mark.parametrize("how_many", [SHARED, OWN])
 def test_n_in_parallel_equal_n_alone(how_many: int, family: Family) -> None:
     image, parallel = torch.rand(2, 2, 10, 12), awake(how_many, family)
@@ -63,7 +73,9 @@ def test_n_in_parallel_equal_n_alone(how_many: int, family: Family) -> None:
     assert together.image.shape == (2, N, 2, 10, 12)
     assert together.theta.shape == (2, N, len(family.identity))
     assert together.grid.shape == (2, N, 10, 12, 2)
-    assert len(together.theta.flatten(0, 1).unique(dim=0)) == 2 * N  # every image and every transformer has its own
+    assert (
+        len(together.theta.flatten(0, 1).unique(dim=0)) == 2 * N
+    )  # every image and every transformer has its own
     for i in range(N):
         single = alone(parallel, i).warp(image)
         torch.testing.assert_close(together.theta[:, i], single.theta, rtol=0, atol=1e-6)
@@ -76,7 +88,11 @@ def test_own_localisations_are_independent_of_each_other() -> None:
     before = parallel(image)
     before[:, 1].square().sum().backward()
     for i in range(N):
-        gradients = [p.grad for part in (parallel.localisations[i], parallel.regressions[i]) for p in part.parameters()]
+        gradients = [
+            p.grad
+            for part in (parallel.localisations[i], parallel.regressions[i])
+            for p in part.parameters()
+        ]
         assert [g is not None and bool(g.any()) for g in gradients] == [i == 1] * 4
     with torch.no_grad():
         for parameter in parallel.localisations[1].parameters():
@@ -104,23 +120,29 @@ def test_at_first_each_returns_the_image_bit_for_bit(how_many: int) -> None:
 @pytest.mark.parametrize("how_many", [pytest.param(1, id="shared"), pytest.param(4, id="own")])
 def test_four_crops_that_tile_are_the_four_quarters_bit_for_bit(how_many: int) -> None:
     image = torch.rand(2, 3, 28, 60)
-    seen = ParallelTransformer(localisations(how_many), Translation(0.5), 4, (14, 30), start=Tiling())(image)
+    seen = ParallelTransformer(
+        localisations(how_many), Translation(0.5), 4, (14, 30), start=Tiling()
+    )(image)
     upper, lower = image.chunk(2, 2)
     assert torch.equal(seen, torch.stack([*upper.chunk(2, 3), *lower.chunk(2, 3)], 1))
 
 
 @pytest.mark.parametrize("how_many", [SHARED, OWN])
 def test_each_starts_at_its_own_theta(how_many: int) -> None:
-    parallel = ParallelTransformer(localisations(how_many), Affine(), N, start=Disturbed(0.1, seed=2))
+    parallel = ParallelTransformer(
+        localisations(how_many), Affine(), N, start=NoisyIdentity(0.1, seed=2)
+    )
     theta = parallel.warp(torch.rand(2, 1, 9, 9)).theta
-    assert torch.equal(theta, Disturbed(0.1, seed=2).theta(Affine(), N).expand(2, -1, -1))
+    assert torch.equal(theta, NoisyIdentity(0.1, seed=2).theta(Affine(), N).expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (31, 40)], ids=str)
 def test_the_output_size_is_free(size: tuple[int, int]) -> None:
     image = torch.rand(2, 2, 10, 12)
     seen = ParallelTransformer(localisations(1), Affine(), N, size, Bicubic("border"))(image)
-    single = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), size, Bicubic("border"))(image)
+    single = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), size, Bicubic("border"))(
+        image
+    )
     assert torch.equal(seen, single[:, None].expand(-1, N, -1, -1, -1))
 
 
@@ -141,7 +163,7 @@ def test_checkpoints_copies_and_pickles_behave_like_the_original(how_many: int) 
     file = io.BytesIO()
     torch.save(trained.state_dict(), file)
     file.seek(0)
-    fresh = ParallelTransformer(localisations(how_many), Affine(), N, start=Disturbed(0.1))
+    fresh = ParallelTransformer(localisations(how_many), Affine(), N, start=NoisyIdentity(0.1))
     fresh.load_state_dict(torch.load(file, weights_only=True))
     for other in (fresh, copy.deepcopy(trained), pickle.loads(pickle.dumps(trained))):
         assert torch.equal(other(image), trained(image))
@@ -154,7 +176,10 @@ def test_theta_is_float32_under_bf16_autocast() -> None:
 
 
 def test_a_list_of_the_wrong_length_is_refused_with_advice() -> None:
-    with pytest.raises(ValueError, match="2 localisations for n = 3 transformers; give one to share, or a list of 3"):
+    with pytest.raises(
+        ValueError,
+        match="2 localisations for n = 3 transformers; give one to share, or a list of 3",
+    ):
         ParallelTransformer(localisations(2), Affine(), 3)
 
 

@@ -24,7 +24,11 @@ PLANE, SPACE = 2.4 * torch.rand(2, 4, 6, 2) - 1.2, 2.4 * torch.rand(2, 3, 4, 6, 
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_sampler_is_its_function_with_its_padding(
-    sampler: type[Sampler], function: Callable[..., Tensor], image: Tensor, grid: Tensor, padding: sampling.Padding
+    sampler: type[Sampler],
+    function: Callable[..., Tensor],
+    image: Tensor,
+    grid: Tensor,
+    padding: sampling.Padding,
 ) -> None:
     assert torch.equal(sampler(padding)(image, grid), function(image, grid, padding))
 
@@ -34,11 +38,19 @@ def test_outside_are_zeros_as_in_the_paper_unless_told_otherwise() -> None:
 
 
 def test_an_unknown_padding_is_refused_with_advice() -> None:
-    unchecked = inspect.unwrap(Bilinear.__init__)  # under test, the type checker would be first to refuse
-    with pytest.raises(ValueError, match='padding "edge" is unknown; take "zeros", "border", "reflection", or a colour'):
+    unchecked = inspect.unwrap(
+        Bilinear.__init__
+    )  # under test, the type checker would be first to refuse
+    with pytest.raises(
+        ValueError,
+        match='padding "edge" is unknown; take "zeros", "border", "reflection", or a colour',
+    ):
         unchecked(Bilinear.__new__(Bilinear), "edge")
 
 
 def test_a_colour_that_does_not_fit_the_channels_is_refused_with_advice() -> None:
-    with pytest.raises(ValueError, match=r"a padding colour of 2 numbers for an image of 3 channels; give one number a channel"):
+    with pytest.raises(
+        ValueError,
+        match=r"a padding colour of 2 numbers for an image of 3 channels; give one number a channel",
+    ):
         Bilinear([0.1, 0.2])(IMAGE, PLANE)

@@ -15,10 +15,10 @@ from stn_lightning.transformers import (
     Bicubic,
     Bilinear,
     ConvolutionalLocalisation,
-    Disturbed,
     Family,
     FullyConnectedLocalisation,
     Nearest,
+    NoisyIdentity,
     Projective,
     Sampler,
     Similarity,
@@ -29,12 +29,23 @@ from stn_lightning.transformers import (
 )
 from tests.transformers.doubles import At, Script, awaken
 
-FAMILIES: list[Family] = [Translation(), Attention(), Similarity(), Affine(), Projective(), ThinPlateSpline()]
+FAMILIES: list[Family] = [
+    Translation(),
+    Attention(),
+    Similarity(),
+    Affine(),
+    Projective(),
+    ThinPlateSpline(),
+]
 
 all_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 
 
-def transformer(family: Family | None = None, size: tuple[int, ...] | None = None, sampler: Sampler | None = None) -> SpatialTransformer:
+def transformer(
+    family: Family | None = None,
+    size: tuple[int, ...] | None = None,
+    sampler: Sampler | None = None,
+) -> SpatialTransformer:
     return SpatialTransformer(FullyConnectedLocalisation([8]), family or Affine(), size, sampler)
 
 
@@ -50,7 +61,9 @@ def awake(family: Family | None = None, image: Tensor | None = None) -> SpatialT
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection", [0.5, 0.2, 0.1]], ids=str)
 @pytest.mark.parametrize("sampler", [Bilinear, Nearest, Bicubic])
 @all_families
-def test_an_untrained_transformer_returns_its_image_bit_for_bit(family: Family, sampler: type[Sampler], padding: sampling.Padding) -> None:
+def test_an_untrained_transformer_returns_its_image_bit_for_bit(
+    family: Family, sampler: type[Sampler], padding: sampling.Padding
+) -> None:
     image = torch.rand(2, 3, 28, 45)
     assert torch.equal(transformer(family, sampler=sampler(padding))(image), image)
 
@@ -66,10 +79,16 @@ def test_an_untrained_transformer_returns_its_volume_bit_for_bit() -> None:
 
 
 def test_the_first_theta_is_the_start_whatever_the_image_shows() -> None:
-    network = SpatialTransformer(FullyConnectedLocalisation([8]), Attention(), start=At([0.5, 0.25, -0.25]))
+    network = SpatialTransformer(
+        FullyConnectedLocalisation([8]), Attention(), start=At([0.5, 0.25, -0.25])
+    )
     assert network.warp(100 * torch.randn(3, 1, 9, 9)).theta.tolist() == [[0.5, 0.25, -0.25]] * 3
-    disturbed = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), start=Disturbed(0.1, seed=5))
-    assert torch.equal(disturbed.warp(torch.rand(1, 1, 9, 9)).theta, Disturbed(0.1, seed=5).theta(Affine(), 1))
+    disturbed = SpatialTransformer(
+        FullyConnectedLocalisation([8]), Affine(), start=NoisyIdentity(0.1, seed=5)
+    )
+    assert torch.equal(
+        disturbed.warp(torch.rand(1, 1, 9, 9)).theta, NoisyIdentity(0.1, seed=5).theta(Affine(), 1)
+    )
 
 
 def test_the_regression_starts_with_zero_weights_and_biases() -> None:
@@ -81,7 +100,9 @@ def test_the_regression_starts_with_zero_weights_and_biases() -> None:
     assert not linear.bias.any()
 
 
-def test_gradients_reach_the_regression_at_once_and_the_localisation_as_soon_as_it_is_not_zero() -> None:
+def test_gradients_reach_the_regression_at_once_and_the_localisation_as_soon_as_it_is_not_zero() -> (
+    None
+):
     network, image = transformer(), torch.rand(2, 1, 9, 9)
     network(image).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in network.regression.parameters())
@@ -120,7 +141,9 @@ def test_the_output_size_is_free(family: Family, size: tuple[int, int]) -> None:
     image = torch.rand(2, 3, 10, 12)
     warp = transformer(family, size).warp(image)
     assert warp.image.shape == (2, 3, *size)
-    expected = lattice.points(size, image).expand(2, *size, 2)  # the whole image in another resolution
+    expected = lattice.points(size, image).expand(
+        2, *size, 2
+    )  # the whole image in another resolution
     assert torch.equal(warp.grid, expected)
 
 
@@ -145,19 +168,28 @@ def test_a_transformer_given_the_inverse_distortion_restores_the_picture_bit_for
     distortion = quarter_turn_and_shift()
     distorted = sampling.bilinear(picture, affine.grid(distortion, (16, 16)))
     assert not torch.equal(distorted, picture)
-    restoring = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), start=At(affine.inverse(distortion)[0].tolist()))
+    restoring = SpatialTransformer(
+        FullyConnectedLocalisation([8]), Affine(), start=At(affine.inverse(distortion)[0].tolist())
+    )
     assert torch.equal(restoring(distorted), picture)
 
 
-def test_a_transformer_given_the_inverse_of_any_affine_distortion_restores_a_smooth_picture() -> None:
+def test_a_transformer_given_the_inverse_of_any_affine_distortion_restores_a_smooth_picture() -> (
+    None
+):
     x, y = lattice.points((60, 60), torch.empty(0)).unbind(-1)
-    picture = (torch.exp(-12 * (x.square() + (y - 0.2).square())) + torch.exp(-12 * ((x - 0.3).square() + y.square())))[None, None]
+    picture = (
+        torch.exp(-12 * (x.square() + (y - 0.2).square()))
+        + torch.exp(-12 * ((x - 0.3).square() + y.square()))
+    )[None, None]
     cos, sin = math.cos(0.6), math.sin(0.6)
     distortion = torch.tensor([[1.2 * cos, -1.1 * sin, 0.1, 1.2 * sin, 1.1 * cos, -0.15]])
     distorted = sampling.bicubic(picture, affine.grid(distortion, (60, 60)))
     assert (distorted - picture).abs().max() > 0.4
     start = At(affine.inverse(distortion)[0].tolist())
-    restored = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), None, Bicubic(), start)(distorted)
+    restored = SpatialTransformer(
+        FullyConnectedLocalisation([8]), Affine(), None, Bicubic(), start
+    )(distorted)
     torch.testing.assert_close(restored, picture, rtol=0, atol=0.02)
 
 
@@ -183,12 +215,16 @@ def test_a_trained_regression_is_not_rounded_under_bf16_autocast() -> None:
     nn.init.eye_(network.regression.linear.weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         theta = network.warp(image).theta
-    torch.testing.assert_close(theta, torch.tensor([features]) + torch.tensor(Affine.identity), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        theta, torch.tensor([features]) + torch.tensor(Affine.identity), rtol=0, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @all_families
-def test_a_module_in_another_precision_starts_exact_and_returns_that_precision(family: Family, dtype: torch.dtype) -> None:
+def test_a_module_in_another_precision_starts_exact_and_returns_that_precision(
+    family: Family, dtype: torch.dtype
+) -> None:
     image = torch.rand(2, 1, 28, 45).to(dtype)
     network = transformer(copy.deepcopy(family)).to(dtype)
     restored = network(image)
@@ -208,13 +244,17 @@ def test_a_checkpoint_loads_into_a_transformer_that_never_ran(family: Family) ->
     fresh = transformer(copy.deepcopy(family))
     fresh.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(fresh(image), trained(image))
-    assert torch.equal(fresh(image), trained(image))  # the second call still has what the first one loaded
+    assert torch.equal(
+        fresh(image), trained(image)
+    )  # the second call still has what the first one loaded
 
 
 def test_a_checkpoint_holds_weights_and_nothing_that_the_constructor_knows() -> None:
     network = awake(ThinPlateSpline())
     names = {"localisation.layers.0", "regression.linear"}
-    assert set(network.state_dict()) == {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
+    assert set(network.state_dict()) == {
+        f"{name}.{kind}" for name in names for kind in ("weight", "bias")
+    }
 
 
 def test_a_checkpoint_of_a_transformer_that_never_ran_can_be_loaded_too() -> None:

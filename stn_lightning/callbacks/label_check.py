@@ -1,0 +1,60 @@
+"""Check labels before they reach the loss."""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from stn_lightning.runtime.distributed import all_reduce_max, leave_together
+
+
+class LabelCheck(Callback):
+    """Stops at a label that is no class, in the first pass over each split: cross entropy on a GPU
+    would take the whole process down.
+
+    Args:
+        num_classes: how many there are; by default as many as the data module names.
+    """
+
+    def __init__(self, num_classes: int | None = None) -> None:
+        self.num_classes = num_classes
+        self.checked = {"train": 0, "val": 0, "test": 0}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.checked["train"] < trainer.num_training_batches:
+            self._check(trainer, "train", batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
+    ) -> None:
+        if self.checked["val"] < sum(trainer.num_val_batches):
+            self._check(trainer, "val", batch)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
+    ) -> None:
+        if self.checked["test"] < sum(trainer.num_test_batches):
+            self._check(trainer, "test", batch)
+
+    def labels(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The labels of a batch, and which pictures of the split they belong to; override it for
+        batches that name them otherwise.
+        """
+        return batch.label, batch.indices
+
+    def _check(self, trainer: Trainer, split: str, batch: Any) -> None:
+        classes = (
+            len(trainer.datamodule.class_names) if self.num_classes is None else self.num_classes  # type: ignore[attr-defined]
+        )
+        labels, indices = self.labels(batch)
+        wrong = (
+            ((labels < 0) | (labels >= classes)).view(len(labels), -1).any(1)
+        )  # a sequence has several
+        if culprit := all_reduce_max(int(indices[wrong].max()) + 1 if wrong.any() else 0):
+            leave_together(trainer)
+            raise ValueError(
+                f"picture {culprit - 1} of split {split!r} has a label that is none of the {classes} classes (0 to {classes - 1})"
+            )
+        self.checked[split] += 1

@@ -1,0 +1,171 @@
+"""Which parts transformers look at, where people have marked some: the paper saw one find heads and
+another bodies.
+
+Reference:
+    Jaderberg et al. 2015, section 4.3 and figure 3.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from lightning import Callback, LightningModule, Trainer
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torchmetrics import Metric
+
+from stn_lightning.batch import Batch
+from stn_lightning.geometry.overlap import contains_points, intersection_over_union
+from stn_lightning.transformers import Transformer
+
+
+class PartScore(Metric):
+    """Of the pictures in which a part is to be seen, the share in which each transformer's crop
+    contains it; and how much crops share.
+
+    Args:
+        transformers: how many.
+        parts: how many.
+    """
+
+    full_state_update = False
+    contained: Tensor
+    visible: Tensor
+    overlap: Tensor
+    pictures: Tensor
+
+    def __init__(self, transformers: int, parts: int) -> None:
+        super().__init__()
+        self.add_state(
+            "contained", torch.zeros(transformers, parts, dtype=torch.float64), dist_reduce_fx="sum"
+        )
+        self.add_state("visible", torch.zeros(parts, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(
+            "overlap",
+            torch.zeros(transformers, transformers, dtype=torch.float64),
+            dist_reduce_fx="sum",
+        )
+        self.add_state("pictures", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(
+        self, grids: Float[Tensor, "batch n height width 2"], parts: Float[Tensor, "batch parts 3"]
+    ) -> None:
+        """Count.
+
+        Args:
+            grids: of each transformer.
+            parts: (x, y, visible) of each part.
+        """
+        n = grids.shape[1]
+        points = parts[:, None, :, :2].expand(-1, n, -1, -1).flatten(0, 1)
+        inside = contains_points(grids.flatten(0, 1), points).unflatten(0, (-1, n))
+        self.contained += (inside * parts[:, None, :, 2]).sum(0)
+        self.visible += parts[..., 2].sum(0)
+        self.overlap += intersection_over_union(grids).sum(0)
+        self.pictures += len(grids)
+
+    def compute(
+        self,
+    ) -> tuple[Float[Tensor, "transformers parts"], Float[Tensor, "transformers transformers"]]:
+        return self.contained / self.visible.clamp(min=1), self.overlap / self.pictures.clamp(min=1)
+
+
+class PartScores(Callback):
+    """During a test, scores where the task's transformers look; writes `parts.json`, `parts.md` and
+    `parts.png` into the default_root_dir.
+
+    For data modules with `part_names` and `parts(batch)`; else it does nothing. Parts are never
+    seen in training.
+    """
+
+    def __init__(self) -> None:
+        self.score: PartScore | None = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.score = None
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        transformer = getattr(pl_module, "transformer", None)
+        if not getattr(data, "part_names", ()) or not isinstance(transformer, Transformer):
+            return
+        grid = transformer.warp(batch.image.to(pl_module.dtype)).grid.float()
+        grids = grid if grid.dim() == 5 else grid[:, None]
+        if self.score is None:
+            self.score = PartScore(grids.shape[1], len(data.part_names)).to(grids.device)
+        self.score.update(grids, data.parts(batch).float())
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.score is None:
+            return
+        contained, overlap = (
+            values.cpu() for values in self.score.compute()
+        )  # waits for the other processes
+        if not trainer.is_global_zero:
+            return
+        names = list(trainer.datamodule.part_names)  # type: ignore[attr-defined]
+        folder = Path(trainer.default_root_dir)
+        scores = {
+            "parts": names,
+            "contained": contained.tolist(),
+            "overlap": overlap.tolist(),
+            "pictures": int(self.score.pictures),
+        }
+        (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
+        (folder / "parts.md").write_text(table(names, contained, overlap))
+        Image.fromarray(draw_table(names, contained)).save(folder / "parts.png")
+
+
+def table(
+    names: list[str],
+    contained: Float[Tensor, "transformers parts"],
+    overlap: Float[Tensor, "transformers transformers"],
+) -> str:
+    """Percent of the pictures that show the part in which each crop contains it, as Markdown; then
+    the overlap of each pair of crops.
+    """
+    n = len(contained)
+    head = ["| part |" + "".join(f" crop {i + 1} |" for i in range(n)), "|---|" + "---|" * n]
+    rows = [
+        f"| {name} |" + "".join(f" {100 * value:.1f} |" for value in contained[:, k])
+        for k, name in enumerate(names)
+    ]
+    pairs = [
+        f"crops {i + 1} and {j + 1}: {overlap[i, j]:.2f}" for i in range(n) for j in range(i + 1, n)
+    ]
+    return "\n".join(
+        [*head, *rows, "", f"Intersection over union: {', '.join(pairs) or 'one crop'}.", ""]
+    )
+
+
+def draw_table(
+    names: list[str], contained: Float[Tensor, "transformers parts"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The table as squares: the darker, the more often a crop contains the part."""
+    side, left, top = 48, 90, 20
+    picture = Image.new(
+        "RGB", (left + side * len(contained) + 4, top + side * len(names) + 4), "white"
+    )
+    pen = ImageDraw.Draw(picture)
+    for i, row in enumerate(contained.tolist()):
+        pen.text((left + side * i + 4, 4), f"crop {i + 1}", fill="black")
+        for k, value in enumerate(row):
+            x, y, shade = left + side * i, top + side * k, round(255 * (1 - value))
+            pen.rectangle((x, y, x + side - 2, y + side - 2), fill=(shade, shade, 255))
+            pen.text(
+                (x + 12, y + 18), f"{100 * value:.0f} %", fill="white" if value > 0.5 else "black"
+            )
+    for k, name in enumerate(names):
+        pen.text((4, top + side * k + 18), name, fill="black")
+    return np.asarray(picture)

@@ -1,0 +1,92 @@
+"""How far a run is, written where anyone can read it without loading a checkpoint."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from stn_lightning.runtime.atomic_files import MACHINE, atomic_write
+from stn_lightning.runtime.distributed import lost_process_reason
+from stn_lightning.runtime.preemption import Preempted
+
+SHOWN = ("val/error", "val/loss", "test/error")
+
+
+class StatusFile(Callback):
+    """Keeps `state.json` in the trainer's default_root_dir: what the run is doing, how far it is,
+    where, and in which SLURM job.
+
+    Written by the first process at the start, after each epoch, and at the end, however that comes.
+    """
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.first_epoch = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began, self.first_epoch = time.time(), trainer.current_epoch
+        self._write(trainer, "training", trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, "training", trainer.current_epoch + 1, metrics=_metrics(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, "trained", trainer.current_epoch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, "tested", metrics=_metrics(trainer))
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._write(
+            trainer,
+            "stopped" if isinstance(exception, Preempted) else "failed",
+            why=(lost_process_reason(exception) or str(exception)).partition("\n")[0],
+        )
+
+    def _write(
+        self,
+        trainer: Trainer,
+        doing: str,
+        epoch: int | None = None,
+        metrics: dict[str, float] | None = None,
+        why: str | None = None,
+    ) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run or trainer.sanity_checking:  # type: ignore[attr-defined]  # Lightning sets it
+            return
+        file = (
+            Path(trainer.default_root_dir) / "state.json"
+        )  # trainer.log_dir waits for the other processes
+        before: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        epoch = before.get("epoch", 0) if epoch is None else epoch
+        trained = epoch - self.first_epoch
+        state = {
+            "doing": doing,
+            "epoch": epoch,
+            "epochs": trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None,
+            "epoch_seconds": (time.time() - self.began) / trained
+            if self.began and trained > 0
+            else before.get("epoch_seconds"),
+            "metrics": {**before.get("metrics", {}), **(metrics or {})},
+            "why": why,
+            "machine": MACHINE,
+            "process": os.getpid(),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "time": time.time(),
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as out:
+            out.write((json.dumps(state, indent=1) + "\n").encode())
+
+
+def _metrics(trainer: Trainer) -> dict[str, float]:
+    """On every process, as Lightning may have to ask the others."""
+    return {
+        key: round(float(value), 4)
+        for key, value in trainer.callback_metrics.items()
+        if key in SHOWN
+    }

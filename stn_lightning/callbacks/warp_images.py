@@ -1,0 +1,216 @@
+"""A picture of where transformers look."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from stn_lightning.batch import Batch
+from stn_lightning.geometry import sampling
+from stn_lightning.transformers import ComposableFamily, WarpOutput, WarpRecord, record_warps
+
+COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
+"""Of the outlines of parallel transformers, in turn."""
+_GAP = 4
+_CAPTION = 14
+_SIDE = 112
+ROW = _SIDE + 2 * _GAP
+"""Height of a row of pictures in a panel, without what is written below it, in pixels."""
+
+
+class Caption(NamedTuple):
+    """What stands below a picture."""
+
+    text: str
+    right: bool
+    """whether the network is right; else it is written in red"""
+
+
+class WarpImages(Callback):
+    """The same validation pictures after each epoch, in pairs: input with the outline of where each
+    transformer looks | warped output.
+
+    Of transformers in a row, the outline is of the product of their thetas. What is read of a
+    number stands below it, red where it is wrong. Goes to TensorBoard, and as `panel.png` into the
+    trainer's default_root_dir. A task without a transformer has none.
+
+    Args:
+        num_images: how many.
+    """
+
+    def __init__(self, num_images: int = 16) -> None:
+        self.pictures = num_images
+        self.image: Tensor | None = None
+        self.label: Tensor | None = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0 and trainer.is_global_zero:
+            self.image, self.label = (
+                batch.image[: self.pictures].detach(),
+                batch.label[: self.pictures],
+            )
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.image is None or self.label is None or trainer.sanity_checking:
+            return
+        with torch.no_grad(), record_warps(pl_module) as looks:
+            logits = pl_module(self.image.to(pl_module.dtype))
+        warp = compose_records(looks, self.image)
+        if warp is None:
+            return
+        image, crop = to_displayable(self.image, warp.image)
+        captions = (
+            prediction_captions(logits, self.label, trainer.datamodule.class_names)  # type: ignore[attr-defined]
+            if self.label.dim() == 2
+            else None
+        )
+        panel = draw(image, warp._replace(image=crop), captions=captions)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            Image.fromarray(panel).save(
+                Path(trainer.default_root_dir) / "panel.png"
+            )  # trainer.log_dir waits for the other processes
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_image(
+                "where it looks", panel, trainer.global_step, dataformats="HWC"
+            )
+
+
+def draw(
+    image: Float[Tensor, "batch channels *size"],
+    warp: WarpOutput,
+    side: int = _SIDE,
+    columns: int = 4,
+    captions: Sequence[Caption] | None = None,
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Each picture with the outlines of its crops, and its crops beside it.
+
+    Args:
+        image: the input, 0 to 1.
+        warp: what a transformer, or several in parallel, made of it.
+        side: of each picture in the panel, in pixels.
+        columns: pictures (with their crops) a row.
+        captions: below each picture, if given.
+    """
+    if warp.grid.shape[-1] == 3:
+        image, warp = _from_the_front(image, warp)
+    crops, grids = warp.image.detach().float().cpu(), warp.grid.detach().float().cpu()
+    if crops.dim() == 4:
+        crops, grids = crops[:, None], grids[:, None]
+    step = (1 + crops.shape[1]) * (side + _GAP) + 2 * _GAP
+    rows, high = -(-len(image) // columns), side + 2 * _GAP + (_CAPTION if captions else 0)
+    panel = Image.new("RGB", (min(columns, len(image)) * step, rows * high), "white")
+    for i in range(len(image)):
+        x, y = i % columns * step + _GAP, i // columns * high + _GAP
+        outlined = to_rgb_square(image[i], side)
+        for n, grid in enumerate(grids[i]):
+            ImageDraw.Draw(outlined).line(
+                outline(grid, side), fill=COLOURS[n % len(COLOURS)], width=2
+            )
+        panel.paste(outlined, (x, y))
+        for n, crop in enumerate(crops[i]):
+            panel.paste(to_rgb_square(crop, side), (x + (n + 1) * (side + _GAP), y))
+        if captions:
+            ImageDraw.Draw(panel).text(
+                (x, y + side + 1),
+                captions[i].text,
+                fill="black" if captions[i].right else COLOURS[0],
+            )
+    return np.asarray(panel)
+
+
+def compose_records(
+    looks: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
+) -> WarpOutput | None:
+    """What transformers in a row make of the image together, as one warp; None where there are none
+    or they cannot be composed.
+    """
+    if len(looks) < 2:
+        return looks[0].warp if looks else None
+    families = [look.transformer.family for look in looks]
+    family: Any = families[0]
+    if not isinstance(family, ComposableFamily) or any(
+        type(other) is not type(family) for other in families
+    ):
+        return None
+    theta = functools.reduce(family.compose, [look.warp.theta for look in looks])
+    grid = family(theta, tuple(image.shape[2:]))
+    return WarpOutput(sampling.bilinear(image, grid), theta, grid)
+
+
+def to_displayable(
+    image: Float[Tensor, "batch *picture"], crop: Float[Tensor, "batch *crop"]
+) -> tuple[Tensor, Tensor]:
+    """Pictures and crops as they can be drawn: what has been normalised, and so goes below 0, is
+    stretched to 0 to 1, each by itself.
+    """
+    low, high = image.flatten(1).amin(1), image.flatten(1).amax(1)
+    normalised = low < 0
+    low, size = low.where(normalised, 0), (high - low).clamp(min=1e-6).where(normalised, 1)
+    image, crop = (
+        (x - low.view(-1, *[1] * (x.dim() - 1))) / size.view(-1, *[1] * (x.dim() - 1))
+        for x in (image, crop)
+    )
+    return image, crop
+
+
+def prediction_captions(
+    logits: Float[Tensor, "batch digits classes"],
+    label: Int64[Tensor, "batch digits"],
+    classes: Sequence[str],
+) -> list[Caption]:
+    """What is read of each number, and what it is where that is something else."""
+    pairs = zip(logits.argmax(-1).tolist(), label.tolist(), strict=True)
+    texts = [
+        ("".join(classes[i] for i in read), "".join(classes[i] for i in true), read == true)
+        for read, true in pairs
+    ]
+    return [
+        Caption(read if right else f"{read or 'nothing'}, is {true}", right)
+        for read, true, right in texts
+    ]
+
+
+def _from_the_front(
+    volume: Float[Tensor, "batch channels depth height width"], warp: WarpOutput
+) -> tuple[Tensor, WarpOutput]:
+    """Volumes as pictures of their brightest voxels along the depth; of the crop's box, the middle
+    of its depth is outlined.
+    """
+    middle = warp.grid[:, warp.grid.shape[1] // 2, ..., :2]
+    return volume.amax(2), WarpOutput(warp.image.amax(2), warp.theta, middle)
+
+
+def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[float, float]]:
+    """The rim of a grid as a closed line, in pixels of a picture of `side`, held within a picture's
+    width around it.
+    """
+    rim = torch.cat([grid[0], grid[:, -1], grid[-1].flip(0), grid[:, 0].flip(0)])
+    pixels = ((rim.clamp(-3, 3) + 1) * side - 1) / 2
+    return [(float(x), float(y)) for x, y in torch.cat([pixels, pixels[:1]])]
+
+
+def to_rgb_square(image: Float[Tensor, "channels *size"], side: int) -> Image.Image:
+    """One picture, 0 to 1, as a square of `side` pixels in colour."""
+    values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+    colours = values.new_zeros(3, *values.shape[1:])
+    colours[:] = values if len(values) == 1 else 0
+    colours[: len(values)] = values[:3]  # two channels are red and green
+    return Image.fromarray(colours.permute(1, 2, 0).contiguous().numpy()).resize(
+        (side, side), Image.Resampling.NEAREST
+    )

@@ -1,0 +1,176 @@
+"""House numbers as boxes around their digits: what photographs are annotated with, and what numbers
+are composed from.
+
+Reference:
+    Netzer et al. 2011, "Reading Digits in Natural Images with Unsupervised Feature Learning" (SVHN,
+    Format 1).
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+DIGITS = 5
+"""A number may have; one of SVHN's has six."""
+NO_DIGIT = 10
+"""The class of a position beyond the number's end."""
+CLASSES = (*"0123456789", "")
+MARGIN = 1.3
+"""Side of the crop over that of the box around all digits; the paper's "enlarged by 30 %"."""
+LENGTHS = (5137, 18130, 8691, 1434, 9)
+"""How many of SVHN's training numbers have 1, 2, ... 5 digits; the one of six is left out."""
+
+Bytes = npt.NDArray[np.int64]
+Boxes = npt.NDArray[np.float64]
+
+
+class NumberBoxes(NamedTuple):
+    """Annotated photographs; their boxes stand below each other, picture by picture, as published."""
+
+    names: list[str]
+    """file names, (pictures,)"""
+    owner: Bytes
+    """which picture a box belongs to, ascending, (boxes,)"""
+    label: Bytes
+    """1 to 9, and 10 for the digit 0, (boxes,)"""
+    box: Boxes
+    """left, top, right, bottom in pixels, (boxes, 4)"""
+
+
+class Layouts(NamedTuple):
+    """Where the digits of a number stand."""
+
+    box: Float[Tensor, "numbers digits 4"]
+    """left, top, right, bottom; -1 to 1 spans the crop: the box around all digits, enlarged by 30
+    %. NaN where there is no digit.
+    """
+    label: Int64[Tensor, "numbers digits"]
+    aspect: Float[Tensor, " numbers"]
+    """width over height of the crop, in pixels of the photograph"""
+
+
+def digits_of(numbers: NumberBoxes) -> tuple[Int64[Tensor, "pictures digits"], Bytes]:
+    """Each picture's digits, `NO_DIGIT` after its last one, and how many it has; digits beyond the
+    fifth are left out.
+    """
+    count = np.bincount(numbers.owner, minlength=len(numbers.names))
+    digits = np.full((len(count), DIGITS), NO_DIGIT)
+    place = np.arange(len(numbers.owner)) - np.repeat(np.cumsum(count) - count, count)
+    kept = place < DIGITS
+    digits[numbers.owner[kept], place[kept]] = numbers.label[kept] % 10
+    return torch.from_numpy(digits), count
+
+
+def around(numbers: NumberBoxes) -> Boxes:
+    """The box around all digits of each picture; NaN where it has none. (pictures, 4)"""
+    low = np.full((len(numbers.names), 2), np.inf)
+    high = -low
+    np.minimum.at(low, numbers.owner, numbers.box[:, :2])
+    np.maximum.at(high, numbers.owner, numbers.box[:, 2:])
+    return np.where(np.isfinite(low).all(1)[:, None], np.concatenate([low, high], 1), np.nan)
+
+
+def layouts(numbers: NumberBoxes) -> Layouts:
+    """Of the pictures with one to five digits, in their order."""
+    label, count = digits_of(numbers)
+    usable = (count > 0) & (count <= DIGITS)
+    outer = around(numbers)
+    centre, half = (outer[:, :2] + outer[:, 2:]) / 2, (outer[:, 2:] - outer[:, :2]) * MARGIN / 2
+    place = np.arange(len(numbers.owner)) - np.repeat(np.cumsum(count) - count, count)
+    kept = usable[numbers.owner]
+    owner = numbers.owner[kept]
+    box = np.full((len(count), DIGITS, 4), np.nan)
+    box[owner, place[kept]] = (numbers.box[kept] - np.tile(centre[owner], 2)) / np.tile(
+        half[owner], 2
+    )
+    aspect = half[usable, 0] / half[usable, 1]
+    return Layouts(
+        torch.from_numpy(box[usable]).float(),
+        label[torch.from_numpy(usable)],
+        torch.from_numpy(aspect).float(),
+    )
+
+
+def read_json(path: Path) -> NumberBoxes:
+    """Annotations as JSON: a list of {"name", "boxes": [[label, left, top, right, bottom], ...]}.
+
+    Raises:
+        ValueError: names the file and the entry that is none.
+    """
+    try:
+        entries = json.loads(path.read_text())
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{path}: {str(problem).splitlines()[0]}; it is no JSON") from problem
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: is no list of pictures")
+    for row, entry in enumerate(entries):
+        if not _is_picture(entry):
+            raise ValueError(
+                f'{path}: entry {row}: expected {{"name": ..., "boxes": [[label, left, top, right, bottom], ...]}}'
+            )
+    rows = [(i, *box) for i, entry in enumerate(entries) for box in entry["boxes"]]
+    values = np.array(rows, float).reshape(-1, 6)
+    return NumberBoxes(
+        [entry["name"] for entry in entries],
+        values[:, 0].astype(int),
+        values[:, 1].astype(int),
+        values[:, 2:],
+    )
+
+
+def _is_picture(entry: object) -> bool:
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("name"), str)
+        or not isinstance(entry.get("boxes"), list)
+    ):
+        return False
+    for box in entry["boxes"]:
+        if (
+            not isinstance(box, list)
+            or len(box) != 5
+            or not all(type(v) in (int, float) and abs(v) < 1e6 for v in box)
+        ):
+            return False
+        if box[0] not in range(1, 11) or not (box[1] < box[3] and box[2] < box[4]):
+            return False
+    return True
+
+
+def drawn_layouts(n: int, seed: int = 0) -> Layouts:
+    """Layouts with the statistics of SVHN's training numbers, for where its annotations are not at
+    hand.
+
+    Lengths have SVHN's frequencies and digits are equally high, as there; digits are uniform. A box
+    is as wide as normal numbers of SVHN's mean and deviation say (0.52 and 0.13 of its height, a 1:
+    0.38 and 0.11), digits stand 0.00 apart with a deviation of 0.10.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    length = (
+        torch.multinomial(
+            torch.tensor(LENGTHS, dtype=torch.float), n, replacement=True, generator=generator
+        )
+        + 1
+    )
+    label = torch.randint(0, 10, (n, DIGITS), generator=generator)
+    noise = torch.randn(3, n, DIGITS, generator=generator).clamp(-2.5, 2.5)
+    width = torch.where(label == 1, 0.38 + 0.11 * noise[0], 0.52 + 0.13 * noise[0])
+    left = (width + 0.10 * noise[1]).cumsum(1) - width
+    top = (0.11 * noise[2]).cumsum(1)
+    beyond = torch.arange(DIGITS) >= length[:, None]
+    box = torch.stack([left, top, left + width, top + 1], 2).masked_fill(
+        beyond[:, :, None], torch.nan
+    )
+    low, high = (
+        box[..., :2].nan_to_num(torch.inf).amin(1),
+        box[..., 2:].nan_to_num(-torch.inf).amax(1),
+    )
+    half = (high - low) * MARGIN / 2
+    box = (box - ((low + high) / 2).repeat(1, 2)[:, None]) / half.repeat(1, 2)[:, None]
+    return Layouts(box, label.masked_fill(beyond, NO_DIGIT), half[:, 0] / half[:, 1])

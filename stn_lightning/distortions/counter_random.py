@@ -1,0 +1,123 @@
+"""Random numbers that depend on (seed, stream, epoch, index of the picture) and on nothing else.
+
+A counter-based generator computes the n-th number directly, without a state that runs from picture
+to picture. So a picture gets the same numbers in any batch, in any order, on any device, on one
+process or on many, and after any resume.
+
+Reference:
+    Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (Philox4x32-10); Box and
+    Muller 1958.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+
+_AHEAD = 2048
+"""Counters that one evaluation of Philox takes at least. So few cost no more than one: the time
+goes into starting 120 operations.
+"""
+
+
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10: four random 32-bit words for each four-word counter, in int64 tensors of one
+    shape.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # int64 products wrap around, but their 64 bits are those of the unsigned product
+        left, right = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            (right >> 32 & _WORD) ^ c1 ^ k0,
+            right & _WORD,
+            (left >> 32 & _WORD) ^ c3 ^ k1,
+            left & _WORD,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+class CounterRandom:
+    """The random numbers of a batch of pictures. Each call draws numbers that no call before it has
+    drawn.
+
+    Args:
+        seed: of the run, 0 to 2^32 - 1.
+        stream: which of the seed's independent sequences (training, validation, test), 0 to 2^32 -
+            1.
+        epoch: pass over the data; a frozen set stays at one.
+        index: of each picture in its data set, (batch,).
+        spread: how far numbers go from the middle of their range, of how far they may: 0 makes each
+            `uniform` its middle and each `normal` 0, 1 leaves both as they are. Whole numbers are
+            choices, not amounts: they stay.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        stream: int,
+        epoch: int,
+        index: Int64[Tensor, " batch"],
+        spread: float = 1.0,
+    ) -> None:
+        self.key = (seed & _WORD, stream & _WORD)
+        self.epoch = epoch
+        self.index = index
+        self.spread = spread
+        self.drawn = 0
+        self._ready = index.new_empty(len(index), 0)
+
+    def _words(self, n: int) -> Int64[Tensor, "batch n"]:
+        wanted = math.ceil(n / 4) * 4  # blocks of four words are not shared between calls
+        if wanted > self._ready.shape[1]:
+            blocks = max((wanted - self._ready.shape[1]) // 4, _AHEAD // max(len(self.index), 1))
+            self._ready = torch.cat(
+                [self._ready, self._blocks(self.drawn + self._ready.shape[1] // 4, blocks)], dim=1
+            )
+        words, self._ready = self._ready[:, :n], self._ready[:, wanted:]
+        self.drawn += wanted // 4
+        return words
+
+    def _blocks(self, first: int, n: int) -> Int64[Tensor, "batch words"]:
+        """The words of `n` counters from `first` on."""
+        index, block = torch.broadcast_tensors(
+            self.index[:, None], torch.arange(first, first + n, device=self.index.device)
+        )
+        counter = (block, torch.full_like(block, self.epoch), index & _WORD, index >> 32 & _WORD)
+        return torch.stack(philox(counter, self.key), dim=-1).flatten(1)
+
+    def uniform(self, n: int, low: float, high: float) -> Float64[Tensor, "batch n"]:
+        """`n` numbers a picture, evenly spread over (low, high), on a lattice of 2^32 steps."""
+        return low + (high - low) * (
+            0.5 + self.spread * (self._unit(n) - 0.5)
+        )  # exact where the spread is 1
+
+    def normal(self, n: int, std: float) -> Float64[Tensor, "batch n"]:
+        """`n` normal numbers a picture, of mean 0.
+
+        In float64, as different ways to compute a logarithm differ in the last bit, which rounding
+        to float32 then hides.
+        """
+        pairs = self._unit(2 * math.ceil(n / 2)).unflatten(1, (-1, 2))
+        radius, angle = (-2 * pairs[..., 0].log()).sqrt(), 2 * math.pi * pairs[..., 1]
+        return (
+            std
+            * self.spread
+            * torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(1)[:, :n]
+        )
+
+    def integer(self, n: int, high: Int64[Tensor, "#batch #n"] | int) -> Int64[Tensor, "batch n"]:
+        """`n` whole numbers a picture, each one of 0 ... high - 1 alike (to 1 part in 2^32 / high)."""
+        return self._words(n) * high >> 32
+
+    def _unit(self, n: int) -> Float64[Tensor, "batch n"]:
+        return (self._words(n).double() + 0.5) * 2.0**-32

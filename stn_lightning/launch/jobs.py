@@ -1,0 +1,66 @@
+"""Several commands side by side, each a process of its own, stopped together."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from stn_lightning.runtime import signals
+
+
+class Job(NamedTuple):
+    """A command, and the file that gets what it prints."""
+
+    command: list[str]
+    log: Path
+
+
+class Ended(NamedTuple):
+    """A job that has ended."""
+
+    job: Job
+    exit_code: int
+    seconds: float
+
+
+def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+    """Run all jobs, `at_once` at a time, each on its share of the processor's cores; yields each as
+    it ends.
+
+    When this process is asked to stop (after `signals.listen`), no further job starts, the running
+    ones get SIGTERM, and they too are yielded when they have ended.
+    """
+    environment = {
+        "OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // at_once, 1)),
+        **os.environ,
+    }
+    waiting, told = list(jobs), False
+    running: list[tuple[Job, subprocess.Popen[bytes], float]] = []
+    try:
+        while running or (waiting and not signals.caught_signal()):
+            while waiting and len(running) < at_once and not signals.caught_signal():
+                job = waiting.pop(0)
+                running.append((job, _start(job, environment), time.monotonic()))
+            if signals.caught_signal() and not told:
+                told = True
+                for _, process, _ in running:
+                    process.terminate()
+            for entry in [entry for entry in running if entry[1].poll() is not None]:
+                running.remove(entry)
+                yield Ended(entry[0], entry[1].returncode, time.monotonic() - entry[2])
+            time.sleep(0.1)
+    finally:
+        for _, process, _ in running:  # an error here, or a caller that has seen enough
+            process.terminate()
+
+
+def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        # a group of its own: Ctrl-C in a terminal reaches this process alone, which tells the jobs
+        # once
+        return subprocess.Popen(
+            job.command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+        )

@@ -1,0 +1,261 @@
+"""Tables of the paper: which runs make them up, and how they look beside its numbers."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from stn_lightning.runs.config_errors import check_yaml, did_you_mean
+from stn_lightning.runs.shipped_configs import resolve_config
+
+RecordWriter = list[tuple[str, str, dict[str, Any]]]
+"""Row, column and the record of a run."""
+SEEDS = 3
+"""So many make a claim: one run's error varies by more than networks differ."""
+
+
+class Claim(NamedTuple):
+    """A statement of the paper: in these columns one row is better than others."""
+
+    says: str
+    columns: list[str]
+    better: str
+    than: list[str]
+
+
+class Table(NamedTuple):
+    """Rows and columns are configuration files; `paper` has its number by row and column."""
+
+    title: str
+    metric: str
+    highest: bool
+    rows: dict[str, Path]
+    columns: dict[str, Path]
+    paper: dict[str, dict[str, float]]
+    claims: list[Claim]
+
+    def chosen(self, kind: str, names: Iterable[str] | None) -> list[str]:
+        """All rows or columns, or those of `names`.
+
+        Raises:
+            ValueError: at a name that there is not.
+        """
+        known = getattr(self, kind)
+        for name in names or ():
+            if name not in known:
+                raise ValueError(
+                    f"--{kind}: there is no '{name}'{did_you_mean(name, known)}; there is {', '.join(known)}"
+                )
+        return [name for name in known if names is None or name in names]
+
+
+def read_table(path: Path) -> Table:
+    """A table from its file.
+
+    Raises:
+        ValueError: names the file and what is missing or unknown in it.
+    """
+    file = resolve_config(path)
+    check_yaml(file)
+    content = yaml.safe_load(file.read_text())
+    try:
+        rows, columns = (
+            {str(name): Path(file) for name, file in content[key].items()}
+            for key in ("rows", "columns")
+        )
+        claims = [Claim(**claim) for claim in content.get("claims", [])]
+        table = Table(
+            content["title"],
+            content["metric"],
+            content.get("highest", False),
+            rows,
+            columns,
+            content.get("paper", {}),
+            claims,
+        )
+    except (KeyError, AttributeError, TypeError) as problem:
+        raise ValueError(
+            f"{path} is no table: {problem}; it needs title, metric, rows and columns, see configs/tables/mnist.yaml"
+        ) from problem
+    for kind, names in {
+        "rows": [*table.paper, *(row for claim in claims for row in [claim.better, *claim.than])],
+        "columns": [
+            *(column for numbers in table.paper.values() for column in numbers),
+            *(column for claim in claims for column in claim.columns),
+        ],
+    }.items():
+        try:
+            table.chosen(kind, names)
+        except ValueError as problem:
+            raise ValueError(f"{path}: {str(problem).removeprefix('--')}") from problem
+    return table
+
+
+def markdown(table: Table, results: RecordWriter) -> str:
+    """The table, the paper's claims checked, and where the numbers are from."""
+    if not results:
+        return f"# {table.title}\n\nNo run of it is there yet.\n"
+    lines = [f"# {table.title}", "", _legend(table, results), ""]
+    columns = list(table.columns)
+    lines += [
+        f"| | {' | '.join(columns)} | parameters | passes | training |",
+        "|---" * (len(columns) + 4) + "|",
+    ]
+    for row in table.rows:
+        runs = [record for name, _, record in results if name == row]
+        if runs:
+            cells = [
+                _cell(table, row, column, cell_values(table, results, row, column))
+                for column in columns
+            ]
+            lines.append(
+                f"| {row} | {' | '.join(cells)} | {_range(runs, 'parameters')} | {_range(runs, 'epochs')} | {_minutes(runs)} |"
+            )
+    if table.claims:
+        lines += [
+            "",
+            "| the paper's claim | | ours |" if table.paper else "| claim | | ours |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| {claim.says} | {column} | {_verdict(table, results, claim, column)} |"
+            for claim in table.claims
+            for column in claim.columns
+        ]
+    return "\n".join([*lines, "", *_provenance(results), ""])
+
+
+def cell_values(table: Table, results: RecordWriter, row: str, column: str) -> list[float]:
+    """The metric of every run of a cell."""
+    return [record["metrics"][table.metric] for r, c, record in results if (r, c) == (row, column)]
+
+
+def _legend(table: Table, results: RecordWriter) -> str:
+    seeds = sorted({record["seed"] for _, _, record in results})
+    mean = "Mean ± standard deviation over seeds" if len(seeds) > 1 else f"Seed {seeds[0]}"
+    if not table.paper:
+        return f"{mean}."
+    beats = "at or above" if table.highest else "at or below"
+    return f"{mean}; in brackets the paper's number: ✓ ours is {beats} it with {SEEDS} seeds or more, (✓) with fewer, ✗ it is not."
+
+
+def _cell(table: Table, row: str, column: str, measured: list[float]) -> str:
+    paper = table.paper.get(row, {}).get(column)
+    if not measured:
+        return "-" if paper is None else f"- ({paper:g})"
+    text = f"{statistics.mean(measured):.2f}" + (
+        f" ± {statistics.stdev(measured):.2f}" if len(measured) > 1 else ""
+    )
+    if paper is None:
+        return text
+    mean = statistics.mean(measured)
+    won = "✓" if len(measured) >= SEEDS else "(✓)"
+    return (
+        f"{text} {won if (mean >= paper if table.highest else mean <= paper) else '✗'} ({paper:g})"
+    )
+
+
+def _verdict(table: Table, results: RecordWriter, claim: Claim, column: str) -> str:
+    """Holds where the better row leads each other one; with several seeds, by twice the standard
+    error of the difference.
+    """
+    ours = cell_values(table, results, claim.better, column)
+    others = {row: cell_values(table, results, row, column) for row in claim.than}
+    if not ours or not all(others.values()):
+        return "not run"
+    said = []
+    for row, theirs in others.items():
+        lead = (statistics.mean(theirs) - statistics.mean(ours)) * (-1 if table.highest else 1)
+        noise = (
+            2 * sum(statistics.variance(x) / len(x) for x in (ours, theirs) if len(x) > 1) ** 0.5
+        )
+        word = (
+            "holds"
+            if lead > noise
+            else "does not hold"
+            if lead < -noise
+            else "within the spread of the seeds"
+        )
+        seeds = min(len(ours), len(theirs))
+        few = "" if seeds >= SEEDS else f", {seeds} seed{'s' * (seeds > 1)}"
+        said.append(
+            f"{word} ({statistics.mean(ours):.2f} against {statistics.mean(theirs):.2f} of {row}{few})"
+        )
+    return ", ".join(said)
+
+
+def _range(runs: list[dict[str, Any]], key: str) -> str:
+    numbers = sorted({run[key] for run in runs if run[key] is not None})
+    return (
+        " to ".join(f"{number:,}" for number in (numbers[0], numbers[-1]))
+        if len(numbers) > 1
+        else f"{numbers[0]:,}"
+        if numbers
+        else "?"
+    )
+
+
+def _minutes(runs: list[dict[str, Any]]) -> str:
+    seconds = [run["train_seconds"] for run in runs if run["train_seconds"]]
+    return f"{statistics.median(seconds) / 60:.1f} min" if seconds else "?"
+
+
+def _provenance(results: RecordWriter) -> list[str]:
+    records = [record for _, _, record in results]
+
+    def all_of(key: str) -> str:
+        return ", ".join(sorted({str(record[key]) for record in records}))
+
+    torch = ", ".join(sorted({record["versions"]["torch"] for record in records}))
+    return [
+        f"{len(records)} runs, seeds {all_of('seed')}, {all_of('samples_tested')} test samples each, on {all_of('device')}; "
+        f"precision {all_of('precision')}, torch {torch}, commit {all_of('commit')}, {all_of('date')}. "
+        "Training time is the median, without validation and test.",
+    ]
+
+
+def draw_table(table: Table, results: RecordWriter, file: Path) -> None:
+    """Each column that has a run, or all where none has, as a panel: our runs as points, the
+    paper's numbers as lines.
+    """
+    import matplotlib as mpl  # seconds that the rest of the command does not need
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in table.rows if any(r == row for r, _, _ in results)]
+    columns = [
+        column for column in table.columns if any(c == column for _, c, _ in results)
+    ] or list(table.columns)
+    figure, panels = plt.subplots(
+        1,
+        len(columns),
+        figsize=(
+            max(2.4 * len(columns) + 1.2, 6.0),
+            0.36 * len(rows) + 1.6,
+        ),  # the title wants room
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for panel, column in zip(panels[0], columns, strict=True):
+        for height, row in enumerate(reversed(rows)):
+            measured = cell_values(table, results, row, column)
+            paper = table.paper.get(row, {}).get(column)
+            if paper is not None:
+                panel.plot([paper, paper], [height - 0.35, height + 0.35], color="0.55", lw=2)
+            panel.plot(measured, [height] * len(measured), "o", color="C0", ms=5, alpha=0.8)
+        right = max(
+            panel.get_xlim()[1], 1.06 * panel.dataLim.x1
+        )  # so that the rightmost point is whole
+        panel.set(title=column, xlim=(0, right), ylim=(-0.6, len(rows) - 0.4))
+        panel.set_yticks(range(len(rows)), list(reversed(rows)))
+        panel.grid(axis="x", alpha=0.3)
+    figure.suptitle(
+        f"{table.title}\n(points: ours, one a seed{'; lines: the paper' if table.paper else ''})",
+        fontsize=10,
+    )
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,35 @@
+"""One set of running statistics on all processes."""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stn_lightning.runtime.checkpointing import last_chance
+
+
+class AverageBatchNorm(Callback):
+    """Averages BatchNorm's running statistics over all processes before each validation, so that
+    all validate the same network.
+
+    On GPUs `Trainer(sync_batchnorm=True)` does better, since batches are normalised together too;
+    it is what a training with weight averaging needs, whose averaged statistics this does not
+    reach. PyTorch has no synchronised BatchNorm on CPUs.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Before `last.ckpt` is written, which is what is validated."""
+        if trainer.world_size == 1 or not last_chance(trainer):
+            return
+        for layer in pl_module.modules():
+            if (
+                isinstance(layer, _BatchNorm)
+                and layer.running_mean is not None
+                and layer.running_var is not None
+            ):
+                mean = trainer.strategy.reduce(layer.running_mean.clone(), reduce_op="mean")
+                variance = layer.running_var + (layer.running_mean - mean) ** 2
+                layer.running_mean.copy_(mean)
+                layer.running_var.copy_(trainer.strategy.reduce(variance, reduce_op="mean"))

@@ -1,0 +1,134 @@
+"""Stopping when asked to, so that nothing is lost: schedulers preempt, time limits end, people
+press Ctrl-C.
+
+Lightning saves inside the signal's handler, where one process may be in a collective that another
+never joins; it hangs, or saves half a step of the optimiser (PyTorch Lightning's issue 20806), and
+ends with exit code 0. Here the handler only notes the signal, and the processes agree at the end of
+a batch.
+"""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from stn_lightning.runtime import signals
+from stn_lightning.runtime.checkpointing import AtomicCheckpoint
+from stn_lightning.runtime.distributed import all_reduce_max, leave_together
+from stn_lightning.runtime.exact_resume import what_follows
+
+EXIT_CODE = 75
+"""EX_TEMPFAIL of BSD's sysexits.h: try again later."""
+
+
+class Preempted(SystemExit):
+    """The program was asked to stop, and has saved what it needs to go on. Uncaught, it ends the
+    process with exit code 75.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(EXIT_CODE)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Preemption(Checkpoint):
+    """Stops at the end of a batch when any process has got SIGTERM, SIGINT or SIGUSR1.
+
+    In training `last.ckpt` is written first; a validation is left between two of its batches and
+    begun anew when the training goes on.
+    A second signal, a second later or more, ends the process at once. Lightning's own handlers are
+    left out, its requeueing on SLURM with them. Every process needs the same number of batches.
+
+    It goes with a `AtomicCheckpoint`, which says where to save. A `Checkpoint` itself only so that
+    Lightning calls it after other callbacks.
+    """
+
+    def __init__(self) -> None:
+        self.listening = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        self.listening = signals.start_listening() or self.listening
+        if stage == "fit":
+            _checkpoints(trainer)
+        if all_reduce_max(_asked()):
+            self._leave(trainer, None)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.listening:
+            signals.release()
+            self.listening = False
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Lightning calls no `teardown` after an error, and the program may go on; one that was
+        stopped is leaving.
+        """
+        if not isinstance(exception, Preempted):
+            self.teardown(trainer, pl_module, "")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if all_reduce_max(_asked()) and what_follows(trainer) != "end of epoch":
+            self._save_and_leave(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Not after a validation, which would have to be repeated: the next batch is near."""
+        if all_reduce_max(_asked()) and what_follows(trainer) == "end of epoch":
+            self._save_and_leave(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        in_training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        saved = (
+            _checkpoints(trainer).saved_at == trainer.fit_loop.total_batch_idx
+            if in_training
+            else True
+        )
+        if all_reduce_max(_asked()) and saved:
+            self._leave(trainer, _checkpoints(trainer).last_path if in_training else None)
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if all_reduce_max(_asked()):
+            self._leave(trainer, None)
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if all_reduce_max(_asked()):
+            self._leave(trainer, None)
+
+    def _save_and_leave(self, trainer: Trainer) -> None:
+        checkpoints = _checkpoints(trainer)
+        checkpoints.save_last(trainer)
+        self._leave(trainer, checkpoints.last_path)
+
+    def _leave(self, trainer: Trainer, saved: Path | None) -> None:
+        signals.set_exit_code(EXIT_CODE)
+        leave_together(trainer)
+        number = all_reduce_max(_asked())
+        where = f"; {saved} holds all up to step {trainer.global_step}" if saved else ""
+        raise Preempted(f"stopped by {signal.Signals(number).name}{where}")
+
+
+def _asked() -> int:
+    """The number of the signal that this process has got, else 0."""
+    return signals.caught_signal() or 0
+
+
+def _nothing() -> None:
+    """Instead of Lightning's handlers, and of its asking each batch what they have caught, for
+    which it waits for the GPU.
+    """
+
+
+def _checkpoints(trainer: Trainer) -> AtomicCheckpoint:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, AtomicCheckpoint):
+            return callback
+    raise ValueError("Preemption saves through Checkpoints; give the Trainer both")

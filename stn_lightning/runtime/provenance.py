@@ -1,0 +1,77 @@
+"""Which software this is: for results, for the report of a bug, and for what its user is told to
+type.
+
+Standard library only, and nothing is imported to be asked for its version.
+"""
+
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "stn-lightning",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "jsonargparse",
+    "numpy",
+)
+OPTIONAL = ("timm", "onnx", "onnxscript", "onnxruntime", "optuna", "kornia", "monai")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on; of the optional ones, those that are
+    there.
+    """
+    found = {"python": platform.python_version()}
+    for name in (*PACKAGES, *OPTIONAL):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if name in PACKAGES:
+                found[name] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """Of the source this runs from, with a + where files differ from it; None outside of a
+    repository.
+    """
+    folder = Path(__file__).parent
+    if not (folder.parent / ".git").exists():  # a package installed below some other repository
+        return None
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        return (
+            subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
+            or None
+        )
+    except FileNotFoundError:
+        return None
+
+
+def program_name() -> str:
+    """What to type for this program here, as its user did: `stn`, `.venv/bin/stn`,
+    `.venv/bin/python -m stn_lightning`.
+    """
+    called = Path(sys.argv[0])
+    if called.name == "stn":
+        return _typed(called)
+    return (
+        f"{_typed(Path(sys.executable))} -m stn_lightning"
+        if called == Path(__file__).with_name("__main__.py")
+        else "stn"
+    )
+
+
+def _typed(file: Path) -> str:
+    """The shortest by which a shell in the present folder finds an executable."""
+    here, file = Path.cwd(), file.absolute()
+    if shutil.which(file.name) == str(file):
+        return file.name
+    return shlex.quote(str(file.relative_to(here) if file.is_relative_to(here) else file))

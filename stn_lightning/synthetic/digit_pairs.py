@@ -1,0 +1,81 @@
+"""Pictures with two telling parts: a red digit and a green one, far apart at random places; the
+class is the pair.
+
+For a proof that transformers find parts from class labels alone: no crop that is smaller than their
+distance shows both.
+"""
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+from torch.nn import functional
+
+from stn_lightning.batch import Split
+from stn_lightning.datasets.digits import EmbeddedDigits
+from stn_lightning.datasets.sources import ImageTensorDataset, ImageTensorSource
+
+KINDS = ((0, 1, 2), (7, 8, 9))
+"""Digits of the first part, which is red, and of the second, which is green."""
+DIGIT = 12
+"""Side of what is pasted, in pixels."""
+
+
+class DigitPairs(ImageTensorSource):
+    """Pictures in nine classes, made of the embedded digits; drawn once and for all.
+
+    Args:
+        train_size: how many pictures to train on; there are an eighth as many for validation, and
+            half as many for the test.
+        size: side of a picture, in pixels.
+        distance: of the two digits' centres along x or y, at least, in pixels.
+    """
+
+    class_names = tuple(f"{first}{second}" for first in KINDS[0] for second in KINDS[1])
+    part_names = ("red", "green")
+
+    def __init__(self, train_size: int = 4000, size: int = 40, distance: int = 16) -> None:
+        self.size = size
+        self.counts: dict[Split, int] = {
+            "train": train_size,
+            "val": train_size // 8,
+            "test": train_size // 2,
+        }
+        self.distance = distance
+
+    def load(self, split: Split) -> ImageTensorDataset:
+        digits = EmbeddedDigits().load(split)
+        generator, centres = self._centres(split)
+        n = len(centres)
+        chosen = torch.randint(0, 3, (n, 2), generator=generator)
+        image = torch.zeros(n, 3, self.size, self.size, dtype=torch.uint8)
+        small = (
+            functional.interpolate(
+                digits.image[:, :, 4:24, 4:24].float(), DIGIT, mode="bilinear", antialias=True
+            )
+            .round()
+            .byte()
+        )
+        for part, kind in enumerate(KINDS):
+            pools = [small[digits.label == digit][:, 0] for digit in kind]
+            for i in range(n):
+                pool = pools[int(chosen[i, part])]
+                y, x = (centres[i, part] - DIGIT // 2).tolist()
+                image[i, part, y : y + DIGIT, x : x + DIGIT] = pool[
+                    int(torch.randint(0, len(pool), (), generator=generator))
+                ]
+        return ImageTensorDataset(image, chosen[:, 0] * 3 + chosen[:, 1])
+
+    def parts(self, split: Split) -> Float32[Tensor, "pictures parts 3"]:
+        _, centres = self._centres(split)
+        points = centres.flip(2).float() * 2 / self.size - 1
+        return torch.cat([points, torch.ones(len(points), 2, 1)], dim=2)
+
+    def _centres(self, split: Split) -> tuple[torch.Generator, Tensor]:
+        """(pictures, 2, y x) in pixels; drawn again until they are far enough apart."""
+        generator = torch.Generator().manual_seed({"train": 1, "val": 2, "test": 3}[split])
+        half = DIGIT // 2
+        drawn = torch.randint(
+            half, self.size - half + 1, (16 * self.counts[split], 2, 2), generator=generator
+        )
+        apart = (drawn[:, 0] - drawn[:, 1]).abs().amax(1) >= self.distance
+        return generator, drawn[apart][: self.counts[split]]

@@ -1,0 +1,140 @@
+"""The demo, used as a person uses it: with a mouse."""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from stn_lightning.analysis.demo import demo, look, serving
+from stn_lightning.runs.loading import Run, load_run
+from tests.browser import CHROMIUM, REASON, Page, browser
+
+
+@pytest.fixture(scope="module")
+def small(small_run: Path) -> Run:
+    return load_run(small_run)
+
+
+@pytest.fixture
+def address(small: Run) -> Iterator[str]:
+    server = serving(small, 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://localhost:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def drag(page: Page, points: list[tuple[float, float]]) -> None:
+    """Press, move and release, in pixels of the canvas on the screen."""
+    box = page.value(
+        "(box => [box.left, box.top, box.width])(document.getElementById('draw').getBoundingClientRect())"
+    )
+    where = [(box[0] + x * box[2], box[1] + y * box[2]) for x, y in points]
+    page.mouse("mousePressed", *where[0])
+    for x, y in where:
+        page.mouse("mouseMoved", x, y)
+    page.mouse("mouseReleased", *where[-1])
+    page.until("!busy && !again")
+
+
+INK = """(() => {
+  const shown = document.getElementById('draw'), c = new OffscreenCanvas(shown.width, shown.height), copy = c.getContext('2d');
+  copy.drawImage(shown, 0, 0);
+  const d = copy.getImageData(0, 0, c.width, c.height).data;
+  let n = 0, x = 0, y = 0;
+  for (let i = 0; i < d.length; i += 4) if (d[i] > 200 && d[i + 1] > 200) { n++; x += i / 4 % c.width; y += i / 4 / c.width | 0; }
+  return [n, x / n, y / n];
+})()"""
+"""White pixels, and the middle of them."""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=REASON)
+def test_a_digit_is_drawn_moved_turned_and_sized_with_the_mouse_and_the_outline_follows(
+    address: str, tmp_path: Path
+) -> None:
+    with browser(tmp_path / "profile") as page:
+        page.open(address, 1000, 800)
+        page.until("document.getElementById('time').dataset.answers > 0")
+        drag(page, [(0.5, 0.3 + 0.04 * i) for i in range(11)])  # a one
+        ink, x, y = page.value(INK)
+        assert ink > 1000
+        assert (x, y) == pytest.approx((168, 168), abs=4)
+        page.photograph(tmp_path / "demo.png")
+        before = page.value("answer.outlines[0]")
+        box = page.value(
+            "(box => [box.left + 5, box.top + 5])(document.getElementById('hand').getBoundingClientRect())"
+        )
+        page.mouse("mousePressed", *box)
+        page.mouse("mouseReleased", *box)
+        drag(page, [(0.5, 0.5), (0.55, 0.5), (0.65, 0.5)])
+        moved, x, _ = page.value(INK)
+        assert x == pytest.approx(168 + 0.15 * 336, abs=4)
+        assert page.value("answer.outlines[0]") != before
+        page.value(
+            "document.getElementById('size').value = 60, document.getElementById('size').oninput()"
+        )
+        page.until("!busy && !again")
+        assert page.value(INK)[0] < 0.6 * moved
+        assert page.value("document.getElementById('bars').dataset.best") in list("0123456789")
+        assert page.value("document.getElementById('crop').width") == 28
+        assert page.complaints == []
+
+
+def test_an_answer_is_what_the_run_says(address: str, small: Run) -> None:
+    grey = torch.randint(0, 256, (42 * 42,), dtype=torch.uint8)
+    with urllib.request.urlopen(f"{address}look", grey.numpy().tobytes()) as reply:
+        answer = json.load(reply)
+    logits, seen = small.see(grey.view(1, 1, 42, 42) / 255)
+    assert seen is not None
+    assert answer["probabilities"] == pytest.approx(logits[0].softmax(0).tolist(), abs=1e-5)
+    assert answer["outlines"][0][0] == pytest.approx(
+        ((seen.grids[0, 0, 0, 0] + 1) / 2).tolist(), abs=1e-5
+    )
+    assert torch.tensor(answer["crops"][0]).shape == (28, 28)
+
+
+def test_a_frame_is_answered_within_50_ms_of_processor_time(small: Run) -> None:
+    grey = bytes(42 * 42)
+    look(small, grey)
+    began = time.thread_time()
+    for _ in range(10):
+        look(small, grey)
+    assert (time.thread_time() - began) / 10 < 0.05
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "body", "code"),
+    [("", "evil.example:80", None, 403), ("etc", None, None, 404), ("look", None, b"x", 400)],
+)
+def test_strangers_and_nonsense_are_turned_away(
+    path: str, host: str | None, body: bytes | None, code: int, address: str
+) -> None:
+    request = urllib.request.Request(address + path, body, {"Host": host} if host else {})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == code
+    refused.value.close()
+
+
+def test_a_run_without_transformer_is_refused_in_a_line(
+    small: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small.task, "transformer", None)
+    with pytest.raises(ValueError, match="has no transformer in front"):
+        serving(small, 0)
+
+
+def test_an_unknown_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert demo([]) == 2
+    assert "runs/quickstart/config.yaml does not exist" in capsys.readouterr().err

@@ -1,0 +1,207 @@
+"""Own pictures in, answers out."""
+
+import csv
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stn_lightning.analysis.predict import BATCH, draw_prediction, find_images, predict, predictions
+from stn_lightning.runs.loading import Run, load_run
+
+
+@pytest.fixture(scope="module")
+def small(small_run: Path) -> Run:
+    return load_run(small_run)
+
+
+def write_test_pictures(run: Run, folder: Path, number: int) -> torch.Tensor:
+    """The run's own test pictures as PNG files; their labels."""
+    folder.mkdir(parents=True)
+    run.data.setup("test")
+    batch = run.data.distorted(run.data.dataset("test")[_draw(number)])
+    for i, image in enumerate(batch.image[:, 0]):
+        Image.fromarray((image * 255).round().byte().numpy()).save(folder / f"{i:04d}.png")
+    return batch.label
+
+
+def _draw(number: int) -> object:
+    from stn_lightning.datamodules.batches import Draw
+
+    return Draw(torch.arange(number), 0, 1.0)
+
+
+def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
+    small: Run, small_run: Path, tmp_path: Path
+) -> None:
+    write_test_pictures(small, tmp_path / "digits", BATCH + 6)
+    out = tmp_path / "answers.jsonl"
+    assert predict([str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    batch = small.data.distorted(small.data.dataset("test")[_draw(BATCH + 6)])
+    logits, look = small.see((batch.image * 255).round() / 255)
+    assert look is not None
+    assert [line["label"] for line in said] == [
+        small.class_names[i] for i in logits.argmax(1).tolist()
+    ]
+    torch.testing.assert_close(
+        torch.tensor([line["probability"] for line in said]),
+        logits.softmax(1).amax(1),
+        rtol=0,
+        atol=1e-5,
+    )
+    theta = torch.tensor([line["looks"][0]["theta"] for line in said])
+    torch.testing.assert_close(theta, look.thetas[:, 0].clone(), rtol=0, atol=1e-4)
+    # an affine crop's corner pixels lie half an output pixel inside of (-1, -1), (1, -1), ...; the
+    # picture is 42 px wide
+    corner = 1 - 1 / 28
+    points = torch.tensor(
+        [[-corner, -corner, 1], [corner, -corner, 1], [corner, corner, 1], [-corner, corner, 1]]
+    )
+    expected = (torch.einsum("bij,nj->bni", theta.view(-1, 2, 3), points) + 1) * 21
+    torch.testing.assert_close(
+        torch.tensor([line["looks"][0]["corners"] for line in said]), expected, rtol=0, atol=1e-2
+    )
+
+
+def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
+    small: Run, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_test_pictures(small, tmp_path / "digits", 100)
+    whole = (tmp_path / "digits/0003.png").read_bytes()
+    bad = {
+        "0003.png": whole[:60],
+        "0020.png": b"",
+        "0064.png": b"no picture",
+        "0080.png": whole[:-30],
+        "0099.png": b"\x89PNG" + bytes(40),
+    }
+    for name, content in bad.items():
+        (tmp_path / "digits" / name).write_bytes(content)
+    assert predict([str(small_run), str(tmp_path / "digits")]) == 1
+    said = capsys.readouterr()
+    rows = list(csv.DictReader(said.out.splitlines()))
+    assert len(rows) == 95
+    assert not {Path(row["file"]).name for row in rows} & set(bad)
+    named = [line for line in said.err.splitlines() if line.startswith("not read: ")]
+    assert [next(name for name in bad if name in line) for line in named] == sorted(bad)
+    assert said.err.splitlines()[-1] == "stn predict: 5 of 100 files could not be read"
+    assert list(rows[0])[:4] == ["file", "label", "probability", "theta.00"]
+    assert list(rows[0])[-2:] == ["bottom_left.x", "bottom_left.y"]
+
+
+def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_path: Path) -> None:
+    write_test_pictures(small, tmp_path / "digits", 3)
+    assert (
+        predict(
+            [
+                str(small_run),
+                f"{tmp_path}/digits/000[12].png",
+                "--out",
+                f"{tmp_path}/a.csv",
+                "--draw",
+                f"{tmp_path}/drawn",
+            ]
+        )
+        == 0
+    )
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        "000001-0001.png",
+        "000002-0002.png",
+    ]
+    with Image.open(tmp_path / "drawn/000001-0001.png") as picture:
+        values = np.asarray(picture)
+    assert values.shape == (256, 256 + 4 + 256, 3)
+    red = (values == (255, 65, 54)).all(-1)
+    assert red[:, :256].sum() > 300  # pixels of the outline
+    assert not red[:, 256:].any()
+    assert values[:, 260:].max() > 200  # the crop has ink in it
+
+
+def test_pictures_stream(small: Run, tmp_path: Path) -> None:
+    """Answers come while files are still being asked for, and memory does not grow with their
+    number.
+    """
+    write_test_pictures(small, tmp_path / "digits", 2)
+    asked = 0
+
+    def endless(number: int) -> object:
+        nonlocal asked
+        for asked in range(number):
+            yield tmp_path / f"digits/000{asked % 2}.png"
+
+    stream = predictions(small, endless(100 * BATCH), [])  # type: ignore[arg-type]
+    next(stream)
+    assert asked < 3 * BATCH
+    for _ in range(2 * BATCH):
+        next(stream)
+    tracemalloc.start()
+    for _ in range(4 * BATCH):
+        next(stream)
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(8 * BATCH):
+        next(stream)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 200_000
+
+
+def test_folders_are_gone_through_in_the_order_of_names_and_only_pictures_are_taken(
+    tmp_path: Path,
+) -> None:
+    for name in ("b/2.png", "a.JPG", "b/1.webp", "b/notes.txt", "named.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [
+        str(path.relative_to(tmp_path))
+        for path in find_images([str(tmp_path), f"{tmp_path}/*.txt"])
+    ]
+    assert names == ["a.JPG", "b/1.webp", "b/2.png", "named.txt"]
+
+
+MISTAKES = {
+    "no such run": (
+        ["nope", "x.png"],
+        "stn predict: runs/nope/config.yaml does not exist, so there is no such run; runs here: none yet",
+    ),
+    "no such file": (
+        ["RUN", "x.png"],
+        "stn predict: x.png: there is no such file, folder or pattern",
+    ),
+    "an empty folder": (
+        ["RUN", "."],
+        "stn predict: no pictures in .; JPEG, PNG and WebP files are read",
+    ),
+    "no format": (
+        ["RUN", ".", "--out", "a.txt"],
+        "stn predict: --out a.txt: give a file that ends in .csv or .jsonl",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(
+    mistake: str,
+    small_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, expected = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    if mistake == "no such run":
+        Path("x.png").touch()
+    assert (
+        predict([str(small_run) if argument == "RUN" else argument for argument in arguments]) == 2
+    )
+    assert capsys.readouterr().err.strip() == expected
+
+
+def test_a_picture_is_drawn_where_there_is_no_transformer(small: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    answer = next(predictions(small, [tmp_path / "a.png"], []))
+    assert draw_prediction(answer._replace(gazes=[])).size == (256, 171)

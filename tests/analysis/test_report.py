@@ -1,0 +1,139 @@
+"""The page about runs: what it says, and how a browser shows it."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from stn_lightning.analysis.report import (
+    FRAMES,
+    STEPS,
+    animate,
+    collect,
+    filmstrip,
+    paper_numbers,
+    report,
+)
+from stn_lightning.runs.loading import load_run
+from tests.browser import CHROMIUM, REASON, browser
+from tests.stn_command import CONFIGS
+
+
+@pytest.fixture(scope="module")
+def written(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    assert report([str(small_run), str(small_run), "--out", str(file)]) == 0
+    return file
+
+
+def test_the_page_asks_the_network_for_nothing(written: Path) -> None:
+    text = written.read_text()
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", text)
+    assert "<script" not in text
+    assert "url(" not in text
+
+
+def test_the_page_tells_what_the_run_came_to(written: Path, small_run: Path) -> None:
+    text, run = written.read_text(), collect(load_run(small_run))
+    assert f"<td>{run.results['metrics']['test/error']:.4g}</td>" in text
+    for part in (
+        "Validation error",
+        "epoch by epoch",
+        "The worst",
+        "theta.05",
+        "what is taken for what",
+        "class_path",
+        "Intel",
+        "torch",
+    ):
+        assert part in text or part == "Intel"
+    wrong = (run.evaluation.label != run.evaluation.answer).float().mean() * 100
+    assert float(wrong) == pytest.approx(run.results["metrics"]["test/error"], abs=1e-3)
+    assert run.evaluation.theta is not None
+    assert run.evaluation.theta.shape == (500, 1, 6)
+
+
+def panel(i: int) -> tuple[int, bytes]:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 300), (97 * i % 256, 53 * i % 256, 255 * (i % 2))).save(file, "PNG")
+    return 10 * i, file.getvalue()
+
+
+def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
+    assert animate([panel(0)]) is None
+    for epochs, frames in ((2, 2), (7, 7), (150, FRAMES)):
+        content = animate([panel(i) for i in range(epochs)])
+        assert content is not None
+        with Image.open(io.BytesIO(content)) as picture:
+            assert (picture.format, getattr(picture, "n_frames", 1)) == ("WEBP", frames)
+
+
+def test_a_strip_shows_the_first_step_the_last_and_a_few_between() -> None:
+    assert filmstrip([panel(0)]) is None
+    for epochs, rows in ((2, 2), (4, 4), (40, STEPS)):
+        content = filmstrip([panel(i) for i in range(epochs)])
+        assert content is not None
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.height == rows * 120
+            assert picture.getpixel((picture.width - 1, 5)) == (0, 0, 0)
+            last = epochs - 1
+            assert picture.getpixel((picture.width - 1, picture.height - 5)) == (
+                97 * last % 256,
+                53 * last % 256,
+                255 * (last % 2),
+            )
+
+
+def test_the_film_is_written_by_itself_where_it_is_asked_for(
+    small_run: Path, tmp_path: Path
+) -> None:
+    film, sheet = tmp_path / "films" / "film.webp", tmp_path / "strips" / "strip.png"
+    assert (
+        report(
+            [
+                str(small_run),
+                "--out",
+                str(tmp_path / "page.html"),
+                "--film",
+                str(film),
+                "--strip",
+                str(sheet),
+            ]
+        )
+        == 0
+    )
+    with Image.open(sheet) as picture:
+        assert picture.height == 240
+    with Image.open(film) as picture:
+        assert getattr(picture, "n_frames", 1) == 2
+
+
+def test_the_papers_number_stands_beside_ours() -> None:
+    files = [
+        "configs/mnist/networks/st_cnn_affine.yaml",
+        "configs/mnist/data/rts.yaml",
+        "configs/mnist/recipes/short.yaml",
+    ]
+    said = paper_numbers({"configs": files, "metrics": {"test/error": 0.61}}, CONFIGS / "tables")
+    assert said == ["Table 1: distorted MNIST, % error, ST-CNN Aff on RTS: 0.61, the paper 0.5"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=REASON)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_a_complaint_and_as_wide_as_the_screen(
+    width: int, written: Path, tmp_path: Path
+) -> None:
+    with browser(tmp_path / "profile") as page:
+        page.open(written.as_uri(), width)
+        assert page.value(
+            "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+        )
+        assert page.value("document.images.length") == 6
+        assert page.value("document.documentElement.scrollWidth") <= width
+        page.photograph(tmp_path / "page.png")
+        assert page.complaints == []
+    with Image.open(tmp_path / "page.png") as picture:
+        assert torch.tensor(picture.convert("L").getextrema()).diff() > 200

@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from PIL import Image
+
+from stn_lightning.backbones import MultiCropClassifier, SmallConvNet
+from stn_lightning.callbacks.part_scores import PartScore, PartScores
+from stn_lightning.datamodules import MNISTDataModule
+from stn_lightning.datasets import EmbeddedDigits
+from stn_lightning.datasets.sources import ImageTensorSource
+from stn_lightning.geometry import affine
+from stn_lightning.synthetic import DigitPairs
+from stn_lightning.tasks import ClassificationTask
+from stn_lightning.transformers import (
+    FullyConnectedLocalisation,
+    ParallelTransformer,
+    Tiling,
+    Translation,
+)
+
+
+def test_a_part_counts_where_it_is_to_be_seen_and_the_crop_contains_it() -> None:
+    left, right = torch.tensor([[0.5, -0.5, 0.0]]), torch.tensor([[0.5, 0.5, 0.0]])
+    grids = affine.grid(affine.from_attention(torch.cat([left, right])), (32, 32))[None].expand(
+        3, -1, -1, -1, -1
+    )
+    parts = torch.tensor(
+        [
+            [[-0.5, 0.0, 1], [0.5, 0.0, 1]],
+            [[-0.5, 0.0, 1], [0.5, 0.0, 0]],
+            [[0.5, 0.0, 1], [0.0, 0.9, 1]],
+        ]
+    )
+    score = PartScore(2, 2)
+    score.update(grids[:2], parts[:2])
+    score.update(grids[2:], parts[2:])
+    contained, overlap = score.compute()
+    torch.testing.assert_close(
+        contained, torch.tensor([[2 / 3, 0], [1 / 3, 1 / 2]], dtype=torch.float64)
+    )
+    assert overlap.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
+    transformer = ParallelTransformer(
+        FullyConnectedLocalisation([4]), Translation(0.5), 2, (24, 24), start=Tiling()
+    )
+    task = ClassificationTask(
+        MultiCropClassifier(SmallConvNet((4, 4)), 2, num_classes=9),
+        lambda p: torch.optim.SGD(p, 0.1),
+        transformer,
+    )
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        callbacks=[PartScores()],
+        default_root_dir=tmp_path,
+        **options,  # type: ignore[arg-type]
+    )
+    module = MNISTDataModule(DigitPairs(160), batch_size=16)
+    trainer.test(task, module, verbose=False)
+    scores = json.loads((tmp_path / "parts.json").read_text())
+    parts = DigitPairs(160).parts("test")
+    within = (parts[:, :, 1].abs() < 0.5).double()
+    for crop, side in enumerate((-1, 1)):
+        expected = (within * (side * parts[:, :, 0] > 0)).mean(0)
+        torch.testing.assert_close(
+            torch.tensor(scores["contained"][crop], dtype=torch.float64),
+            expected,
+            rtol=0,
+            atol=0.06,
+        )
+    assert scores["overlap"][0][1] == 0
+    assert scores["pictures"] == 80
+    text = (tmp_path / "parts.md").read_text()
+    assert text.startswith("| part | crop 1 | crop 2 |\n|---|---|---|\n| red | ")
+    assert "Intersection over union: crops 1 and 2: 0.00." in text
+    with Image.open(tmp_path / "parts.png") as picture:
+        assert picture.size == (90 + 2 * 48 + 4, 20 + 2 * 48 + 4)
+
+
+def test_data_without_parts_writes_nothing(tmp_path: Path) -> None:
+    class Few(ImageTensorSource):
+        class_names = EmbeddedDigits.class_names
+        load = EmbeddedDigits().load
+
+    task = ClassificationTask(
+        MultiCropClassifier(SmallConvNet((4, 4)), num_classes=10), lambda p: torch.optim.SGD(p, 0.1)
+    )
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        callbacks=[PartScores()],
+        default_root_dir=tmp_path,
+        **options,  # type: ignore[arg-type]
+    )
+    trainer.test(task, MNISTDataModule(Few(), batch_size=500), verbose=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pairs_are_a_red_digit_and_a_green_one_far_apart_whose_class_is_the_pair() -> None:
+    source = DigitPairs(400)
+    pictures, parts = source.load("train"), source.parts("train")
+    assert pictures.image.shape == (400, 3, 40, 40)
+    assert pictures.label.bincount(minlength=9).min() > 20
+    gap = ((parts[:, 0, :2] - parts[:, 1, :2]) * 20).abs().amax(1)
+    assert gap.min() > 15.99
+    for image, marks in zip(pictures.image[:50].float(), parts[:50], strict=True):
+        rest = image.clone()
+        for colour, (x, y, _) in enumerate(marks):
+            column, row = (round(float((at + 1) * 20)) for at in (x, y))
+            assert image[colour, row - 6 : row + 6, column - 6 : column + 6].sum() > 2000
+            rest[colour, row - 6 : row + 6, column - 6 : column + 6] = 0
+        assert not rest.any()
+    assert torch.equal(source.load("train").image, pictures.image)
+    assert not torch.equal(source.load("val").image[:50], pictures.image[:50])
+
+
+def test_a_source_without_marks_says_so() -> None:
+    with pytest.raises(ValueError, match="EmbeddedDigits has no parts marked"):
+        EmbeddedDigits().parts("test")

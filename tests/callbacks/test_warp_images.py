@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stn_lightning.callbacks.misclassified_images import gallery
+from stn_lightning.callbacks.warp_images import (
+    COLOURS,
+    Caption,
+    compose_records,
+    draw,
+    outline,
+    prediction_captions,
+    to_displayable,
+)
+from stn_lightning.geometry import affine, sampling
+from stn_lightning.transformers import (
+    Affine,
+    ConvolutionalLocalisation,
+    FullyConnectedLocalisation,
+    NoisyIdentity,
+    ParallelTransformer,
+    SpatialTransformer,
+    Tiling,
+    Translation,
+    record_warps,
+)
+
+
+def test_the_outline_of_the_identity_runs_along_the_rim_of_the_picture() -> None:
+    grid = affine.grid(torch.tensor([[1.0, 0, 0, 0, 1, 0]]), (28, 28))[0]
+    line = torch.tensor(outline(grid, 112))
+    assert (
+        line[0].tolist() == line[-1].tolist() == pytest.approx([1.5, 1.5])
+    )  # the centre of the first of 28 pixels, 4 to 1
+    assert line.amin() == pytest.approx(1.5)
+    assert line.amax() == pytest.approx(109.5)
+
+
+def test_the_outline_of_a_crop_on_the_right_lies_on_the_right() -> None:
+    grid = affine.grid(torch.tensor([[0.5, 0, 0.5, 0, 0.5, 0]]), (28, 28))[0]
+    xs, ys = torch.tensor(outline(grid, 112)).T
+    assert xs.min() > 55
+    assert 27 < ys.min() < ys.max() < 84
+
+
+def test_an_outline_far_outside_stays_drawable() -> None:
+    grid = affine.grid(torch.tensor([[1e9, 0, 0, 0, 1e9, 0]]), (4, 4))[0]
+    assert torch.tensor(outline(grid, 112)).abs().max() < 500
+
+
+def test_the_panel_shows_each_picture_its_outline_and_its_crop() -> None:
+    image = torch.rand(5, 1, 42, 42)
+    transformer = SpatialTransformer(
+        ConvolutionalLocalisation(), Affine(), (28, 28), start=NoisyIdentity(0.2)
+    )
+    panel = draw(image, transformer.warp(image), side=84, columns=4)
+    assert panel.shape == (2 * 92, 4 * (2 * 88 + 8), 3)
+    red = (panel == np.array([255, 65, 54])).all(-1)
+    assert red[:92, :92].sum() > 50  # an outline in the first picture
+    assert not red[:92, 92:180].any()  # and none in its crop
+    assert (panel[96:, 200:] == 255).all()  # the second row holds one picture
+
+
+def test_a_crop_is_drawn_as_it_is() -> None:
+    image = torch.rand(1, 3, 28, 28)
+    transformer = SpatialTransformer(ConvolutionalLocalisation(), Affine())
+    panel = draw(image, transformer.warp(image), side=28, columns=1)
+    crop = panel[4:32, 36:64]
+    assert np.array_equal(crop, image[0].mul(255).round().byte().permute(1, 2, 0).numpy())
+
+
+def test_parallel_transformers_get_outlines_of_different_colours() -> None:
+    image = torch.zeros(1, 1, 42, 42)
+    transformer = ParallelTransformer(
+        ConvolutionalLocalisation(), Translation(0.5), 2, (28, 28), start=Tiling()
+    )
+    panel = draw(image, transformer.warp(image))
+    assert panel.shape[1] == 3 * 116 + 8
+    for colour in COLOURS[:2]:
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        assert (panel == rgb).all(-1).any()
+
+
+def test_the_outline_of_transformers_in_a_row_is_that_of_warping_by_one_after_the_other() -> None:
+    image = torch.rand(2, 3, 64, 64)
+    network = nn.Sequential(
+        *(
+            SpatialTransformer(
+                FullyConnectedLocalisation([8]), Affine(), start=NoisyIdentity(0.2, seed)
+            )
+            for seed in (1, 2)
+        )
+    )
+    with record_warps(network) as looks:
+        twice = network(image)
+    found = compose_records(looks, image)
+    assert found is not None
+    smooth = functional.avg_pool2d(image, 9, 1, 4)  # resampling twice blurs what is not smooth
+    expected = sampling.bilinear(sampling.bilinear(smooth, looks[0].warp.grid), looks[1].warp.grid)
+    seen = (found.grid.abs() < 0.8) & (
+        looks[1].warp.grid.abs() < 0.95
+    )  # what the first warp left out, the second cannot show
+    inside = seen.all(-1)[:, None].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(
+        sampling.bilinear(smooth, found.grid)[inside], expected[inside], rtol=0, atol=0.05
+    )
+    assert twice.shape == found.image.shape
+    assert compose_records(looks[:1], image) is looks[0].warp
+    assert compose_records([], image) is None
+
+
+def test_a_number_stands_below_its_picture_in_red_where_it_is_misread() -> None:
+    logits = functional.one_hot(
+        torch.tensor([[2, 1, 10, 10, 10], [7, 10, 10, 10, 10], [10] * 5]), 11
+    ).float()
+    label = torch.tensor([[2, 1, 10, 10, 10], [1, 7, 10, 10, 10], [3, 10, 10, 10, 10]])
+    captions = prediction_captions(logits, label, (*"0123456789", ""))
+    assert captions == [
+        Caption("21", True),
+        Caption("7, is 17", False),
+        Caption("nothing, is 3", False),
+    ]
+    image = torch.zeros(3, 3, 32, 32)
+    transformer = SpatialTransformer(
+        FullyConnectedLocalisation([8]), Affine(), start=NoisyIdentity(0.1)
+    )
+    panel = draw(image, transformer.warp(image), side=64, columns=3, captions=captions)
+    strip = panel[4 + 64 : 4 + 64 + 14].astype(int)
+    red = np.any(strip[..., 0] > strip[..., 1] + 60, axis=0)
+    assert isinstance(red, np.ndarray)
+    assert not red[:140].any()
+    assert red[140:280].any()
+    assert red[280:].any()
+
+
+def test_normalised_pictures_are_drawn_in_their_whole_range_and_others_as_they_are() -> None:
+    plain = torch.rand(2, 3, 8, 8)
+    normalised = plain * 2 - 0.7
+    image, crop = to_displayable(normalised, normalised[:, :, 2:4])
+    low, high = (
+        plain.flatten(1).amin(1)[:, None, None, None],
+        plain.flatten(1).amax(1)[:, None, None, None],
+    )
+    torch.testing.assert_close(image, (plain - low) / (high - low))
+    torch.testing.assert_close(crop, image[:, :, 2:4])
+    assert torch.equal(to_displayable(plain, plain)[0], plain)
+
+
+def test_the_gallery_shows_each_picture_with_its_caption() -> None:
+    panel = gallery(
+        torch.full((10, 3, 64, 64), 0.5), (Caption("12, is 17", False),) * 10, side=32, columns=8
+    )
+    assert panel.shape == (2 * 52, 8 * 40, 3)
+    assert (panel[4:36, 4:36] == 128).all()
+    assert (panel[36:52, :40] < 100).any()

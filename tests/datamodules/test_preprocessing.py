@@ -1,0 +1,87 @@
+"""Pictures from elsewhere: what they become, and where a point of the image lies in them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from stn_lightning.datamodules import MNISTDataModule
+from stn_lightning.datamodules.preprocessing import (
+    PreprocessedImage,
+    centre_crop,
+    fit_centre,
+    is_light_background,
+    stretch,
+)
+from stn_lightning.datasets import EmbeddedDigits
+
+
+def test_a_picture_of_the_images_size_stays_as_it_is() -> None:
+    picture = torch.randint(256, (3, 12, 10), dtype=torch.uint8)
+    fit = fit_centre(picture, (3, 12, 10))
+    torch.testing.assert_close(fit.image, picture.float() / 255, rtol=0, atol=0)
+    assert (fit.origin, fit.scale) == ((0, 0), (1, 1))
+
+
+def test_a_small_picture_is_not_enlarged_but_lies_in_the_middle_of_zeros() -> None:
+    fit = fit_centre(torch.full((3, 2, 4), 255, dtype=torch.uint8), (1, 6, 6))
+    assert fit.image[0, 2:4, 1:5].eq(1).all()
+    assert fit.image.sum() == 8
+    assert fit.origin == (-1, -2)
+
+
+def test_grey_is_what_pillow_calls_grey() -> None:
+    picture = np.random.default_rng(0).integers(256, size=(5, 5, 3), dtype=np.uint8)
+    expected = torch.from_numpy(np.array(Image.fromarray(picture).convert("L"))) / 255
+    actual = fit_centre(torch.from_numpy(picture).permute(2, 0, 1), (1, 5, 5)).image[0]
+    torch.testing.assert_close(
+        actual, expected, rtol=0, atol=1.01 / 255
+    )  # Pillow rounds its weights to 16 bits
+
+
+@given(st.integers(1, 90), st.integers(1, 90))
+def test_all_of_a_large_picture_is_in_the_image_in_its_proportions(rows: int, columns: int) -> None:
+    fit = fit_centre(torch.full((3, rows, columns), 255, dtype=torch.uint8), (1, 30, 20))
+    ink = fit.image[0] > 0.5
+    assert int(ink.any(1).sum()) == max(1, round(rows * min(1, 30 / rows, 20 / columns)))
+    assert int(ink.any(0).sum()) == max(1, round(columns * min(1, 30 / rows, 20 / columns)))
+
+
+def at_the_brightest(fit: PreprocessedImage) -> tuple[float, float]:
+    """Where in the picture the brightest point of the image lies, weighted by how bright."""
+    _, height, width = fit.image.shape
+    weight = fit.image.mean(0) / fit.image.mean(0).sum()
+    x = ((torch.arange(width) + 0.5) * 2 / width - 1)[None].expand_as(weight)
+    y = ((torch.arange(height) + 0.5) * 2 / height - 1)[:, None].expand_as(weight)
+    where = fit.in_picture(torch.stack([(weight * x).sum(), (weight * y).sum()]))
+    return float(where[0]), float(where[1])
+
+
+@pytest.mark.parametrize("how", ["whole", "stretched", "middle"])
+def test_convention_a_point_of_the_image_is_found_again_in_the_picture(how: str) -> None:
+    """In pixels from the picture's upper left corner: the middle of its first pixel is (0.5, 0.5)."""
+    picture = torch.zeros(3, 60, 90, dtype=torch.uint8)
+    picture[:, 24:27, 39:42] = 255
+    small = torch.nn.functional.interpolate(
+        picture[None], (20, 30), mode="bilinear", antialias=True
+    )[0]
+    fits = {
+        "whole": lambda: fit_centre(picture, (1, 32, 30)),
+        "stretched": lambda: stretch(picture, (3, 20, 15)),
+    }
+    fit = fits.get(how, lambda: centre_crop(picture, small, 18))()
+    assert at_the_brightest(fit) == pytest.approx((40.5, 25.5), abs=0.2)
+
+
+def test_dark_ink_on_light_paper_becomes_light_ink_on_nothing() -> None:
+    digits = EmbeddedDigits().load("test").image[:5].expand(-1, 3, -1, -1)
+    module = MNISTDataModule(EmbeddedDigits())
+    for digit in digits:
+        assert is_light_background(255 - digit)
+        assert not is_light_background(digit)
+        shape = (1, *digit.shape[1:])
+        torch.testing.assert_close(
+            module.preprocess(255 - digit, shape).image, digit[:1] / 255, rtol=0, atol=0
+        )

@@ -1,0 +1,189 @@
+"""What a run writes down about itself, and what is said of it."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stn_lightning.launch.status import line, status
+from stn_lightning.runtime.atomic_files import MACHINE
+from tests.stn_command import Stn
+
+
+def state(**known: Any) -> dict[str, Any]:
+    whole = {
+        "doing": "training",
+        "epoch": 3,
+        "epochs": 13,
+        "epoch_seconds": 60.0,
+        "metrics": {"val/error": 1.5},
+        "why": None,
+    }
+    return {
+        **whole,
+        "machine": MACHINE,
+        "process": os.getpid(),
+        "job": None,
+        "time": time.time(),
+        **known,
+    }
+
+
+def test_a_run_tells_its_state_from_the_first_epoch_to_the_test(
+    stn: Stn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.limit_train_batches",
+        "2",
+        "--trainer.log_every_n_steps",
+        "1",
+    )
+    assert stn("fit", "--config", "configs/quickstart.yaml", *options)[0] == 0
+    written = json.loads(Path("runs/quickstart/state.json").read_text())
+    assert (written["doing"], written["epoch"], written["epochs"]) == ("tested", 2, 2)
+    assert set(written["metrics"]) == {"val/error", "val/loss", "test/error"}
+    assert status([]) == 0
+    error = written["metrics"]["test/error"]
+    assert f"quickstart  finished  2/2    {error:.2f} % test" in capsys.readouterr().out
+
+
+def test_a_training_that_fails_says_why(stn: Stn) -> None:
+    code, _, _ = stn(
+        "fit",
+        "--config",
+        "configs/quickstart.yaml",
+        "--model.init_args.optimizer.init_args.lr",
+        "1e30",
+        "--trainer.max_epochs",
+        "2",
+    )
+    assert code == 1
+    written = json.loads(Path("runs/quickstart/state.json").read_text())
+    assert written["doing"] == "failed"
+    assert "not finite" in written["why"]
+    assert line("quickstart", written).state == "failed"
+    assert "not finite" in line("quickstart", written).why
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, ("training", "3/13", "1.50 % val", "10 min")),
+        ({"process": 2**22 - 1}, ("lost", "3/13", "1.50 % val", "")),
+        ({"machine": "elsewhere"}, ("training", "3/13", "1.50 % val", "10 min")),
+        ({"machine": "elsewhere", "time": time.time() - 3600}, ("lost", "3/13", "1.50 % val", "")),
+        ({"doing": "stopped", "epochs": None}, ("stopped", "3/?", "1.50 % val", "")),
+        (
+            {"doing": "tested", "metrics": {"val/error": 1.5, "test/error": 1.0}},
+            ("finished", "3/13", "1.00 % test", ""),
+        ),
+        ({"epoch_seconds": None, "metrics": {}}, ("training", "3/13", "", "")),
+    ],
+)
+def test_a_state_is_said_in_words(known: dict[str, Any], expected: tuple[str, ...]) -> None:
+    said = line("run", state(**known))
+    assert (said.state, said.epoch, said.error, said.left) == expected
+
+
+def test_a_run_that_there_is_not_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as leaving:
+        status(["none"])
+    assert leaving.value.code == 2
+    assert "runs/none has no state.json" in capsys.readouterr().err
+
+
+SQUEUE = """#!/bin/bash
+# As SLURM 22.05: the first array waits with two of its elements, the second is long gone.
+case "$*" in
+*--array*--jobs=4720*PENDING*) echo "1 JobArrayTaskLimit"; echo "2 Resources" ;;
+*) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_runs_of_a_table_that_wait_in_the_queue_are_told_where_slurm_knows_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tables = tmp_path / "runs/tables"
+    tables.mkdir(parents=True)
+    for table, job in {"mnist": 4720, "svhn": 4000}.items():
+        elements = "".join(
+            f"{n}) srun python -m stn_lightning fit --name {table}-{n} --trainer.devices 1 ;;\n"
+            for n in range(3)
+        )
+        (tables / f"{table}.sh").write_text(
+            f"#!/bin/bash\ncase $SLURM_ARRAY_TASK_ID in\n{elements}esac\n# sent as job {job}\n"
+        )
+    begun = tmp_path / "runs/mnist-0/state.json"
+    begun.parent.mkdir()
+    begun.write_text(json.dumps(state(job="4721")))
+    head = "run      state      epoch  error       time left  job     why"
+    training = "mnist-0  training   3/13   1.50 % val  10 min     4721"
+    waiting = [
+        "mnist-1  submitted" + " " * 32 + "4720_1  waits: JobArrayTaskLimit",
+        "mnist-2  submitted" + " " * 32 + "4720_2  waits: Resources",
+    ]
+
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert status([]) == 0
+    assert "mnist-1" not in capsys.readouterr().out
+
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(SQUEUE)
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert status([]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == head
+    assert sorted(said[1:]) == [training, *waiting]
+    assert status(["mnist-2"]) == 0
+    assert "waits: Resources" in capsys.readouterr().out
+
+
+def test_runs_in_all_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    now = time.time()
+    runs = {
+        "one": state(doing="tested", epoch=13, metrics={"test/error": 1.0}, time=now - 6000),
+        "two": state(machine="n2", job="4711", time=now - 3600),
+        "three": state(
+            doing="stopped",
+            why="stopped by SIGTERM; last.ckpt holds all up to step 12",
+            job="4712",
+            time=now - 50,
+        ),
+        "four": state(
+            doing="failed", why="the loss is not finite", epoch=0, metrics={}, time=now - 40
+        ),
+        "five": state(job="4713", time=now - 5),
+    }
+    for name, known in runs.items():
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "state.json").write_text(json.dumps(known))
+    (tmp_path / "runs/six").mkdir()
+    (tmp_path / "runs/six/job.sh").write_text("#!/bin/bash\n# sent as job 4714\n")
+    (tmp_path / "runs/seven").mkdir()
+    (tmp_path / "runs/seven/job.sh").write_text("#!/bin/bash\n")  # the cluster did not take it
+    assert status([]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "run    state      epoch  error        time left  job   why",
+        "one    finished   13/13  1.00 % test",
+        "two    lost       3/13   1.50 % val              4711  nothing heard from n2 for 60 min",
+        "three  stopped    3/13   1.50 % val              4712  stopped by SIGTERM",
+        "four   failed     0/13                                 the loss is not finite",
+        "five   training   3/13   1.50 % val   10 min     4713",
+        "six    submitted                                 4714  waiting, starting, or failed at once: see squeue and slurm-*.out",
+        "the command that began a run goes on with it",
+    ]

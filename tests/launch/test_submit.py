@@ -1,0 +1,187 @@
+"""The job script says what the training needs, and what cannot work is refused before anything is
+submitted.
+"""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stn_lightning.launch import slurm as module
+from stn_lightning.launch.submit import submit
+from stn_lightning.runtime.distributed import LOST
+from stn_lightning.runtime.preemption import EXIT_CODE
+from tests.stn_command import CONFIGS
+
+Submit = Callable[..., tuple[int, str, str]]
+QUICKSTART = ("--config", "configs/quickstart.yaml")
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Submit:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STN_DATA", raising=False)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = submit(list(arguments))
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_the_script_asks_for_what_the_training_is_told_it_has(call: Submit, tmp_path: Path) -> None:
+    size = ("--nodes", "2", "--gpus", "8", "--shared", "--time", "4:00:00")
+    code, text, _ = call(*QUICKSTART, *size, "--dry-run", "--", "--trainer.max_epochs", "3")
+    assert code == 0
+    for line in (
+        "--nodes=2",
+        "--ntasks-per-node=8",
+        "--gres=gpu:8",
+        "--time=4:00:00",
+        "--requeue",
+        "--open-mode=append",
+        "--signal=USR1@180",
+    ):
+        assert f"#SBATCH {line}\n" in text
+    assert f"#SBATCH --output={tmp_path}/runs/quickstart/slurm-%j.out\n" in text
+    command = next(line for line in text.splitlines() if line.startswith("srun"))
+    assert command.startswith("srun --kill-on-bad-exit=0 --wait=60 ")
+    assert (
+        "--trainer.num_nodes 2 --trainer.devices 8 --trainer.accelerator gpu --trainer.max_epochs 3"
+        in command
+    )
+    assert not (tmp_path / "runs").exists(), "a dry run writes nothing"
+
+
+def test_the_script_is_one_that_bash_can_read(
+    call: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STN_DATA", "a folder")
+    _, text, _ = call(*QUICKSTART, "--gpus", "0", "--processes", "2", "--dry-run", "--name", "it's")
+    (tmp_path / "job.sh").write_text(text)
+    subprocess.run(["bash", "-n", "job.sh"], check=True)
+    assert f"export 'STN_DATA={tmp_path}/a folder'\n" in text
+    assert "--trainer.devices 2 --trainer.accelerator cpu" in text
+    assert "gres" not in text
+
+
+def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
+    site = "sbatch: {partition: gpu, account: project7}\nsrun: [--container-image=torch.sqsh]\nbefore: [module load cuda]\n"
+    Path("slurm.yaml").write_text(site)
+    _, text, _ = call(*QUICKSTART, "--dry-run")
+    assert "#SBATCH --partition=gpu\n#SBATCH --account=project7\n" in text
+    assert (
+        "module load cuda\nsrun --kill-on-bad-exit=0 --wait=60 --container-image=torch.sqsh "
+        in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--nodes", "0"], "--nodes 0; give 1 or more"),
+        (["--gpus", "2", "--processes", "2"], "leave --processes out, or give --gpus 0"),
+        (
+            ["--gpus", "2", "--", "--trainer.devices", "4"],
+            "--trainer.devices 4 disagrees with the job, which has 2",
+        ),
+        (
+            ["--", "--trainer.num_nodes=2"],
+            "--trainer.num_nodes 2 disagrees with the job, which has 1",
+        ),
+        (["--", "--trainer.max_epoch", "2"], "did you mean trainer.max_epochs?"),
+        (["--", "--model.init_args.backbone.init_args.filter", "8"], "did you mean filters?"),
+        (["--time", "5:00"], "--time 5:00 is hardly begun when it saves"),
+        (["--time", "soon"], "--time soon: give hours:minutes:seconds"),
+        (["--config", "none.yaml"], "none.yaml: there is no such file"),
+        (["--site", "none.yaml"], "none.yaml: there is no such file"),
+        (["--site", "wrong.yaml"], "wrong.yaml: modules: give sbatch as a mapping"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(
+    arguments: list[str], complaint: str, call: Submit
+) -> None:
+    Path("wrong.yaml").write_text("modules: [cuda]\n")
+    code, _, err = call(*QUICKSTART, *arguments)
+    assert code == 2
+    assert complaint in err
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("90", 5400),
+        ("5:30", 330),
+        ("4:00:00", 14400),
+        ("1-2", 93600),
+        ("1-2:3", 93780),
+        ("1-2:3:4", 93784),
+    ],
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(limit: str, seconds: int) -> None:
+    assert module._seconds(limit) == seconds
+
+
+def test_only_a_job_of_several_nodes_asks_whether_one_is_gone(call: Submit) -> None:
+    question = "srun --overlap --ntasks-per-node=1 true"
+    assert question in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
+    assert question not in call(*QUICKSTART, "--gpus", "8", "--dry-run")[1]
+    assert f"[ $code -eq {LOST} ]" in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
+    assert f"[ $code -eq {EXIT_CODE} ]" in call(*QUICKSTART, "--dry-run")[1]
+
+
+def test_several_nodes_need_a_file_system_that_they_share(
+    call: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_file_system", lambda _: "ext4")
+    code, _, err = call(*QUICKSTART, "--nodes", "2", "--dry-run")
+    assert code == 2
+    assert "is on ext4, which other nodes do not see" in err
+    assert call(*QUICKSTART, "--nodes", "2", "--dry-run", "--shared")[0] == 0
+    monkeypatch.setattr(module, "_file_system", lambda _: "nfs4")
+    assert call(*QUICKSTART, "--nodes", "2", "--dry-run")[0] == 0
+
+
+def test_what_the_cluster_says_no_to_is_one_line(
+    call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\necho 'sbatch: error: Batch job submission failed' >&2\nexit 1\n"
+    )
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    code, _, err = call(*QUICKSTART)
+    assert code == 2
+    assert err.startswith(
+        "stn submit: the cluster does not take it: invalid partition; Batch job submission failed ("
+    )
+    assert err.count("\n") == 1
+
+
+def test_a_script_that_was_taken_ends_with_its_number(
+    call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho '4711;cluster'\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    _, out, _ = call(*QUICKSTART)
+    assert out.startswith("job 4711: ")
+    assert Path("runs/quickstart/job.sh").read_text().endswith("\nexit $code\n# sent as job 4711\n")
+
+
+def test_a_machine_without_slurm_is_told_so_and_keeps_the_script(
+    call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = call(*QUICKSTART)
+    assert code == 2
+    assert "there is no sbatch here" in err
+    assert Path("runs/quickstart/job.sh").exists()

@@ -1,0 +1,180 @@
+"""Runs with other values: the best by its validation, going on where a sweep was stopped."""
+
+import importlib.util
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stn_lightning.launch import sweep as module
+from stn_lightning.launch.jobs import Ended, Job
+from stn_lightning.launch.sweep import sweep
+from stn_lightning.runtime import signals
+from tests.stn_command import CONFIGS
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None,
+    reason="needs Optuna: pip install stn-lightning[sweep]",
+)
+RATE = "model.init_args.optimizer.init_args.lr"
+QUICK = ("ranges.yaml", "--config", "configs/quickstart.yaml", "--name", "try")
+
+
+class Runs:
+    """Takes the place of real runs: the loss is least at a learning rate of 0.003, and grows with
+    the filters.
+    """
+
+    def __init__(self) -> None:
+        self.started: list[list[str]] = []
+        self.exit_codes: dict[int, int] = {}
+
+    def __call__(self, jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        assert len(jobs) <= at_once
+        for job in jobs:
+            words = job.command[job.command.index("fit") :]
+            code = self.exit_codes.get(len(self.started), 0)
+            self.started.append(words)
+            folder = Path("runs") / words[words.index("--name") + 1]
+            folder.mkdir(parents=True, exist_ok=True)
+            value = (
+                abs(float(words[words.index(f"--{RATE}") + 1]) - 3e-3)
+                + float(words[words.index("--filters") + 1]) / 100
+            )
+            (folder / "results.json").write_text(
+                json.dumps({"monitor": "val/loss", "best_validation": value})
+            )
+            job.log.write_text("first\nthe last line\n")
+            if code == 75:
+                signals._listener.note(signal.SIGTERM)  # type: ignore[union-attr]
+            yield Ended(job, code, 1.0)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    (tmp_path / "ranges.yaml").write_text(
+        yaml.safe_dump(
+            {RATE: {"low": 1e-4, "high": 1e-2, "log": True}, "filters": [8, 16]}, sort_keys=False
+        )
+    )
+    fake = Runs()
+    monkeypatch.setattr(module, "run_jobs", fake)
+    return fake
+
+
+def test_the_best_of_all_runs_is_printed_as_options(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep([*QUICK, "--trials", "25", "--jobs", "2", "--", "--trainer.max_epochs", "3"]) == 0
+    assert len(runs.started) == 25
+    assert all(words[-6:-4] == ["--trainer.max_epochs", "3"] for words in runs.started)
+    *lines, best, options = capsys.readouterr().out.splitlines()
+    assert len(lines) == 25
+    assert best.startswith("best of 25: 0.08")
+    words = options.split()
+    assert words[::2] == [f"--{RATE}", "--filters"]
+    assert words[3] == "8"
+    assert float(words[1]) == pytest.approx(3e-3, rel=0.3)
+
+
+def test_a_stopped_sweep_goes_on_with_the_run_that_it_left_and_repeats_none(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.exit_codes = {2: 75}
+    assert sweep([*QUICK, "--trials", "5"]) == 75
+    assert len(runs.started) == 3
+    signals.release()
+    assert sweep([*QUICK, "--trials", "5"]) == 0
+    assert runs.started[3] == runs.started[2]
+    assert len({tuple(words) for words in runs.started}) == 5
+    assert len({words[words.index(f"--{RATE}") + 1] for words in runs.started}) == 5
+    assert "best of 5" in capsys.readouterr().out
+    assert sweep([*QUICK, "--trials", "5"]) == 0
+    assert len(runs.started) == 6
+
+
+def test_a_run_that_fails_is_left_out_and_one_that_is_wrong_ends_the_sweep(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.exit_codes = {1: 1}
+    assert sweep([*QUICK, "--trials", "3"]) == 0
+    said = capsys.readouterr()
+    assert "best of 2" in said.out
+    assert said.err.endswith("ended with exit code 1: the last line\n")
+    runs.exit_codes = {3: 2}
+    assert sweep([*QUICK, "--trials", "9"]) == 2
+    assert capsys.readouterr().err == "stn sweep: runs/try-0003.log: the last line\n"
+    assert len(runs.started) == 4
+
+
+MISTAKES = {
+    "no ranges": ("[]", (), "ranges.yaml: no ranges; a line is an option and its range"),
+    "half a range": (
+        "lr: {low: 1}",
+        (),
+        "ranges.yaml: lr: {'low': 1} is no range; give a list, or low and high",
+    ),
+    "upside down": (
+        "lr: {low: 2, high: 1}",
+        (),
+        "ranges.yaml: lr: {'low': 2, 'high': 1} is no range",
+    ),
+    "a key twice": ("lr: [1]\nlr: [2]", (), "ranges.yaml:2: key 'lr' is given twice"),
+    "other ranges": (f"{RATE}: [1]\nfilters: [8]", (), "try was begun with ranges"),
+    "nothing to do": (None, ("--trials", "0"), "--trials 0, --jobs 1; give 1 or more"),
+    "no such file": (None, ("--config", "a.yaml"), "--config a.yaml: there is no such file"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(
+    mistake: str, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranges, options, expected = MISTAKES[mistake]
+    if mistake == "other ranges":
+        assert sweep([*QUICK, "--trials", "1"]) == 0
+    if ranges is not None:
+        (tmp_path / "ranges.yaml").write_text(ranges)
+    capsys.readouterr()
+    assert sweep([*QUICK, *options]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"stn sweep: {expected}"), said
+    assert said.count("\n") == 1
+
+
+def test_without_optuna_one_line_says_what_to_install(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert sweep([*QUICK]) == 2
+    assert "pip install 'stn-lightning[sweep]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_real_runs_are_compared_by_what_their_folders_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    moment = (
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.limit_train_batches",
+        "4",
+        "--trainer.log_every_n_steps",
+        "1",
+    )
+    files = ("configs/sweeps/learning_rates.yaml", "--config", "configs/quickstart.yaml")
+    assert sweep([*files, "--trials", "2", "--jobs", "2", "--", *moment]) == 0
+    results = [
+        json.loads(file.read_text())
+        for file in Path("runs").glob("quickstart-learning_rates-*/results.json")
+    ]
+    assert [result["monitor"] for result in results] == ["val/loss"] * 2
+    best = min(result["best_validation"] for result in results)
+    assert f"best of 2: {best:.4g}, runs/quickstart-learning_rates-000" in capsys.readouterr().out

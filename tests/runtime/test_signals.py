@@ -1,0 +1,86 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from stn_lightning.runtime import signals
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_a_signal_is_noted_and_nothing_else(number: signal.Signals) -> None:
+    assert signals.start_listening()
+    assert signals.caught_signal() is None
+    os.kill(os.getpid(), number)
+    assert signals.caught_signal() is number
+
+
+def test_the_first_signal_counts_and_those_right_after_it_are_the_same() -> None:
+    signals.start_listening()
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    time.sleep(0.1)
+    assert signals.caught_signal() is signal.SIGUSR1
+
+
+def test_whoever_had_the_signals_gets_them_back() -> None:
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    assert signals.start_listening()
+    assert not signals.start_listening(), "it has begun before"
+    assert [signal.getsignal(number) for number in signals.SIGNALS] != before
+    os.kill(os.getpid(), signal.SIGTERM)
+    signals.release()
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+    assert signals.caught_signal() is None
+
+
+def test_a_thread_that_may_not_have_handlers_is_told_so() -> None:
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(signals.start_listening()))
+    thread.start()
+    thread.join()
+    assert answers == [False]
+
+
+PROGRAM = """
+import sys, ctypes
+from stn_lightning import signals
+assert "torch" not in sys.modules, "it listens before anything heavy is imported"
+signals.listen()
+{saved}
+print("listening", flush=True)
+c, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+c.pthread_mutex_lock(mutex)
+c.pthread_mutex_lock(mutex)  # never returns, and Python runs no handler meanwhile
+"""
+
+
+@pytest.mark.parametrize(
+    ("saved", "code"), [("", 128 + signal.SIGTERM), ("signals.leave_with(75)", 75)]
+)
+def test_a_second_signal_ends_a_process_that_is_stuck_in_c(
+    tmp_path: Path, saved: str, code: int
+) -> None:
+    program = PROGRAM.format(saved=saved)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        process.terminate()
+        time.sleep(0.3)
+        process.terminate()  # the same once more, as launchers do
+        time.sleep(signals.AGAIN + 0.1)
+        assert process.poll() is None
+        process.terminate()
+        _, said = process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == code
+    assert "SIGTERM again: leaving at once" in said
