@@ -8,6 +8,7 @@ gradient that sees further. The convention is stated in `lattice`.
 
 from stn_lightning.geometry import (
     affine,
+    alignment,
     antialiasing,
     deterministic,
     diffeomorphic,
@@ -21,6 +22,7 @@ from stn_lightning.geometry import (
 
 __all__ = [
     "affine",
+    "alignment",
     "antialiasing",
     "deterministic",
     "diffeomorphic",
