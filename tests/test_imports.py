@@ -147,7 +147,6 @@ def test_no_room_or_file_is_called_by_a_name_that_means_nothing() -> None:
         "helper",
         "misc",
         "core",
-        "base",
         "models",
         "modules",
         "transforms",
