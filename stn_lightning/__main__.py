@@ -12,38 +12,30 @@ from pathlib import Path
 
 from stn_lightning.runtime import provenance, signals
 
-ALONE = (
-    "predict",
-    "export",
-    "report",
-    "demo",
-    "tune",
-    "sweep",
-    "prepare",
-    "table",
-    "bench",
-    "submit",
-    "status",
-)
-"""Commands without Lightning's command line: each a function in a file of its name in `cli`."""
-COMMANDS = ("fit", "validate", "test", *ALONE)
+COMMANDS = {
+    "fit": (
+        "cli.command:fit",
+        "train, then test the best checkpoint; goes on where a run of that name was stopped",
+    ),
+    "validate": ("cli.command:validate", "error of a run on the validation images"),
+    "test": ("cli.command:test", "error of a run on the test images; writes results.json"),
+    "predict": ("analysis.predict:predict", "label, probability and crop of your own images"),
+    "export": ("analysis.export:export", "a run's network as safetensors, torch.export and ONNX"),
+    "report": ("analysis.report:report", "a page about runs: curves, crops, errors"),
+    "demo": ("analysis.demo:demo", "a page to draw a digit on and watch the transformer follow"),
+    "tune": ("cli.tune:tune", "suggest a learning rate or a batch size"),
+    "sweep": ("launch.sweep:sweep", "train with other values, keep the best by validation"),
+    "prepare": ("cli.prepare:prepare", "download and check data sets (mnist, cub, svhn)"),
+    "table": ("launch.table:table", "run what is missing of a table of the paper, and print it"),
+    "bench": ("cli.bench:bench", "measure speed, side by side with others (in the repository)"),
+    "submit": ("launch.submit:submit", "train as a job of a SLURM cluster"),
+    "status": ("launch.status:status", "show how far runs are"),
+}
+"""Every command: the function that runs it, below this package, and a line of help."""
 USAGE = """\
 usage: {stn} COMMAND [--config FILE ...] [OPTIONS]
 
-  fit        train, then test the best checkpoint; goes on where a run of that name was stopped
-  validate   error of a run on the validation pictures
-  test       error of a run on the test pictures; writes results.json
-  predict    what a run says of your own pictures, and where it looks in them
-  export     a run's network as safetensors, torch.export and ONNX
-  report     a page about one run or several: curves, where they look, what they get wrong
-  demo       a page on this machine: draw a digit, move it, watch where the transformer looks
-  tune       a learning rate or a batch size to begin with
-  sweep      many runs with other values, the best by its validation
-  prepare    download what is missing of a data set (mnist, cub, svhn) and check what is there
-  table      run what is missing of a table of the paper, and print it beside the paper's numbers
-  bench      measure speed, side by side with others (in the repository)
-  submit     train as a job of a SLURM cluster
-  status     how far the runs are
+{commands}
 
   {stn} fit --config configs/quickstart.yaml
   {stn} fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
@@ -65,7 +57,8 @@ def main() -> int:
     )  # a YAML names your own classes; last, so that a file there hides no library
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE.format(stn=provenance.program_name()))
+        lines = "\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items())
+        print(USAGE.format(stn=provenance.program_name(), commands=lines))
         return 0
     if arguments[0] in ("-V", "--version"):
         print(about())
@@ -75,15 +68,13 @@ def main() -> int:
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
         return 2
-    if arguments[0] in ALONE:
-        command: Callable[[list[str]], int] = getattr(
-            importlib.import_module(f"stn_lightning.cli.{arguments[0]}"), arguments[0]
-        )
-        return _read_by_someone(command, arguments[1:])
-    signals.start_listening()  # before seconds of imports, in which a signal would kill the process
-    from stn_lightning.cli.command import run
-
-    return run(arguments)
+    if arguments[0] in ("fit", "validate", "test", "tune"):
+        signals.start_listening()  # before seconds of imports, in which a signal would kill
+    module, _, function = COMMANDS[arguments[0]][0].partition(":")
+    command: Callable[[list[str]], int] = getattr(
+        importlib.import_module(f"stn_lightning.{module}"), function
+    )
+    return _read_by_someone(command, arguments[1:])
 
 
 def _read_by_someone(command: Callable[[list[str]], int], arguments: list[str]) -> int:

@@ -320,6 +320,21 @@ def run(
     return 0
 
 
+def fit(arguments: list[str]) -> int:
+    """Train a run, then test its best checkpoint."""
+    return run(["fit", *arguments])
+
+
+def validate(arguments: list[str]) -> int:
+    """Evaluate a run on the validation images."""
+    return run(["validate", *arguments])
+
+
+def test(arguments: list[str]) -> int:
+    """Evaluate a run on the test images; write `results.json`."""
+    return run(["test", *arguments])
+
+
 def _configs(arguments: list[str]) -> list[Path]:
     """The files that --config names."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)

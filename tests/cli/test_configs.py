@@ -222,18 +222,18 @@ def test_a_network_reads_digits_in_space(
     assert (code, err) == (0, "")
 
 
-HOUSE_NUMBERS = [
+SVHN_FILES = [
     ("cnn", "64"),
     ("st_multi", "64"),
     ("st_shared", "64"),
     ("st_single", "128"),
-    ("st_multi", "composed_64"),
+    ("st_multi", "synthetic_64"),
 ]
 SMALL = ("--config", "configs/svhn/recipes/small.yaml", "--data.init_args.batch_size", "8")
 
 
-@pytest.mark.parametrize(("network", "data"), HOUSE_NUMBERS)
-def test_a_network_for_house_numbers_takes_a_step_on_photographs_and_on_composed_ones(
+@pytest.mark.parametrize(("network", "data"), SVHN_FILES)
+def test_a_network_for_house_numbers_takes_a_step_on_real_and_on_synthetic_images(
     network: str, data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(svhn, "VALIDATION", 8)
@@ -244,7 +244,7 @@ def test_a_network_for_house_numbers_takes_a_step_on_photographs_and_on_composed
     write_svhn(tmp_path / "data/svhn", 24, 8, 8)
     small = (
         [*SMALL]
-        if "composed" in data
+        if "synthetic" in data
         else [*SMALL[2:], "--model.init_args.backbone.init_args.width", "0.1"]
     )
     files = (

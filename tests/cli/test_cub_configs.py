@@ -147,10 +147,10 @@ def test_the_papers_networks_differ_as_the_paper_says() -> None:
         settings(name) for name in ("cnn_224", "st2_224", "st2_448", "st4_448")
     )
     assert "transformer" not in cnn
-    crops = [model["transformer"]["init_args"]["n"] for model in (two, close, four)]
+    crops = [model["transformer"]["init_args"]["num_transformers"] for model in (two, close, four)]
     assert (
         crops
-        == [model["backbone"]["init_args"]["crops"] for model in (two, close, four)]
+        == [model["backbone"]["init_args"]["num_crops"] for model in (two, close, four)]
         == [2, 2, 4]
     )
     assert [
@@ -160,7 +160,10 @@ def test_the_papers_networks_differ_as_the_paper_says() -> None:
     for model in (two, close, four):
         assert model["transformer"]["init_args"]["size"] == [224, 224]
         assert model["transformer"]["init_args"]["family"]["init_args"]["scale"] == 0.5
-        assert model["backbone"]["init_args"]["trunk"] == cnn["backbone"]["init_args"]["trunk"]
+        assert (
+            model["backbone"]["init_args"]["feature_extractor"]
+            == cnn["backbone"]["init_args"]["feature_extractor"]
+        )
 
 
 def test_the_tiles_differ_from_the_transformers_in_learning_where_to_look_alone() -> None:
@@ -198,7 +201,9 @@ def test_a_network_learns_from_a_folder_and_predicts_another(stn: Stn, tmp_path:
     assert all(line.split(",")[1] in ("finch", "wren") for line in lines[1:])
 
 
-PROOF = sorted(path.stem for path in (CONFIGS / "cub/proof").glob("*.yaml") if path.stem != "data")
+PROOF = sorted(
+    path.stem for path in (CONFIGS / "digit_pairs").glob("*.yaml") if path.stem != "data"
+)
 
 
 @pytest.mark.parametrize("network", PROOF)
@@ -215,15 +220,19 @@ def test_a_network_of_the_proof_takes_a_step(network: str, stn: Stn) -> None:
 
 def test_networks_of_the_proof_differ_in_their_transformers_alone() -> None:
     models = {
-        name: yaml.safe_load((CONFIGS / f"cub/proof/{name}.yaml").read_text()) for name in PROOF
+        name: yaml.safe_load((CONFIGS / f"digit_pairs/{name}.yaml").read_text()) for name in PROOF
     }
     assert sorted(models) == ["cnn", "st1", "st2", "st2_apart"]
     assert models["st2_apart"]["model"]["init_args"].pop("overlap_penalty") > 0
     assert models["st2_apart"] == models["st2"]
     for name, n in (("st1", 1), ("st2", 2)):
         transformer = models[name]["model"]["init_args"]["transformer"]["init_args"]
-        assert transformer.pop("n") == transformer["localisation"]["init_args"].pop("maps") == n
-        assert models[name]["model"]["init_args"]["backbone"]["init_args"].pop("crops") == n
+        assert (
+            transformer.pop("num_transformers")
+            == transformer["localisation"]["init_args"].pop("num_maps")
+            == n
+        )
+        assert models[name]["model"]["init_args"]["backbone"]["init_args"].pop("num_crops") == n
     assert models["st1"] == models["st2"]
     assert models["st2"]["model"]["init_args"].pop("transformer")
     assert models["st2"]["model"]["init_args"].pop("localisation_lr_scale")

@@ -28,7 +28,9 @@ QUICK = (
 )
 
 
-def test_fit_trains_tests_the_best_checkpoint_and_says_where_everything_is(stn: Stn, tmp_path: Path) -> None:
+def test_fit_trains_tests_the_best_checkpoint_and_says_where_everything_is(
+    stn: Stn, tmp_path: Path
+) -> None:
     code, out, err = stn("fit", *QUICK)
     folder = tmp_path / "runs/quickstart"
     assert (code, err) == (0, "")
@@ -38,7 +40,12 @@ def test_fit_trains_tests_the_best_checkpoint_and_says_where_everything_is(stn: 
     assert lines[2].startswith("epoch   1/2  loss ")
     assert lines[-3].endswith("% of 500 pictures")
     assert lines[-2:] == ["run folder runs/quickstart", "where it looks runs/quickstart/panel.png"]
-    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "checkpoints", "panel.png", "results.json"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml",
+        "checkpoints",
+        "panel.png",
+        "results.json",
+    }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     with Image.open(folder / "panel.png") as panel:
         assert panel.size[0] > 400
@@ -52,7 +59,9 @@ def test_results_say_what_the_number_is_and_where_it_is_from(stn: Stn, tmp_path:
     assert results["seed"] == 3
     assert results["epochs"] == 2
     assert results["samples_tested"] == 500
-    assert results["samples_seen"] == 2 * sum(len(part) for part in torch.arange(1097).tensor_split(35)[:4])
+    assert results["samples_seen"] == 2 * sum(
+        len(part) for part in torch.arange(1097).tensor_split(35)[:4]
+    )
     assert results["parameters"] == 225672
     assert results["precision"] == "32-true"
     assert results["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -63,23 +72,45 @@ def test_results_say_what_the_number_is_and_where_it_is_from(stn: Stn, tmp_path:
     assert wrong == pytest.approx(round(wrong), abs=1e-3)  # a whole number of pictures
 
 
-def test_tensorboard_gets_scalars_pictures_histograms_and_hyper_parameters(stn: Stn, tmp_path: Path) -> None:
+def test_tensorboard_gets_scalars_pictures_histograms_and_hyper_parameters(
+    stn: Stn, tmp_path: Path
+) -> None:
     stn("fit", *QUICK)
     events = EventAccumulator(str(tmp_path / "runs/quickstart"), size_guidance={"images": 0})
     events.Reload()
     scalars = set(events.Tags()["scalars"])
-    assert {"train/loss", "train/error", "val/error", "speed/images_per_second", "speed/epoch_seconds"} <= scalars
-    assert {"lr-AdamW/backbone", "lr-AdamW/localisation", "test/error", "final/test/error"} <= scalars
+    assert {
+        "train/loss",
+        "train/error",
+        "val/error",
+        "speed/images_per_second",
+        "speed/epoch_seconds",
+    } <= scalars
+    assert {
+        "lr-AdamW/backbone",
+        "lr-AdamW/localisation",
+        "test/error",
+        "final/test/error",
+    } <= scalars
     assert len(events.Images("where it looks")) == 2
     assert {"transformer/outside", "transformer/largest_scale", "transformer/gradient"} <= scalars
     assert "transformer/theta.00" in events.Tags()["histograms"]
-    assert any(metadata.plugin_data.plugin_name == "hparams" for metadata in events.summary_metadata.values())
+    assert any(
+        metadata.plugin_data.plugin_name == "hparams"
+        for metadata in events.summary_metadata.values()
+    )
 
 
 @pytest.mark.parametrize(("padding", "code"), [("[-0.42]", 0), ("border", 0), ("dark", 2)])
-def test_the_background_of_a_normalised_image_is_one_argument(padding: str, code: int, stn: Stn) -> None:
+def test_the_background_of_a_normalised_image_is_one_argument(
+    padding: str, code: int, stn: Stn
+) -> None:
     sampler = "--model.init_args.transformer.init_args.sampler"
-    options = (f"{sampler}=stn_lightning.transformers.Bilinear", f"{sampler}.init_args.padding={padding}", "--trainer.fast_dev_run=true")
+    options = (
+        f"{sampler}=stn_lightning.transformers.Bilinear",
+        f"{sampler}.init_args.padding={padding}",
+        "--trainer.fast_dev_run=true",
+    )
     found, _, err = stn("fit", "--config", "configs/quickstart.yaml", *options)
     assert found == code
     assert ("padding" in err) is (code == 2)
@@ -88,7 +119,10 @@ def test_the_background_of_a_normalised_image_is_one_argument(padding: str, code
 def test_a_second_run_with_the_same_seed_gives_the_same_weights(stn: Stn, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert stn("fit", *QUICK, "--name", name)[0] == 0
-    one, two = (torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in ("one", "two"))
+    one, two = (
+        torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    )
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -117,16 +151,32 @@ def test_a_run_that_crashed_goes_on_and_ends_in_the_weights_of_one_that_did_not(
     code, out, _ = stn("fit", *QUICK, "--name", "parts", "--resume", "must")
     assert code == 0
     assert out.startswith("going on with runs/parts")
-    whole, parts = (torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True) for name in ("whole", "parts"))
+    whole, parts = (
+        torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
+        for name in ("whole", "parts")
+    )
     assert parts["global_step"] == whole["global_step"]
-    assert all(torch.equal(whole["state_dict"][key], parts["state_dict"][key]) for key in whole["state_dict"])
+    assert all(
+        torch.equal(whole["state_dict"][key], parts["state_dict"][key])
+        for key in whole["state_dict"]
+    )
 
 
 @pytest.mark.slow
 def test_two_processes_train_together_and_test_each_picture_once(tmp_path: Path) -> None:
     options = ["--trainer.max_epochs=2", "--trainer.devices=2", "--name=two"]
-    command = [sys.executable, "-m", "stn_lightning", "fit", "--config", str(CONFIGS / "quickstart.yaml"), *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "stn_lightning",
+        "fit",
+        "--config",
+        str(CONFIGS / "quickstart.yaml"),
+        *options,
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("test error") == 1
     assert json.loads((tmp_path / "runs/two/results.json").read_text())["samples_tested"] == 500
@@ -151,16 +201,37 @@ def test_resume_never_starts_over_and_keeps_the_old_run(stn: Stn, tmp_path: Path
 MISTAKES = {
     "a misspelt option": (("--trainer.max_epoch", "3"), "did you mean trainer.max_epochs?"),
     "an option of another name": (("--trainr", "3"), "unrecognized arguments: --trainr"),
-    "a wrong type": (("--trainer.max_epochs", "three"), "trainer.max_epochs: Expected int, got three"),
-    "a misspelt argument": (("--model.init_args.backbone.init_args.filterz", "3"), "did you mean filters?"),
-    "a misspelt class": (("--model.init_args.backbone", "stn_lightning.backbones.CNM"), "no attribute 'CNM'"),
+    "a wrong type": (
+        ("--trainer.max_epochs", "three"),
+        "trainer.max_epochs: Expected int, got three",
+    ),
+    "a misspelt argument": (
+        ("--model.init_args.backbone.init_args.num_filterz", "3"),
+        "did you mean num_filters?",
+    ),
+    "a misspelt class": (
+        ("--model.init_args.backbone", "stn_lightning.backbones.CNM"),
+        "no attribute 'CNM'",
+    ),
     "a missing file": (("--config", "nope.yaml"), "nope.yaml: there is no such file"),
-    "a value out of range": (("--model.init_args.schedule.init_args.warmup", "2"), "0 <= warmup < 1"),
-    "a nested value out of range": (("--data.init_args.batch_size", "0"), "batch_size 0; give 1 or more"),
+    "a value out of range": (
+        ("--model.init_args.schedule.init_args.warmup", "2"),
+        "0 <= warmup < 1",
+    ),
+    "a nested value out of range": (
+        ("--data.init_args.batch_size", "0"),
+        "batch_size 0; give 1 or more",
+    ),
     "nothing to resume": (("--resume", "must"), "holds no checkpoint; leave --resume out"),
     "a name with a slash": (("--name", "a/b"), "without slashes"),
-    "the wrong number of classes": (("--model.init_args.backbone.init_args.num_classes", "7"), "tells 7 classes apart, the data has 10"),
-    "a metric that there is not": (("--monitor", "accuracy"), "monitor 'accuracy' is not logged in validation; logged are val/error"),
+    "the wrong number of classes": (
+        ("--model.init_args.backbone.init_args.num_classes", "7"),
+        "tells 7 classes apart, the data has 10",
+    ),
+    "a metric that there is not": (
+        ("--monitor", "accuracy"),
+        "monitor 'accuracy' is not logged in validation; logged are val/error",
+    ),
     "no such precision": (("--trainer.precision", "bf17"), "got bf17"),
 }
 
@@ -177,7 +248,10 @@ def test_a_mistake_is_answered_by_one_line_and_exit_code_2(mistake: str, stn: St
 
 
 YAML = {
-    "a key given twice": ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", "bad.yaml:3: key 'max_epochs' is given twice"),
+    "a key given twice": (
+        "trainer:\n  max_epochs: 1\n  max_epochs: 2\n",
+        "bad.yaml:3: key 'max_epochs' is given twice",
+    ),
     "a misspelt key": ("trainer:\n  max_epoch: 1\n", "did you mean trainer.max_epochs?"),
     "a misspelt section": ("trainerr:\n  max_epochs: 1\n", "did you mean trainer.max_epochs?"),
     "no YAML": ("trainer: [\n", "bad.yaml:2: "),
@@ -185,7 +259,9 @@ YAML = {
 
 
 @pytest.mark.parametrize("mistake", YAML)
-def test_a_mistake_in_a_file_is_answered_by_one_line(mistake: str, stn: Stn, tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_answered_by_one_line(
+    mistake: str, stn: Stn, tmp_path: Path
+) -> None:
     text, expected = YAML[mistake]
     (tmp_path / "bad.yaml").write_text(text)
     code, _, err = stn("fit", "--config", "configs/quickstart.yaml", "--config", "bad.yaml")
@@ -228,20 +304,34 @@ def test_an_unwritable_run_folder_is_refused_before_training(stn: Stn, tmp_path:
     assert "epoch" not in out
 
 
-def test_a_data_folder_that_is_not_there_is_named(stn: Stn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_folder_that_is_not_there_is_named(
+    stn: Stn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STN_DATA", "/nowhere")
-    files = ("--config", "configs/mnist/networks/cnn.yaml", "--config", "configs/mnist/data/rts.yaml")
+    files = (
+        "--config",
+        "configs/mnist/networks/cnn.yaml",
+        "--config",
+        "configs/mnist/data/rts.yaml",
+    )
     code, _, err = stn("fit", *files)
     assert code == 2
     assert "STN_DATA is /nowhere, which is no folder" in err
 
 
-def test_a_truncated_or_exchanged_file_is_named_and_left_alone(stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_or_exchanged_file_is_named_and_left_alone(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)
     path = tmp_path / "data/mnist/train-images-idx3-ubyte.gz"
     truncated = path.read_bytes()[:-1000]
     path.write_bytes(truncated)
-    files = ("--config", "configs/mnist/networks/cnn.yaml", "--config", "configs/mnist/data/rts.yaml")
+    files = (
+        "--config",
+        "configs/mnist/networks/cnn.yaml",
+        "--config",
+        "configs/mnist/data/rts.yaml",
+    )
     code, _, err = stn("fit", *files, "--trainer.accelerator", "cpu")
     assert code == 2
     assert "data/mnist/train-images-idx3-ubyte.gz: its SHA-256 is" in err
@@ -249,7 +339,9 @@ def test_a_truncated_or_exchanged_file_is_named_and_left_alone(stn: Stn, tmp_pat
     assert path.read_bytes() == truncated
 
 
-def test_an_error_after_the_first_step_keeps_its_traceback(stn: Stn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_after_the_first_step_keeps_its_traceback(
+    stn: Stn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: object, *arguments: object) -> None:
         raise ValueError("a bug")
 
@@ -264,22 +356,38 @@ def test_help_version_and_unknown_commands_answer_at_once() -> None:
     for argument, code in (("--help", 0), ("--version", 0), ("fti", 2)):
         done = subprocess.run([*stn, argument], capture_output=True, text=True, check=False)
         assert done.returncode == code
-        assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+        assert "torch" not in {
+            line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line
+        }
 
 
-def test_an_unknown_command_gets_a_suggestion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_gets_a_suggestion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["stn", "fti"])
     assert main() == 2
     assert "did you mean fit?" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
-    command = [sys.executable, "-m", "stn_lightning", "table", "configs/tables/mnist.yaml", "--dry-run"]
+    command = [
+        sys.executable,
+        "-m",
+        "stn_lightning",
+        "table",
+        "configs/tables/mnist.yaml",
+        "--dry-run",
+    ]
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(command, cwd=CONFIGS.parent, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=CONFIGS.parent, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(write)
-    assert (done.returncode, done.stderr) == (1, "stn: stopped, as nothing reads its output any more\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "stn: stopped, as nothing reads its output any more\n",
+    )
 
 
 def test_a_configuration_that_others_may_be_reading_is_never_half_written(tmp_path: Path) -> None:
@@ -295,8 +403,13 @@ def test_a_configuration_that_others_may_be_reading_is_never_half_written(tmp_pa
 
 
 def test_settings_hold_a_list_of_classes_whose_defaults_were_filled_in(tmp_path: Path) -> None:
-    (tmp_path / "network.yaml").write_text("transformers: [{class_path: Affine, init_args: {units: [32, 32]}}, Identity]")
-    filled = [{"class_path": "Affine", "init_args": {"units": [32, 32], "bias": True}}, {"class_path": "Identity"}]
+    (tmp_path / "network.yaml").write_text(
+        "transformers: [{class_path: Affine, init_args: {units: [32, 32]}}, Identity]"
+    )
+    filled = [
+        {"class_path": "Affine", "init_args": {"units": [32, 32], "bias": True}},
+        {"class_path": "Identity"},
+    ]
     assert matches({"transformers": filled}, [tmp_path / "network.yaml"], [])
     assert not matches({"transformers": filled[:1]}, [tmp_path / "network.yaml"], [])
     assert not matches({"transformers": filled[::-1]}, [tmp_path / "network.yaml"], [])
