@@ -1,7 +1,6 @@
-"""A picture of the numbers that are misread."""
+"""Draw misclassified test images."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,66 +16,75 @@ from stn_lightning.callbacks.warp_images import (
     to_displayable,
     to_rgb_square,
 )
+from stn_lightning.tasks import StepOutput
 
 
 class MisclassifiedImages(Callback):
-    """The first test pictures whose number is read wrongly, with what is read and what it is, as
-    `misread.png` in default_root_dir.
+    """Draw the first misclassified test images into `misclassified.png`.
+
+    Below each stands the prediction and the label. The file lies in the trainer's
+    `default_root_dir`; with several processes, the images are those of the first.
 
     Args:
-        num_images: how many.
+        num_images: how many at most.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> callbacks = [MisclassifiedImages(num_images=12)]
+        >>> trainer = Trainer(callbacks=callbacks, logger=False, accelerator="cpu")
     """
 
     def __init__(self, num_images: int = 48) -> None:
-        self.pictures = num_images
-        self.found: list[tuple[Tensor, Caption]] = []
+        self.num_images = num_images
+        self.images: list[tuple[Tensor, Caption]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.found = []
+        self.images = []
 
-    def on_test_batch_end(
+    def on_test_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: StepOutput,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch.label.dim() != 2 or not trainer.is_global_zero or len(self.found) >= self.pictures:
+        missing = self.num_images - len(self.images)
+        if outputs.logits is None or missing <= 0 or not trainer.is_global_zero:
             return
-        with torch.no_grad():
-            logits = pl_module(batch.image.to(pl_module.dtype))
-        captions = prediction_captions(logits, batch.label, trainer.datamodule.class_names)  # type: ignore[attr-defined]
-        images, _ = to_displayable(batch.image, batch.image)
-        wrong = [
-            (image.cpu(), caption)
-            for image, caption in zip(images, captions, strict=True)
-            if not caption.right
-        ]
-        self.found += wrong[: self.pictures - len(self.found)]
+        captions = prediction_captions(outputs.logits, batch.label, trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        wrong = [i for i, caption in enumerate(captions) if not caption.correct][:missing]
+        if wrong:
+            images, _ = to_displayable(batch.image[wrong], batch.image[wrong])
+            self.images += zip(images.cpu(), [captions[i] for i in wrong], strict=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.found and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-            images, captions = zip(*self.found, strict=True)
-            Image.fromarray(gallery(torch.stack(images), captions)).save(
-                Path(trainer.default_root_dir) / "misread.png"
-            )
+        if self.images and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
+            images, captions = zip(*self.images, strict=True)
+            file = Path(trainer.default_root_dir) / "misclassified.png"
+            Image.fromarray(gallery(torch.stack(images), captions)).save(file)
 
 
 def gallery(
-    image: Float[Tensor, "pictures 3 height width"],
+    image: Float[Tensor, "images channels *size"],
     captions: tuple[Caption, ...],
     side: int = 96,
     columns: int = 8,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Pictures with their captions below, side by side."""
-    wide, high = side + 8, side + 20
-    panel = Image.new(
-        "RGB", (min(columns, len(image)) * wide, -(-len(image) // columns) * high), "white"
-    )
-    for i, (picture, caption) in enumerate(zip(image, captions, strict=True)):
-        x, y = i % columns * wide + 4, i // columns * high + 4
-        panel.paste(to_rgb_square(picture, side), (x, y))
-        ImageDraw.Draw(panel).text((x, y + side + 1), caption.text, fill="black")
-    return np.asarray(panel)
+    """Draw images with their captions below, side by side.
+
+    Args:
+        image: from 0 to 1.
+        captions: one for each image.
+        side: of each image in the drawing, in pixels.
+        columns: images in a row.
+    """
+    cell_width, cell_height = side + 8, side + 20
+    size = min(columns, len(image)) * cell_width, -(-len(image) // columns) * cell_height
+    canvas = Image.new("RGB", size, "white")
+    for i, (each, caption) in enumerate(zip(image, captions, strict=True)):
+        x, y = i % columns * cell_width + 4, i // columns * cell_height + 4
+        canvas.paste(to_rgb_square(each, side), (x, y))
+        ImageDraw.Draw(canvas).text((x, y + side + 1), caption.text, fill="black")
+    return np.asarray(canvas)

@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from stn_lightning.batch import Batch
 from stn_lightning.geometry.overlap import contains_points, intersection_over_union
-from stn_lightning.transformers import Transformer
+from stn_lightning.tasks import StepOutput
 
 
 class PartScore(Metric):
@@ -87,24 +87,23 @@ class PartScores(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score = None
 
-    def on_test_batch_end(
+    def on_test_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: StepOutput,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         transformer = getattr(pl_module, "transformer", None)
-        if not getattr(data, "part_names", ()) or not isinstance(transformer, Transformer):
+        grids = [each.grids for each in outputs.records if each.transformer is transformer]
+        if not getattr(data, "part_names", ()) or not grids:
             return
-        grid = transformer.warp(batch.image.to(pl_module.dtype)).grid.float()
-        grids = grid if grid.dim() == 5 else grid[:, None]
         if self.score is None:
-            self.score = PartScore(grids.shape[1], len(data.part_names)).to(grids.device)
-        self.score.update(grids, data.parts(batch).float())
+            self.score = PartScore(grids[-1].shape[1], len(data.part_names)).to(pl_module.device)
+        self.score.update(grids[-1].float(), data.parts(batch).float())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.score is None:

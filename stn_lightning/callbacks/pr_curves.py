@@ -1,94 +1,82 @@
-"""Precision against recall of each class, over the pictures of all processes."""
-
-from typing import Any
+"""Write precision-recall curves of each class to TensorBoard."""
 
 import torch
 from jaxtyping import Float, Int64
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torchmetrics.classification import MulticlassPrecisionRecallCurve
 
 from stn_lightning.batch import Batch
+from stn_lightning.tasks import StepOutput
 
 THRESHOLDS = 127
-"""Of probability, from 0 to 1 at equal distances; as many as TensorBoard draws."""
+"""Number of probabilities from 0 to 1 at which TensorBoard draws a curve."""
 
 
 class PRCurves(Callback):
-    """Writes a curve of each class into TensorBoard when training ends, of its last validation; for
-    tasks that give a picture one class.
+    """Write a curve of each class to TensorBoard, for the last validation.
 
-    Kept are counts, (2, classes, 127) numbers whatever the split's size, which processes add up
-    once: so the curves are of the whole split, on any number of processes. Looks at what
-    `validation_step` returns, and computes nothing again.
+    They are written when training ends, of the whole split on any number of processes, for tasks
+    that give an image one class.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> trainer = Trainer(callbacks=[PRCurves()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:
-        self.counts: Tensor | None = None
+        self.curve: MulticlassPrecisionRecallCurve | None = None
         self.step = 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        classes = getattr(trainer.datamodule, "classes", ())  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-        self.counts = (
-            torch.zeros(2, len(classes), THRESHOLDS, dtype=torch.long, device=pl_module.device)
-            if classes
-            else None
-        )
-        self.step = trainer.global_step
+        if not trainer.sanity_checking:
+            classes = len(trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            self.curve = MulticlassPrecisionRecallCurve(
+                classes, thresholds=THRESHOLDS, validate_args=False
+            ).to(pl_module.device)
+            self.step = trainer.global_step
 
-    def on_validation_batch_end(
+    def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: StepOutput,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if (
-            self.counts is not None
-            and isinstance(outputs, Tensor)
-            and (outputs.dim(), batch.label.dim()) == (2, 1)
-        ):
-            count(self.counts, outputs.detach().float().softmax(1), batch.label)
+        logits = outputs.logits
+        if self.curve is not None and logits is not None and logits.dim() == 2:
+            self.curve.update(logits.float().softmax(1), batch.label)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.counts is not None:
-            counts = trainer.strategy.reduce(self.counts, reduce_op="sum")
-            assert isinstance(counts, Tensor)
-            if trainer.is_global_zero and counts.any():
-                self._write(trainer, counts)
+        if self.curve is None:
+            return
+        counts = trainer.strategy.reduce(self.curve.confmat.clone(), reduce_op="sum")
+        assert isinstance(counts, Tensor)
+        if trainer.is_global_zero and counts.any():
+            self._write(trainer, counts)
 
-    def _write(self, trainer: Trainer, counts: Int64[Tensor, "2 classes thresholds"]) -> None:
-        classes = trainer.datamodule.class_names  # type: ignore[attr-defined]
+    def _write(self, trainer: Trainer, counts: Tensor) -> None:
+        names = trainer.datamodule.class_names  # type: ignore[attr-defined]  # as above
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for name, curve in zip(classes, curves(counts).unbind(1), strict=True):
-                    logger.experiment.add_pr_curve_raw(
-                        f"precision_recall/{name}", *curve.cpu().numpy(), self.step, THRESHOLDS
-                    )
+                for name, curve in zip(names, curves(counts).cpu().numpy(), strict=True):
+                    tag = f"precision_recall/{name}"
+                    logger.experiment.add_pr_curve_raw(tag, *curve, self.step, THRESHOLDS)
 
 
-def count(
-    counts: Int64[Tensor, "2 classes thresholds"],
-    probability: Float[Tensor, "batch classes"],
-    label: Int64[Tensor, " batch"],
-) -> None:
-    """Add a batch: how often a class had a probability, where it was another's picture (0) and
-    where it was its own (1).
+def curves(
+    counts: Int64[Tensor, "thresholds classes 2 2"],
+) -> Float[Tensor, "classes 6 thresholds"]:
+    """Return true and false positives, true and false negatives, precision and recall.
+
+    Args:
+        counts: torchmetrics' `confmat`, whose last axes are: belongs to the class, predicted as it.
     """
-    _, classes, thresholds = counts.shape
-    bins = (probability * (thresholds - 1)).long().clamp(0, thresholds - 1)
-    each = torch.arange(classes, device=label.device)
-    place = ((label[:, None] == each) * classes + each) * thresholds + bins
-    counts.view(-1).index_add_(0, place.flatten(), torch.ones_like(place).flatten())
-
-
-def curves(counts: Int64[Tensor, "2 classes thresholds"]) -> Float[Tensor, "6 classes thresholds"]:
-    """At each threshold: true and false positives, true and false negatives, precision, recall."""
-    false, true = counts.flip(2).cumsum(2).flip(2).double()  # at or above the threshold
-    others, own = false[:, :1], true[:, :1]
-    precision, recall = true / (true + false).clamp(min=1), true / own.clamp(min=1)
-    return torch.stack([true, false, others - false, own - true, precision, recall])
+    true_neg, false_pos, false_neg, true_pos = counts.double().flatten(2).unbind(2)
+    precision = true_pos / (true_pos + false_pos).clamp(min=1)
+    recall = true_pos / (true_pos + false_neg).clamp(min=1)
+    values = torch.stack([true_pos, false_pos, true_neg, false_neg, precision, recall])
+    return values.permute(2, 0, 1)

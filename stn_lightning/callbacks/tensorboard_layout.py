@@ -1,13 +1,9 @@
-"""How TensorBoard lays out the curves: by what one asks of a training, runs above each other."""
+"""Lay out TensorBoard's curves by the question that they answer."""
 
-import torch
+import textwrap
+
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from tensorboard.compat.proto.event_pb2 import Event
-
-from stn_lightning.callbacks.graph import trace_graph
-from stn_lightning.tasks import ClassificationTask
 
 LAYOUT = {
     "How good is it?": {
@@ -38,31 +34,16 @@ LAYOUT = {
 
 
 class TensorBoardLayout(Callback):
-    """Writes the layout of TensorBoard's page "Custom scalars" and, of a classification, the
-    network's graph.
+    """Write the layout of TensorBoard's page "Custom scalars", and the network's modules as text.
 
-    The graph is of a training from its start; parameters that are spread over processes cannot be
-    looked through by the first one alone.
+    Example:
+        >>> from lightning import Trainer
+        >>> trainer = Trainer(callbacks=[TensorBoardLayout()], logger=False, accelerator="cpu")
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        boards = [
-            logger
-            for logger in trainer.loggers
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero
-        ]
-        for logger in boards:
-            logger.experiment.add_custom_scalars(LAYOUT)
-        whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-        if (
-            boards
-            and whole
-            and isinstance(pl_module, ClassificationTask)
-            and trainer.ckpt_path is None
-        ):
-            shape = trainer.datamodule.image_shape  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-            graph = trace_graph(
-                pl_module, torch.zeros(1, *shape, device=pl_module.device).to(pl_module.dtype)
-            )
-            for logger in boards:
-                logger.experiment.file_writer.add_event(Event(graph_def=graph.SerializeToString()))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_custom_scalars(LAYOUT)
+                modules = textwrap.indent(str(pl_module), "    ")  # code in Markdown
+                logger.experiment.add_text("network", modules, trainer.global_step)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stn_lightning.callbacks.transformer_health import Reading, TransformerHealth
 from stn_lightning.geometry import measures
+from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import Transformer, WarpRecord, record_warps
 
 
@@ -37,7 +38,9 @@ class TransformerMonitor(Callback):
     ) -> None:
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         if every and (trainer.global_step + 1) % every == 0:
-            self._start(trainer, pl_module)
+            self._watch.close()
+            if trainer.is_global_zero:
+                self.records = self._watch.enter_context(record_warps(pl_module))
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -62,45 +65,28 @@ class TransformerMonitor(Callback):
                     self._examine(trainer, part, reading)
         self.records = []
 
-    def on_validation_batch_start(
+    def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
         self,
         trainer: Trainer,
         pl_module: LightningModule,
+        outputs: StepOutput,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx == dataloader_idx == 0 and not trainer.sanity_checking:
-            self._start(trainer, pl_module)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._watch.close()
-        for name, look in _named(pl_module, self.records):
-            for logger in _boards(trainer):
-                for number, values in enumerate(look.thetas.detach().float().flatten(1).unbind(1)):
-                    logger.experiment.add_histogram(
-                        f"{name}/theta.{number:02d}", values.cpu(), trainer.global_step
-                    )
-        self.records = []
+        if batch_idx or dataloader_idx or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for name, record in _named(pl_module, outputs.records):
+            for number, values in enumerate(record.thetas.float().flatten(1).unbind(1)):
+                for logger in _boards(trainer):
+                    tag = f"{name}/theta.{number:02d}"
+                    logger.experiment.add_histogram(tag, values.cpu(), trainer.global_step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._watch.close()
         self.records = []
-
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._watch.close()
-        if trainer.is_global_zero:
-            self.records = self._watch.enter_context(record_warps(pl_module))
 
     def _write(self, trainer: Trainer, name: str, reading: Reading) -> None:
         values = {

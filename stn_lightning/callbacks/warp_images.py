@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_lightning.batch import Batch
-from stn_lightning.geometry import sampling
-from stn_lightning.transformers import ComposableFamily, WarpOutput, WarpRecord, record_warps
+from stn_lightning.geometry import overlap, sampling
+from stn_lightning.tasks import StepOutput
+from stn_lightning.transformers import ComposableFamily, WarpOutput, WarpRecord
 
 COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
 """Of the outlines of parallel transformers, in turn."""
@@ -30,8 +31,8 @@ class Caption(NamedTuple):
     """What stands below a picture."""
 
     text: str
-    right: bool
-    """whether the network is right; else it is written in red"""
+    correct: bool
+    """whether the prediction is; else the caption is red"""
 
 
 class WarpImages(Callback):
@@ -47,48 +48,43 @@ class WarpImages(Callback):
     """
 
     def __init__(self, num_images: int = 16) -> None:
-        self.pictures = num_images
-        self.image: Tensor | None = None
-        self.label: Tensor | None = None
+        self.num_images = num_images
 
-    def on_validation_batch_end(
+    def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: StepOutput,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx == 0 and trainer.is_global_zero:
-            self.image, self.label = (
-                batch.image[: self.pictures].detach(),
-                batch.label[: self.pictures],
-            )
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.image is None or self.label is None or trainer.sanity_checking:
+        if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        with torch.no_grad(), record_warps(pl_module) as looks:
-            logits = pl_module(self.image.to(pl_module.dtype))
-        warp = compose_records(looks, self.image)
+        n = self.num_images
+        image, label, logits = batch.image[:n], batch.label[:n], outputs.logits
+        warp = compose_records([first(record, n) for record in outputs.records], image)
         if warp is None:
             return
-        image, crop = to_displayable(self.image, warp.image)
+        shown, crop = to_displayable(image, warp.image)
         captions = (
-            prediction_captions(logits, self.label, trainer.datamodule.class_names)  # type: ignore[attr-defined]
-            if self.label.dim() == 2
+            prediction_captions(logits[:n], label, trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            if logits is not None and label.dim() == 2
             else None
         )
-        panel = draw(image, warp._replace(image=crop), captions=captions)
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-            Image.fromarray(panel).save(
-                Path(trainer.default_root_dir) / "panel.png"
-            )  # trainer.log_dir waits for the other processes
+        panel = draw(shown, warp._replace(image=crop), captions=captions)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
+            # not trainer.log_dir, which waits for the other processes
+            Image.fromarray(panel).save(Path(trainer.default_root_dir) / "panel.png")
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_image(
                 "where it looks", panel, trainer.global_step, dataformats="HWC"
             )
+
+
+def first(record: WarpRecord, n: int) -> WarpRecord:
+    """Return a record of the first `n` images of its batch."""
+    return record._replace(warp=WarpOutput(*(values[:n] for values in record.warp)))
 
 
 def draw(
@@ -129,7 +125,7 @@ def draw(
             ImageDraw.Draw(panel).text(
                 (x, y + side + 1),
                 captions[i].text,
-                fill="black" if captions[i].right else COLOURS[0],
+                fill="black" if captions[i].correct else COLOURS[0],
             )
     return np.asarray(panel)
 
@@ -170,19 +166,23 @@ def to_displayable(
 
 
 def prediction_captions(
-    logits: Float[Tensor, "batch digits classes"],
-    label: Int64[Tensor, "batch digits"],
-    classes: Sequence[str],
+    logits: Float[Tensor, "batch *digits classes"],
+    label: Int64[Tensor, "batch *digits"],
+    class_names: Sequence[str],
 ) -> list[Caption]:
-    """What is read of each number, and what it is where that is something else."""
-    pairs = zip(logits.argmax(-1).tolist(), label.tolist(), strict=True)
-    texts = [
-        ("".join(classes[i] for i in read), "".join(classes[i] for i in true), read == true)
-        for read, true in pairs
-    ]
+    """Describe each prediction, with the label where the two differ.
+
+    A sequence's classes are joined; its last class, "no digit here", has an empty name.
+    """
+
+    def name(classes: int | list[int]) -> str:
+        return "".join(class_names[i] for i in ([classes] if isinstance(classes, int) else classes))
+
     return [
-        Caption(read if right else f"{read or 'nothing'}, is {true}", right)
-        for read, true, right in texts
+        Caption(name(predicted), True)
+        if predicted == true
+        else Caption(f"{name(predicted) or 'nothing'}, is {name(true)}", False)
+        for predicted, true in zip(logits.argmax(-1).tolist(), label.tolist(), strict=True)
     ]
 
 
@@ -197,11 +197,12 @@ def _from_the_front(
 
 
 def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[float, float]]:
-    """The rim of a grid as a closed line, in pixels of a picture of `side`, held within a picture's
-    width around it.
+    """Return a grid's outline as a closed line in pixels of an image of `side`.
+
+    It is held within an image's width around the image, so that it can be drawn.
     """
-    rim = torch.cat([grid[0], grid[:, -1], grid[-1].flip(0), grid[:, 0].flip(0)])
-    pixels = ((rim.clamp(-3, 3) + 1) * side - 1) / 2
+    corners = overlap.outline(grid[None])[0]
+    pixels = ((corners.clamp(-3, 3) + 1) * side - 1) / 2
     return [(float(x), float(y)) for x, y in torch.cat([pixels, pixels[:1]])]
 
 

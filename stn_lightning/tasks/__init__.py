@@ -5,6 +5,7 @@ from stn_lightning.tasks.colocalisation import ColocalisationTask
 from stn_lightning.tasks.digit_sequence import DigitSequenceTask
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import ConstantLR, CosineDecay, Schedule, StepDecay
+from stn_lightning.tasks.step_output import StepOutput
 
 __all__ = [
     "ClassificationTask",
@@ -17,4 +18,5 @@ __all__ = [
     "Samples",
     "Schedule",
     "StepDecay",
+    "StepOutput",
 ]

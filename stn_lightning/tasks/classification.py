@@ -19,6 +19,7 @@ from stn_lightning.geometry.measures import out_of_bounds_penalty
 from stn_lightning.geometry.overlap import overlap_penalty
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import ConstantLR, Schedule
+from stn_lightning.tasks.step_output import StepOutput
 from stn_lightning.transformers import Transformer, WarpRecord, record_warps
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
@@ -145,7 +146,8 @@ class ClassificationTask(LightningModule):
             record_warps(self) if penalised else nullcontext([])
         )
         with watched as looks:
-            logits, loss = self._step(batch)
+            logits = self(batch.image.to(self.dtype))
+        loss = self.loss(logits, batch.label)
         if self.is_logged:
             error = self.misclassified(logits.detach(), batch.label).float().mean() * 100
             self.log_dict(
@@ -166,11 +168,11 @@ class ClassificationTask(LightningModule):
             )
         return loss * batch.share
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch)[0]  # for callbacks
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # Lightning hands on anything
+        return self.evaluation_step(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # likewise
+        return self.evaluation_step(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         probabilities: Tensor = self(batch.image.to(self.dtype)).float().softmax(-1)
@@ -183,13 +185,14 @@ class ClassificationTask(LightningModule):
         probabilities, best = logits.float().softmax(-1).max(-1)
         return [(classes[i], p) for i, p in zip(best.tolist(), probabilities.tolist(), strict=True)]
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits: Tensor = self(batch.image.to(self.dtype))
-        if batch.split != "train":
-            metrics: Any = self.metrics[f"{batch.split}_metrics"]
-            metrics.update(logits, batch.label)
-            self.log_metrics(batch)
-        return logits, self.loss(logits, batch.label)
+    def evaluation_step(self, batch: Batch) -> StepOutput:
+        """Compute logits, add them to the metrics of their split, and log those."""
+        with record_warps(self) as records:
+            logits = self(batch.image.to(self.dtype))
+        metrics: Any = self.metrics[f"{batch.split}_metrics"]
+        metrics.update(logits, batch.label)
+        self.log_metrics(batch)
+        return StepOutput(logits, records)
 
     def log_metrics(self, batch: Batch) -> None:
         """Have Lightning compute and reset them at the split's end."""

@@ -28,7 +28,8 @@ from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.tasks.classification import ClassificationTask, OptimizerCallable
 from stn_lightning.tasks.metrics import SampleMean, Samples
 from stn_lightning.tasks.schedules import Schedule
-from stn_lightning.transformers import Transformer
+from stn_lightning.tasks.step_output import StepOutput
+from stn_lightning.transformers import Transformer, record_warps
 
 
 class ColocalisationTask(ClassificationTask):
@@ -90,18 +91,16 @@ class ColocalisationTask(ClassificationTask):
             self.log("train/loss", loss.detach(), batch_size=len(batch.label), prog_bar=True)
         return loss * batch.share
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of an evaluation: patches are drawn anew, but the same in every evaluation."""
-        losses = self._losses(batch, 1.0, torch.Generator().manual_seed(0))
+    def evaluation_step(self, batch: Batch) -> StepOutput:
+        """Measure the crops; their random patches are the same in every evaluation."""
+        with record_warps(self) as records:
+            losses = self._losses(batch, 1.0, torch.Generator().manual_seed(0))
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
-        assert self.transformer is not None
-        metrics["found"].update(
-            _frame(self.transformer.warp(batch.image.to(self.dtype)).grid), batch.box
-        )
+        metrics["found"].update(_frame(records[-1].grids[:, 0]), batch.box)
         metrics["loss"].update(losses)
         metrics["samples"].update(losses[:, None], batch.label)
         self.log_metrics(batch)
-        return losses, losses.mean()
+        return StepOutput(None, records)
 
     def _losses(
         self, batch: Batch, weight: float, generator: torch.Generator | None = None

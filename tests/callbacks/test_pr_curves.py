@@ -1,6 +1,4 @@
-"""Precision and recall: the numbers, the whole split on several processes, and what TensorBoard is
-given.
-"""
+"""Precision and recall: values, several processes, and what TensorBoard gets."""
 
 import functools
 from pathlib import Path
@@ -15,10 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from torch import Tensor
 from torch.utils.tensorboard.summary import compute_curve
+from torchmetrics.classification import MulticlassPrecisionRecallCurve
 
 from stn_lightning.backbones import FCN
 from stn_lightning.callbacks import PRCurves
-from stn_lightning.callbacks.pr_curves import THRESHOLDS, count, curves
+from stn_lightning.callbacks.pr_curves import THRESHOLDS, curves
 from stn_lightning.tasks import ClassificationTask
 from tests.reliability.processes import log, run
 from tests.reliability.training import SIZES, Data, train
@@ -35,23 +34,16 @@ STILL: dict[str, Any] = {
 }
 
 
-def test_curves_of_counts_are_those_of_the_probabilities_themselves() -> None:
+def test_curves_are_those_that_tensorboard_computes_from_probabilities() -> None:
     probability, label = torch.randn(500, 4).softmax(1), torch.randint(4, (500,))
-    counts = torch.zeros(2, 4, THRESHOLDS, dtype=torch.long)
-    for part in range(0, 500, 64):
-        count(counts, probability[part : part + 64], label[part : part + 64])
-    assert counts.sum() == 500 * 4
-    for own, curve in enumerate(curves(counts).unbind(1)):
+    metric = MulticlassPrecisionRecallCurve(4, thresholds=THRESHOLDS)
+    for part in torch.arange(500).split(64):
+        metric.update(probability[part], label[part])
+    for own, curve in enumerate(curves(metric.confmat)):
         np.testing.assert_allclose(
             curve.numpy(),
             compute_curve((label == own).numpy(), probability[:, own].numpy(), THRESHOLDS),
         )
-
-
-def test_a_probability_that_is_not_a_number_spoils_no_other_class() -> None:
-    counts = torch.zeros(2, 3, THRESHOLDS, dtype=torch.long)
-    count(counts, torch.tensor([[1.0, 0.0, torch.nan]]), torch.tensor([0]))
-    assert counts.nonzero().tolist() == [[0, 1, 0], [0, 2, 0], [1, 0, THRESHOLDS - 1]]
 
 
 class Kept(PRCurves):
@@ -66,13 +58,13 @@ class Kept(PRCurves):
 
 
 @pytest.mark.slow
-def test_two_processes_count_every_picture_once_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_count_every_image_once_as_one_does(tmp_path: Path) -> None:
     train(tmp_path / "one", Kept(tmp_path / "one.pt"), **STILL)
     assert run(tmp_path / "two", Kept(tmp_path / "two.pt"), ranks=2, **STILL) == [0, 0], log(
         tmp_path / "two"
     )
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
-    assert one[1].sum() == SIZES["val"]
+    assert one[0, :, 1].sum() == SIZES["val"]
     assert torch.equal(one, two)
 
 
@@ -102,5 +94,5 @@ def test_tensorboard_gets_a_curve_of_each_class_once_of_the_last_validation(tmp_
         assert event.step == 22
         assert curve.shape == (6, THRESHOLDS)
         assert curve[0, 0] + curve[1, 0] == SIZES["val"], (
-            "at a threshold of 0 every picture is taken for it"
+            "at a threshold of 0 every image is predicted as it"
         )

@@ -52,6 +52,13 @@ def test_hyper_parameters_are_asked_of_every_run(small_run: Path) -> None:
     assert events.Scalars("final/test/error")[0].step == 0
 
 
+def test_the_networks_modules_are_written_as_text(small_run: Path) -> None:
+    events = EventAccumulator(str(small_run))
+    events.Reload()
+    (text,) = events.Tensors("network/text_summary")
+    assert b"(sampler): Bilinear()" in text.tensor_proto.string_val[0]
+
+
 @pytest.fixture
 def address(small_run: Path, tmp_path: Path) -> Iterator[str]:
     """Of a TensorBoard over a run with a transformer and one without."""
@@ -128,7 +135,7 @@ def test_tensorboard_shows_a_run_with_a_transformer_beside_one_without(
             "histograms": ["transformer/theta.00"],
             "hparams": ["Hyperparameters", "Metrics", "SpatialTransformer"],
             "pr_curves": ["precision_recall/0", "precision_recall/9"],
-            "graphs": ["transformer", "backbone"],
+            "text": ["ClassificationTask", "SpatialTransformer"],
         }.items():
             page.open(f"{address}?darkMode=false#{name}", 1400, 900)
             for word in words:

@@ -1,6 +1,9 @@
+"""Throughput: what counts as training, on several processes and after a restart."""
+
 import time
 from unittest.mock import create_autospec
 
+import pytest
 import torch
 from lightning import LightningModule, Trainer
 
@@ -11,52 +14,62 @@ TRAINER = create_autospec(Trainer, instance=True, world_size=1)
 MODULE = create_autospec(LightningModule, instance=True)
 
 
-def batch(pictures: int, share: float = 1.0) -> Batch:
-    return Batch(
-        torch.zeros(pictures, 1, 2, 2),
-        torch.zeros(pictures).long(),
-        torch.arange(pictures),
-        0,
-        share,
-        "train",
-    )
+class Clock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def step(throughput: ThroughputLogger, seconds: float, ranks: int = 1, share: float = 1.0) -> None:
-    throughput.on_train_batch_start(TRAINER, MODULE, batch(10, share), 0)
-    time.sleep(seconds)
-    throughput.on_train_batch_end(
-        create_autospec(Trainer, instance=True, world_size=ranks), MODULE, None, batch(10, share), 0
-    )
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
 
 
-def test_pictures_of_all_processes_count() -> None:
+def batch(share: float) -> Batch:
+    """Ten images."""
+    image, label = torch.zeros(10, 1, 2, 2), torch.zeros(10).long()
+    return Batch(image, label, torch.arange(10), 0, share, "train")
+
+
+def step(
+    throughput: ThroughputLogger, clock: Clock, seconds: float, ranks: int = 1, share: float = 1.0
+) -> None:
+    throughput.on_train_batch_start(TRAINER, MODULE, batch(share), 0)
+    clock.now += seconds
+    trainer = create_autospec(Trainer, instance=True, world_size=ranks)
+    throughput.on_train_batch_end(trainer, MODULE, None, batch(share), 0)
+
+
+def test_images_of_all_processes_count(clock: Clock) -> None:
     throughput = ThroughputLogger()
-    step(throughput, 0, ranks=2, share=20 / 19)  # 10 of the 19 pictures of a global batch
+    step(throughput, clock, 0, ranks=2, share=20 / 19)  # 10 of the 19 images of a global batch
     assert throughput.samples == 19
 
 
-def test_validation_does_not_count_as_training() -> None:
+def test_validation_does_not_count_as_training(clock: Clock) -> None:
     throughput = ThroughputLogger()
     throughput.on_train_epoch_start(TRAINER, MODULE)
-    step(throughput, 0.02)
-    throughput.on_validation_start(TRAINER, MODULE)
-    time.sleep(0.3)
-    step(throughput, 0.02)
-    throughput.on_validation_start(TRAINER, MODULE)
-    assert 0.04 <= throughput.seconds < 0.25
+    for _ in range(2):
+        step(throughput, clock, 2)
+        throughput.on_validation_start(TRAINER, MODULE)
+        clock.now += 30
+    assert throughput.seconds == 4
+    assert throughput.images_per_second == 5
 
 
-def test_totals_go_on_after_a_restart() -> None:
+def test_totals_go_on_after_a_restart(clock: Clock) -> None:
     throughput, restarted = ThroughputLogger(), ThroughputLogger()
-    step(throughput, 0.01)
-    state = throughput.state_dict()
-    restarted.load_state_dict(state)
-    step(restarted, 0)
-    assert restarted.samples == 20
-    assert restarted.seconds >= state["seconds"] >= 0.01
-    assert restarted.images_per_second == restarted.samples / restarted.seconds
+    step(throughput, clock, 2)
+    restarted.load_state_dict(throughput.state_dict())
+    step(restarted, clock, 3)
+    assert restarted.state_dict() == {"samples": 20, "seconds": 5}
 
 
-def test_before_the_first_picture_the_rate_is_zero() -> None:
+def test_before_the_first_image_the_rate_is_zero() -> None:
     assert ThroughputLogger().images_per_second == 0

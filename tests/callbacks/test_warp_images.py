@@ -111,7 +111,7 @@ def test_the_outline_of_transformers_in_a_row_is_that_of_warping_by_one_after_th
     assert compose_records([], image) is None
 
 
-def test_a_number_stands_below_its_picture_in_red_where_it_is_misread() -> None:
+def test_a_number_stands_below_its_picture_in_red_where_it_is_misclassified() -> None:
     logits = functional.one_hot(
         torch.tensor([[2, 1, 10, 10, 10], [7, 10, 10, 10, 10], [10] * 5]), 11
     ).float()
