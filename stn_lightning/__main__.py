@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stn_lightning.runtime import provenance, signals
+from stn_lightning.runtime.exit_codes import FAILED, FINISHED, USAGE
 
 COMMANDS = {
     "fit": (
@@ -32,7 +33,7 @@ COMMANDS = {
     "status": ("launch.status:status", "show how far runs are"),
 }
 """Every command: the function that runs it, below this package, and a line of help."""
-USAGE = """\
+HELP = """\
 usage: {stn} COMMAND [--config FILE ...] [OPTIONS]
 
 {commands}
@@ -58,16 +59,16 @@ def main() -> int:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         lines = "\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items())
-        print(USAGE.format(stn=provenance.program_name(), commands=lines))
-        return 0
+        print(HELP.format(stn=provenance.program_name(), commands=lines))
+        return FINISHED
     if arguments[0] in ("-V", "--version"):
         print(about())
-        return 0
+        return FINISHED
     if arguments[0] not in COMMANDS:
         close = difflib.get_close_matches(arguments[0], COMMANDS, 1)
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
-        return 2
+        return USAGE
     if arguments[0] in ("fit", "validate", "test", "tune"):
         signals.start_listening()  # before seconds of imports, in which a signal would kill
     module, _, function = COMMANDS[arguments[0]][0].partition(":")
@@ -89,7 +90,7 @@ def _read_by_someone(command: Callable[[list[str]], int], arguments: list[str]) 
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # Python flushes once more on its way out
         print("stn: stopped, as nothing reads its output any more", file=sys.stderr)
-        return 1
+        return FAILED
     return code
 
 

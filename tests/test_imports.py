@@ -38,7 +38,7 @@ TABLE: dict[str, set[str] | None] = {
     "synthetic": {"torch", "lightning", "geometry", "datasets", "datamodules"}
     | {"distortions", "batch"},
     # the runtime
-    "runtime": {"torch", "numpy", "lightning", "batch"},
+    "runtime": {"torch", "numpy", "lightning", "filelock"},
     # running and using
     "runs": {"torch", "lightning", "yaml", "jsonargparse", "tasks", "batch", "transformers"}
     | {"datamodules", "runtime"},

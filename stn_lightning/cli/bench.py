@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from stn_lightning.runs.options import Options
+from stn_lightning.runtime.exit_codes import USAGE
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 BENCHMARKS = {
@@ -59,7 +60,7 @@ def bench(arguments: list[str]) -> int:
             "stn bench: the benchmarks are in the repository, not in the installed package; clone it and run make bench",
             file=sys.stderr,
         )
-        return 2
+        return USAGE
     passed = [f"--{option}" for option in ("quick", "processor") if getattr(chosen, option)]
     failed = [name for name in chosen.names or BENCHMARKS if not _run(name, passed, chosen.out)]
     if failed:

@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -40,17 +40,19 @@ from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime.batch_norm import AverageBatchNorm
 from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, newest_loadable
 from stn_lightning.runtime.checkpointing import AtomicCheckpoint
-from stn_lightning.runtime.distributed import DDP, LOST, destroy_process_groups, lost_process_reason
+from stn_lightning.runtime.distributed import DDP, destroy_process_groups, lost_process_reason
 from stn_lightning.runtime.exact_resume import ExactResume
+from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, PROCESS_LOST, USAGE
 from stn_lightning.runtime.guards import NonFiniteError, NonFiniteGuard
+from stn_lightning.runtime.lightning_internals import DeferredCLI
 from stn_lightning.runtime.memory import keep_freed_memory
-from stn_lightning.runtime.preemption import EXIT_CODE, Preempted, Preemption
+from stn_lightning.runtime.preemption import Preempted, Preemption
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 NOT_THE_EXPERIMENT = ("config", "name", "resume", "prepare", "ckpt_path", "weights_only", "verbose")
 
 
-class CommandLine(LightningCLI):
+class CommandLine(DeferredCLI):
     """Parses and builds; `execute` runs the command in its run folder."""
 
     def __init__(self, arguments: list[str]) -> None:
@@ -79,7 +81,7 @@ class CommandLine(LightningCLI):
         """Without `predict`, which is a command of its own."""
         return {
             name: skipped
-            for name, skipped in LightningCLI.subcommands().items()
+            for name, skipped in DeferredCLI.subcommands().items()
             if name != "predict"
         }
 
@@ -91,7 +93,7 @@ class CommandLine(LightningCLI):
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as problem:
             raise ValueError(
-                one_line(problem.message, self._subcommand_parsers[args[0]])
+                one_line(problem.message, self.subcommand_parser(args[0]))
             ) from problem
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -113,19 +115,11 @@ class CommandLine(LightningCLI):
         )
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
-    def _parse_ckpt_path(self) -> None:
-        """Not Lightning's way: a checkpoint never overrides the configuration."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing yet: `execute` does it, so that a mistake in the configuration can be told from a
-        failure.
-        """
-
     def before_instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
         configs = _configs(self.arguments)
         self.run_folder = RunFolder(self.options.name or default_name(configs))
-        parser = self._parser(self.subcommand)
+        parser = self.subcommand_parser(str(self.subcommand))
         dump = yaml.safe_load(parser.dump(self.options, skip_link_targets=False))
         self.experiment = {
             key: value for key, value in dump.items() if key not in NOT_THE_EXPERIMENT
@@ -139,7 +133,7 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = self.run_folder
-        chosen = self._get(self.config_init, "trainer")
+        chosen = self.built("trainer")
         if chosen["logger"] is None:
             kwargs["logger"] = TensorBoardLogger(
                 folder.path.parent, folder.name, version="", default_hp_metric=False
@@ -286,16 +280,16 @@ def run(
     except Preempted as stopped:
         _say(str(stopped))
         destroy_process_groups()
-        return EXIT_CODE
+        return PREEMPTED
     except SystemExit as leaving:  # --help
         return int(leaving.code or 0)
     except NonFiniteError as problem:
         _say(f"{called}: {problem}", sys.stderr)
-        return 1
+        return FAILED
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as problem:
         if command is not None and command.training:
             traceback.print_exc()
-            return 1
+            return FAILED
         if os.environ.get("STN_TRACEBACK"):
             traceback.print_exc()
         if command is None:  # what the arguments have wrong is the same for all processes
@@ -307,7 +301,7 @@ def run(
                 file=sys.stderr,
                 flush=True,
             )
-        return 2
+        return USAGE
     except RuntimeError as problem:
         if (said := lost_process_reason(problem)) is None:
             raise
@@ -316,8 +310,8 @@ def run(
             file=sys.stderr,
             flush=True,
         )
-        os._exit(LOST)  # whatever is tidied up now may wait for the other
-    return 0
+        os._exit(PROCESS_LOST)  # whatever is tidied up now may wait for the other
+    return FINISHED
 
 
 def fit(arguments: list[str]) -> int:

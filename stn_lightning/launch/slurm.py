@@ -1,7 +1,7 @@
 """Job scripts for SLURM that one can read, and their submission.
 
 A script asks for what the training needs and nothing clever: `srun` starts the processes, a signal
-before the time limit has them save, and a job whose training was stopped with exit code 75 is put
+before the time limit has them save, and a job whose training was stopped after saving is put
 back into the queue, where it goes on with its own run. Lightning's requeueing, which saves inside a
 signal handler, is left out.
 """
@@ -22,6 +22,7 @@ from stn_lightning.runs.config_errors import check_yaml
 from stn_lightning.runs.folder import nest_options
 from stn_lightning.runs.options import Options
 from stn_lightning.runs.shipped_configs import resolve_config
+from stn_lightning.runtime.exit_codes import PREEMPTED, PROCESS_LOST
 from stn_lightning.runtime.provenance import program_name
 
 SITE = Path("slurm.yaml")
@@ -46,7 +47,7 @@ SCRIPT = """\
 {directives}
 {before}{run}
 code=$?
-if [ $code -eq 75 ]; then  # stopped and saved: back into the queue, and on from there
+if [ $code -eq {preempted} ]; then  # stopped and saved: back into the queue, and on from there
     scontrol requeue {job}
 {lost}fi
 exit $code
@@ -56,11 +57,11 @@ SENT = "# sent as job "
 SRUN = "srun --kill-on-bad-exit=0 --wait=60"
 """When a process ends the others have a minute: those that are stopped together do not end in the
 same instant, and a killed one
-would hide the 75 of the others."""
-LOST = """\
+would hide the exit code of the others."""
+LOST = f"""\
 elif [ $code -ne 0 ] && ! srun --overlap --ntasks-per-node=1 true; then  # a node does not answer, which SLURM finds out
     sleep 1200  # in five minutes or so, and puts the job back
-elif [ $code -eq 69 ] || [[ $code =~ ^(134|137)$ && ${SLURM_RESTART_COUNT:-0} -lt 3 ]]; then
+elif [ $code -eq {PROCESS_LOST} ] || [[ $code =~ ^(134|137)$ && ${{SLURM_RESTART_COUNT:-0}} -lt 3 ]]; then
     scontrol requeue $SLURM_JOB_ID  # one has lost another, or was killed: with a node that is back before SLURM has missed it
 """
 
@@ -203,6 +204,7 @@ def job_script(
         ),
         before="".join(f"{line}\n" for line in before),
         run=run,
+        preempted=PREEMPTED,
         # an array's number is also that of one of its elements, and would put back all
         job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
         if "array" in directives

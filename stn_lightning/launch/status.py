@@ -14,6 +14,7 @@ from stn_lightning.launch.slurm import SENT
 from stn_lightning.runs.folder import RUNS
 from stn_lightning.runs.options import Options
 from stn_lightning.runtime.atomic_files import MACHINE, is_running
+from stn_lightning.runtime.exit_codes import FINISHED
 
 SILENT = 10
 """Epochs' time without a sign of life after which a run counts as lost."""
@@ -74,7 +75,7 @@ def status(arguments: list[str]) -> int:
     )
     if any(entry.state in ("stopped", "failed", "lost") for entry in lines):
         print("the command that began a run goes on with it")
-    return 0
+    return FINISHED
 
 
 def line(name: str, state: dict[str, Any]) -> Line:

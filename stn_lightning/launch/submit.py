@@ -13,6 +13,7 @@ from stn_lightning.launch.slurm import (
 )
 from stn_lightning.runs.folder import RUNS, default_name
 from stn_lightning.runs.options import Options
+from stn_lightning.runtime.exit_codes import FINISHED, USAGE
 from stn_lightning.runtime.provenance import program_name
 
 
@@ -55,15 +56,15 @@ def submit(arguments: list[str]) -> int:
         )
         if chosen.dry_run:
             print(text, end="")
-            return 0
+            return FINISHED
         job = submit_script(file, text)
     except (ValueError, OSError) as problem:
         print(f"stn submit: {problem}", file=sys.stderr)
-        return 2
+        return USAGE
     print(
         f"job {job}: squeue -j {job}; tail -F {RUNS / name}/slurm-{job}.out; {program_name()} status {name}; scancel {job}"
     )
-    return 0
+    return FINISHED
 
 
 def _options() -> Options:

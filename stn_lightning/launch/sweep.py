@@ -13,15 +13,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from stn_lightning.launch.jobs import Ended, Job, run_jobs
-from stn_lightning.launch.table import STOPPED
 from stn_lightning.runs.config_errors import check_yaml
 from stn_lightning.runs.folder import RUNS, default_name
 from stn_lightning.runs.options import Options
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
-
-WRONG = 2
-"""The exit code of a run whose command or files are wrong, as those of every other would be."""
+from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
 
 
 class Sweep(NamedTuple):
@@ -71,13 +68,13 @@ def sweep(arguments: list[str]) -> int:
         _run(this, chosen.trials, chosen.jobs)
     except (ValueError, OSError) as problem:
         print(f"stn sweep: {problem}", file=sys.stderr)
-        return 2
+        return USAGE
     finished = [trial for trial in this.study.trials if trial.value is not None]
     if finished:
         best = this.study.best_trial
         print(f"best of {len(finished)}: {best.value:.4g}, {RUNS / this.run_name(best)}")
         print(" ".join(as_options(best.params)))
-    return STOPPED if signals.caught_signal() else 0 if finished else 1
+    return PREEMPTED if signals.caught_signal() else FINISHED if finished else FAILED
 
 
 def _options() -> Options:
@@ -224,7 +221,7 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
         f"{option.rpartition('.')[2]} {json.dumps(value)}" for option, value in trial.params.items()
     )
     head = f"{this.run_name(trial)}: {values}:"
-    if ended.exit_code == 0:
+    if ended.exit_code == FINISHED:
         results = json.loads((RUNS / this.run_name(trial) / "results.json").read_text())
         this.study.tell(trial.number, results["best_validation"])
         print(
@@ -232,11 +229,11 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
             flush=True,
         )
         return
-    if ended.exit_code == STOPPED:
+    if ended.exit_code == PREEMPTED:
         print(f"{head} stopped; the same command goes on with it", flush=True)
         return
     last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]
     this.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    if ended.exit_code == WRONG:
+    if ended.exit_code == USAGE:
         raise ValueError(f"{ended.job.log}: {last}")
     print(f"{head} ended with exit code {ended.exit_code}: {last}", file=sys.stderr, flush=True)

@@ -24,10 +24,8 @@ from stn_lightning.runs.folder import RunFolder, default_name, matches
 from stn_lightning.runs.options import Options
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
+from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
 from stn_lightning.runtime.provenance import program_name
-
-STOPPED = 75
-"""The exit code where the same command goes on later."""
 
 
 class Cell(NamedTuple):
@@ -96,7 +94,7 @@ def table(arguments: list[str]) -> int:
         )
     except (ValueError, OSError) as problem:
         print(f"stn table: {problem}", file=sys.stderr)
-        return 2
+        return USAGE
     missing = [cell for cell in cells if cell.record(records) is None]
     if chosen.slurm:
         return _submit(missing, chosen, file)
@@ -107,7 +105,7 @@ def table(arguments: list[str]) -> int:
                 for cell in missing
             )
         )
-        return 0
+        return FINISHED
     signals.start_listening()
     failed = 0 if chosen.show else _run(missing, chosen.jobs or 1, wanted.metric)
     results = [
@@ -124,7 +122,7 @@ def table(arguments: list[str]) -> int:
     file.with_suffix(".md").write_text(text)
     draw_table(wanted, results, file.with_suffix(".png"))
     print(f"{text}\nwritten to {file}.md, .png and .jsonl")
-    return STOPPED if signals.caught_signal() else 1 if failed else 0
+    return PREEMPTED if signals.caught_signal() else FAILED if failed else FINISHED
 
 
 def _options() -> Options:
@@ -218,14 +216,14 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
     for ended in run_jobs(jobs, at_once):
         cell = missing[jobs.index(ended.job)]
         head = f"{cell.row}, {cell.column}, seed {cell.seed}:"
-        if ended.exit_code == 0 and (record := cell.record({})):
+        if ended.exit_code == FINISHED and (record := cell.record({})):
             seconds.append(ended.seconds)
             left = statistics.mean(seconds) * (len(jobs) - len(seconds) - failed) / at_once
             print(
                 f"{head} {record['metrics'][metric]:.2f} after {ended.seconds:.0f} s; {len(seconds)} of {len(jobs)}, {_time(left)} left",
                 flush=True,
             )
-        elif ended.exit_code == STOPPED:
+        elif ended.exit_code == PREEMPTED:
             print(f"{head} stopped; the same command goes on with it", flush=True)
         else:
             failed += 1
@@ -242,7 +240,7 @@ def _submit(missing: list[Cell], chosen: Namespace, file: Path) -> int:
     """Cells as a job array, whose script has a line for each; the exit code."""
     if not missing:
         print(f"0 runs to do; {program_name()} table {chosen.table} --show prints the table")
-        return 0
+        return FINISHED
     script_path = Path.cwd() / file.with_suffix(".sh")
     try:
         site = read_site_config(chosen.site)
@@ -267,14 +265,14 @@ def _submit(missing: list[Cell], chosen: Namespace, file: Path) -> int:
         )
         if chosen.dry_run:
             print(text, end="")
-            return 0
+            return FINISHED
         job = submit_script(script_path, text)
     except (ValueError, OSError) as problem:
         print(f"stn table: {problem}", file=sys.stderr)
-        return 2
+        return USAGE
     then = f"{program_name()} status; then {program_name()} table {chosen.table} --show, its other options as now"
     print(f"job {job}, {len(missing)} runs: squeue -r -j {job}; {then}")
-    return 0
+    return FINISHED
 
 
 def _time(seconds: float) -> str:

@@ -1,22 +1,27 @@
 """Files that are whole or not there at all, whatever happens to the process that writes them.
 
-Standard library only, so that any room may use it.
+Nothing but the standard library is imported before a lock is taken.
 """
 
 import contextlib
-import fcntl
+import errno
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 MACHINE = os.uname().nodename.replace(".", "-")
 FORGOTTEN = 3600.0
 """Seconds after which a temporary file of another machine counts as left behind; no file of ours
 takes that long to write.
 """
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of a file system without locks."""
 
 
 @contextlib.contextmanager
@@ -40,36 +45,35 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Keep other processes that make `path` out until this one has: they wait.
+    """Keep other processes that make `path` waiting until this one is done.
 
-    The lock goes with its owner, however that ends. It holds among the processes of a machine, and
+    The lock ends with its owner, however that ends. It holds among the processes of a machine, and
     among machines on a file system that passes locks on (NFS does, unless it is mounted with
     `nolock`). Where it does not hold, processes do the same work at the same time, each in a
     temporary file of its own, and nothing else happens.
     """
-    lock = path.with_name(f".{path.name}.lock")
-    while True:
-        with lock.open("wb") as file:
-            with contextlib.suppress(OSError):  # this file system has no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _stands(file, lock):
-                # whoever had it has removed it, and perhaps another is waiting for a new one
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _stands(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file is the one that stands at `path`, which others may remove and make anew
-    at any moment.
-    """
+    lock = _acquired(path, timeout=-1.0)
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        if lock is not None:
+            Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits notices, and makes it anew
+            lock.release()
+
+
+def _acquired(path: Path, timeout: float) -> "FileLock | None":
+    """Return the lock of `path`; None where the file system has no locks."""
+    from filelock import FileLock
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as problem:
+        if problem.errno not in NO_LOCKS:
+            raise
+        Path(lock.lock_file).unlink(missing_ok=True)
+        return None
+    return lock
 
 
 def temporary_path(path: Path) -> Path:

@@ -35,6 +35,7 @@ from stn_lightning.runtime.checkpoint_io import (
 )
 from stn_lightning.runtime.distributed import all_reduce_max, fail_together, on_rank_zero
 from stn_lightning.runtime.exact_resume import what_follows
+from stn_lightning.runtime.lightning_internals import may_stop_early, validation_follows
 
 BEST = "best.ckpt"
 
@@ -230,12 +231,8 @@ def _trial(trainer: Trainer) -> bool:
 
 def last_chance(trainer: Trainer) -> bool:
     """Whether a validation or the end of the training comes before the next batch."""
-    loop = trainer.fit_loop
-    assert loop._data_fetcher is not None
-    stopping = trainer.global_step == trainer.max_steps or (
-        trainer.should_stop and loop._can_stop_early
-    )
-    return stopping or loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    stopping = trainer.should_stop and may_stop_early(trainer)
+    return trainer.global_step == trainer.max_steps or stopping or validation_follows(trainer)
 
 
 def _second_name(file: Path, name: Path) -> None:

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
 
 from stn_lightning.runtime.atomic_files import MACHINE
+from stn_lightning.runtime.lightning_internals import (
+    ddp_options,
+    ddp_timeout,
+    spare_this_process,
+)
 
 MINUTES = 5.0
 """Until a collective that not all processes join is an error; PyTorch waits 30 minutes (10 with
 NCCL).
-"""
-LOST = 69
-"""The exit code where another process, or the way to it, is gone: EX_UNAVAILABLE of BSD's
-sysexits.h.
 """
 _patience = timedelta(minutes=MINUTES)
 """Of votes, which have a group of their own where there are GPUs: that of the strategy."""
@@ -47,7 +47,7 @@ class DDP(DDPStrategy):
         super().__init__(timeout=timedelta(minutes=minutes), **options)
 
     def setup(self, trainer: Trainer) -> None:
-        if self._ddp_kwargs.get("static_graph") and trainer.accumulate_grad_batches > 1:
+        if ddp_options(self).get("static_graph") and trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"static_graph true does not go with accumulate_grad_batches {trainer.accumulate_grad_batches}; leave one of them out"
             )
@@ -58,7 +58,7 @@ class DDP(DDPStrategy):
         start as in one process.
         """
         global _patience
-        _patience = self._timeout or _patience
+        _patience = ddp_timeout(self) or _patience
         with torch.random.fork_rng(devices=[]):
             super().setup_environment()
 
@@ -108,9 +108,7 @@ def leave_together(trainer: Trainer) -> None:
     Lightning's launcher kills the first process by SIGKILL, while it is still writing its logs,
     when it sees another leave with an exit code that is not 0.
     """
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _SubprocessScriptLauncher):
-        launcher.procs.clear()
+    spare_this_process(trainer)
     trainer.strategy.barrier()
 
 

@@ -18,6 +18,14 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from stn_lightning.runtime.distributed import gather_to_rank_zero
+from stn_lightning.runtime.lightning_internals import (
+    end_restart,
+    epoch_is_complete,
+    is_accumulating,
+    restore_metrics,
+    validates_by_clock,
+    validation_follows,
+)
 
 KEY = "exact_state"
 NOTHING = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
@@ -46,7 +54,7 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         epoch_ended = mend_progress(trainer, checkpoint["loops"]["fit_loop"])
-        accumulating = trainer.fit_loop.epoch_loop._should_accumulate()
+        accumulating = is_accumulating(trainer)
         gradients = {
             name: p.grad.cpu()
             for name, p in pl_module.named_parameters()
@@ -81,16 +89,14 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first step, after everything that draws random numbers in setting up."""
         loop = trainer.fit_loop
-        loop._restarting = (
-            False  # else Lightning ends this epoch without telling a ReduceLROnPlateau
-        )
+        end_restart(trainer)  # else Lightning ends this epoch without telling a ReduceLROnPlateau
         if loop.epoch_progress.current.ready == loop.epoch_progress.current.completed:
             # with max_steps it takes the end of an epoch for the middle, and counts one without
             # batches
             loop.epoch_loop.restarting = False
         if self.saved is None:
             return
-        trainer._logger_connector._callback_metrics.update(self.saved["metrics"])
+        restore_metrics(trainer, self.saved["metrics"])
         if self.saved[
             "epoch_ended"
         ]:  # but for the step of a ReduceLROnPlateau, which comes after the hooks
@@ -113,10 +119,9 @@ class ExactResume(Callback):
 
 def what_follows(trainer: Trainer) -> Literal["batch", "validation", "end of epoch"]:
     """What a training, resumed from now, the end of a training batch, has to do first."""
-    loop = trainer.fit_loop.epoch_loop
     if _validation_is_scheduled(trainer):
         return "validation"
-    return "end of epoch" if loop._num_ready_batches_reached() else "batch"
+    return "end of epoch" if epoch_is_complete(trainer) else "batch"
 
 
 def mend_progress(trainer: Trainer, progress: dict[str, Any]) -> bool:
@@ -182,13 +187,11 @@ def _validation_is_scheduled(trainer: Trainer) -> bool:
     """By the count of batches, which is the same after resuming; not by the clock or because
     training is about to stop.
     """
-    if getattr(trainer, "_val_check_time_interval", None) is not None:
+    if validates_by_clock(trainer):
         return False
     stopping, trainer.should_stop = trainer.should_stop, False
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
     try:
-        return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+        return validation_follows(trainer)
     finally:
         trainer.should_stop = stopping
 

@@ -18,9 +18,8 @@ from stn_lightning.runtime import signals
 from stn_lightning.runtime.checkpointing import AtomicCheckpoint
 from stn_lightning.runtime.distributed import all_reduce_max, leave_together
 from stn_lightning.runtime.exact_resume import what_follows
-
-EXIT_CODE = 75
-"""EX_TEMPFAIL of BSD's sysexits.h: try again later."""
+from stn_lightning.runtime.exit_codes import PREEMPTED
+from stn_lightning.runtime.lightning_internals import disable_signal_handlers
 
 
 class Preempted(SystemExit):
@@ -29,7 +28,7 @@ class Preempted(SystemExit):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(EXIT_CODE)
+        super().__init__(PREEMPTED)
         self.message = message
 
     def __str__(self) -> str:
@@ -52,8 +51,7 @@ class Preemption(Checkpoint):
         self.listening = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        disable_signal_handlers(trainer)
         self.listening = signals.start_listening() or self.listening
         if stage == "fit":
             _checkpoints(trainer)
@@ -109,7 +107,7 @@ class Preemption(Checkpoint):
         self._leave(trainer, checkpoints.last_path)
 
     def _leave(self, trainer: Trainer, saved: Path | None) -> None:
-        signals.set_exit_code(EXIT_CODE)
+        signals.set_exit_code(PREEMPTED)
         leave_together(trainer)
         number = all_reduce_max(_asked())
         where = f"; {saved} holds all up to step {trainer.global_step}" if saved else ""
@@ -119,12 +117,6 @@ class Preemption(Checkpoint):
 def _asked() -> int:
     """The number of the signal that this process has got, else 0."""
     return signals.caught_signal() or 0
-
-
-def _nothing() -> None:
-    """Instead of Lightning's handlers, and of its asking each batch what they have caught, for
-    which it waits for the GPU.
-    """
 
 
 def _checkpoints(trainer: Trainer) -> AtomicCheckpoint:

@@ -21,6 +21,7 @@ PACKAGES = (
     "jsonargparse",
     "numpy",
 )
+PACKAGE = Path(__file__).parents[1]
 OPTIONAL = ("timm", "onnx", "onnxscript", "onnxruntime", "optuna", "kornia", "monai")
 
 
@@ -42,13 +43,12 @@ def commit() -> str | None:
     """Of the source this runs from, with a + where files differ from it; None outside of a
     repository.
     """
-    folder = Path(__file__).parent
-    if not (folder.parent / ".git").exists():  # a package installed below some other repository
+    if not (PACKAGE.parent / ".git").exists():  # a package installed below some other repository
         return None
     command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
         return (
-            subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
+            subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True).stdout.strip()
             or None
         )
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def program_name() -> str:
         return _typed(called)
     return (
         f"{_typed(Path(sys.executable))} -m stn_lightning"
-        if called == Path(__file__).with_name("__main__.py")
+        if called == PACKAGE / "__main__.py"
         else "stn"
     )
 

@@ -10,8 +10,7 @@ import pytest
 
 from stn_lightning.launch import slurm as module
 from stn_lightning.launch.submit import submit
-from stn_lightning.runtime.distributed import LOST
-from stn_lightning.runtime.preemption import EXIT_CODE
+from stn_lightning.runtime.exit_codes import PREEMPTED, PROCESS_LOST
 from tests.stn_command import CONFIGS
 
 Submit = Callable[..., tuple[int, str, str]]
@@ -133,8 +132,8 @@ def test_only_a_job_of_several_nodes_asks_whether_one_is_gone(call: Submit) -> N
     question = "srun --overlap --ntasks-per-node=1 true"
     assert question in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
     assert question not in call(*QUICKSTART, "--gpus", "8", "--dry-run")[1]
-    assert f"[ $code -eq {LOST} ]" in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
-    assert f"[ $code -eq {EXIT_CODE} ]" in call(*QUICKSTART, "--dry-run")[1]
+    assert f"[ $code -eq {PROCESS_LOST} ]" in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
+    assert f"[ $code -eq {PREEMPTED} ]" in call(*QUICKSTART, "--dry-run")[1]
 
 
 def test_several_nodes_need_a_file_system_that_they_share(

@@ -48,9 +48,9 @@ def test_a_thread_that_may_not_have_handlers_is_told_so() -> None:
 
 PROGRAM = """
 import sys, ctypes
-from stn_lightning import signals
+from stn_lightning.runtime import signals
 assert "torch" not in sys.modules, "it listens before anything heavy is imported"
-signals.listen()
+signals.start_listening()
 {saved}
 print("listening", flush=True)
 c, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
@@ -60,7 +60,7 @@ c.pthread_mutex_lock(mutex)  # never returns, and Python runs no handler meanwhi
 
 
 @pytest.mark.parametrize(
-    ("saved", "code"), [("", 128 + signal.SIGTERM), ("signals.leave_with(75)", 75)]
+    ("saved", "code"), [("", 128 + signal.SIGTERM), ("signals.set_exit_code(75)", 75)]
 )
 def test_a_second_signal_ends_a_process_that_is_stuck_in_c(
     tmp_path: Path, saved: str, code: int

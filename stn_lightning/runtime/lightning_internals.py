@@ -1,0 +1,106 @@
+"""Names that Lightning keeps to itself, used in this file only.
+
+Exact resume, preemption and the checkpoint schedule need to know where in its loops Lightning is,
+which its public interface does not tell. A new version of Lightning may move these names:
+`tests/runtime/test_lightning_internals.py` fails then, and pyproject.toml bounds the versions that
+are installed.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import Tensor
+
+TESTED_VERSIONS = ("2.6.4", "2.6.5", "2.6.6")
+"""Of Lightning: those with which the tests of this room passed."""
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Return True where Lightning validates after this training batch."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def validates_by_clock(trainer: Trainer) -> bool:
+    """Return True where `val_check_interval` is a time instead of a number of batches."""
+    return getattr(trainer, "_val_check_time_interval", None) is not None
+
+
+def may_stop_early(trainer: Trainer) -> bool:
+    """Return True where `min_epochs` and `min_steps` are reached."""
+    return trainer.fit_loop._can_stop_early
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Return True where this batch's gradients wait for those of the next."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def epoch_is_complete(trainer: Trainer) -> bool:
+    """Return True after the last training batch of an epoch."""
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+
+def end_restart(trainer: Trainer) -> None:
+    """Make the fit loop treat the first epoch after a resume as any other."""
+    trainer.fit_loop._restarting = False
+
+
+def restore_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+    """Put `metrics` back into `trainer.callback_metrics`."""
+    trainer._logger_connector._callback_metrics.update(metrics)
+
+
+def disable_signal_handlers(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals, requeueing on SLURM included.
+
+    With that goes the broadcast of what was caught, after each batch, which waits for the GPU.
+    """
+    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+
+def spare_this_process(trainer: Trainer) -> None:
+    """Keep Lightning's launcher from killing this process when another one leaves."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.procs.clear()
+
+
+def ddp_options(strategy: DDPStrategy) -> dict[str, Any]:
+    """Return the options that go to `DistributedDataParallel`."""
+    return strategy._ddp_kwargs
+
+
+def ddp_timeout(strategy: DDPStrategy) -> timedelta | None:
+    """Return the time-out of the strategy's process group."""
+    return strategy._timeout
+
+
+class DeferredCLI(LightningCLI):
+    """A command line that parses and builds, and runs nothing.
+
+    A checkpoint never changes the configuration.
+    """
+
+    def _parse_ckpt_path(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+    def subcommand_parser(self, subcommand: str) -> LightningArgumentParser:
+        """Return the parser of a subcommand's options."""
+        return self._subcommand_parsers[subcommand]
+
+    def built(self, key: str) -> Any:
+        """Return what was built from the subcommand's `key`."""
+        return self._get(self.config_init, key)
+
+
+def _nothing() -> None:
+    """Replace a method of Lightning's."""
