@@ -132,7 +132,10 @@ def test_only_a_job_of_several_nodes_asks_whether_one_is_gone(call: Submit) -> N
     question = "srun --overlap --ntasks-per-node=1 true"
     assert question in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
     assert question not in call(*QUICKSTART, "--gpus", "8", "--dry-run")[1]
-    assert f"[ $code -eq {PROCESS_LOST} ]" in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
+    assert (
+        f"[ $code -eq {PROCESS_LOST} ]"
+        in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
+    )
     assert f"[ $code -eq {PREEMPTED} ]" in call(*QUICKSTART, "--dry-run")[1]
 
 
