@@ -61,7 +61,7 @@ class Hurdles(Callback):
         notes = f"`stn fit` with {' '.join(sys.argv[1:]) or 'the configurations alone'}, precision {trainer.precision}."
         report(
             "Time to error: ST-CNN Aff on RTS",
-            table(["test error", "seconds of training", "passes", "tested"], rows),
+            table(["test error", "seconds of training", "epochs", "tested"], rows),
             notes,
             1,
             pl_module.device,

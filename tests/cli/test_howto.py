@@ -99,7 +99,7 @@ def test_the_tests_of_the_family_pass_and_fail_where_it_is_wrong(folder: Path) -
     family = module.Box.grid
     module.Box.grid = lambda self, theta, size: family(self, theta.roll(1, 1), size)
     for test in (
-        module.test_the_identity_returns_the_picture,
+        module.test_the_identity_returns_the_image,
         module.test_half_the_width_on_the_right_is_seen_twice_as_wide,
     ):
         with pytest.raises(AssertionError):
@@ -129,15 +129,15 @@ LEFT_OUT = {
 }
 
 
-def test_the_tutorial_leads_from_nothing_to_answers_about_ones_own_pictures(folder: Path) -> None:
+def test_the_tutorial_leads_from_nothing_to_answers_about_ones_own_images(folder: Path) -> None:
     page = REPOSITORY / "docs/tutorial.md"
-    assert write_files(page, folder) == ["make_photographs.py"]
-    maker = folder / "make_photographs.py"
+    assert write_files(page, folder) == ["make_images.py"]
+    maker = folder / "make_images.py"
     maker.write_text(maker.read_text().replace("range(600)", "range(60)"))
     assert follow(page, LEFT_OUT) == [
         "fit",
         "report",
-        "make_photographs.py",
+        "make_images.py",
         "fit",
         "predict",
         "report",
