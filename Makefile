@@ -80,8 +80,9 @@ lock: .venv/.installed-dev  ## renew the locks (asks the package index)
 board: .venv/.installed  ## TensorBoard over all runs
 	.venv/bin/tensorboard --logdir runs
 
-figures: .venv/.installed  ## draw the figures of docs/operations
+figures: .venv/.installed  ## draw the figures of docs/operations and docs/architecture.md
 	.venv/bin/python docs/figures.py
+	.venv/bin/python docs/architecture.py
 
 docs: .venv/.installed-dev  ## the documents and the API as pages: site/index.html
 	.venv/bin/mkdocs build --strict

@@ -1,1 +1,1 @@
-"""TODO analysis."""
+"""Use a trained run: predict, report, demo, export."""

@@ -1,1 +1,1 @@
-"""TODO launch."""
+"""Start many runs: tables, sweeps and SLURM jobs."""

@@ -1,1 +1,1 @@
-"""TODO datasets/files."""
+"""Files: downloads, archives, caches and text tables."""
