@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     # seconds, which commands without it need not wait
     from lightning.pytorch.cli import LightningArgumentParser
 
-_NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Expected a path but")
+_NOISE = (
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but",
+)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -25,7 +32,9 @@ class _UniqueKeys(yaml.SafeLoader):
         for key, _ in node.value:
             name = yaml.serialize(key)
             if name in seen:
-                raise yaml.constructor.ConstructorError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark
+                )
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -65,10 +74,16 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
             text = match[2]
         elif match := re.match(r"Problem with given class_path '(.+?)':\s*(.*)", text):
             class_path, text = match[1], match[2]
-        text = "" if text.startswith(_NOISE) else re.sub(r"an? (?:<class '(\w+)'>|typing.Literal)", r"\1", text).rstrip(". ")
+        text = (
+            ""
+            if text.startswith(_NOISE)
+            else re.sub(r"an? (?:<class '(\w+)'>|typing.Literal)", r"\1", text).rstrip(". ")
+        )
         if text and text not in leaves:
             leaves.append(text)
-    if (given := re.search(r"Given value: (?!NestedArg)(.+)$", message, re.MULTILINE)) and any("Expected" in leaf for leaf in leaves):
+    if (given := re.search(r"Given value: (?!NestedArg)(.+)$", message, re.MULTILINE)) and any(
+        "Expected" in leaf for leaf in leaves
+    ):
         leaves.append(f"got {given[1]}")
     said = ", ".join(leaves)
     if match := re.match(r"the following arguments are required: (.+)", said):
@@ -83,8 +98,16 @@ def _hint(said: str, class_path: str | None, parser: "LightningArgumentParser | 
         return did_you_mean(match[1].split(".")[-1], _parameters(class_path))
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", said):
         return did_you_mean(match[2], dir(importlib.import_module(match[1])))
-    if parser and (match := re.search(r"(?:unrecognized arguments: --|does not accept option '|Key ')([\w.]+)", said)):
-        options = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+    if parser and (
+        match := re.search(
+            r"(?:unrecognized arguments: --|does not accept option '|Key ')([\w.]+)", said
+        )
+    ):
+        options = [
+            option.removeprefix("--")
+            for action in parser._actions
+            for option in action.option_strings
+        ]
         return did_you_mean(match[1], [*options, *{option.split(".")[0] for option in options}])
     return ""
 

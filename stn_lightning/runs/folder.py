@@ -34,7 +34,9 @@ def default_name(configs: list[Path]) -> str:
         ValueError: where there are none.
     """
     if not configs:
-        raise ValueError("which run? give --name NAME, or the --config files that it was started with")
+        raise ValueError(
+            "which run? give --name NAME, or the --config files that it was started with"
+        )
     return "-".join(path.stem for path in configs)
 
 
@@ -59,8 +61,13 @@ class RunFolder:
         folder = Path(name)
         run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
         if not run.config.exists():
-            known = ", ".join(sorted(path.parent.name for path in RUNS.glob("*/config.yaml"))) or "none yet"
-            raise ValueError(f"{run.config} does not exist, so there is no such run; runs here: {known}")
+            known = (
+                ", ".join(sorted(path.parent.name for path in RUNS.glob("*/config.yaml")))
+                or "none yet"
+            )
+            raise ValueError(
+                f"{run.config} does not exist, so there is no such run; runs here: {known}"
+            )
         return run
 
     def best(self) -> Path:
@@ -115,14 +122,21 @@ def matches(settings: Any, configs: list[Path], options: list[str]) -> bool:
     (`--key value`) ask for now.
     """
     given: Any = {}
-    for content in [*(yaml.safe_load(resolve_config(path).read_text()) for path in configs), *nest_options(options)]:
+    for content in [
+        *(yaml.safe_load(resolve_config(path).read_text()) for path in configs),
+        *nest_options(options),
+    ]:
         given = _merged(given, content)
     return _within(given, settings)
 
 
 def nest_options(options: list[str]) -> Iterator[dict[str, Any]]:
     """Options of the command line as the mappings that they stand for in a file."""
-    words = [word for option in options for word in (option.split("=", 1) if option.startswith("--") else [option])]
+    words = [
+        word
+        for option in options
+        for word in (option.split("=", 1) if option.startswith("--") else [option])
+    ]
     for key, value in zip(words[::2], words[1::2], strict=True):
         content = yaml.safe_load(value)
         for part in reversed(key.removeprefix("--").split(".")):
@@ -146,9 +160,15 @@ def _merged(below: Any, above: Any) -> Any:
 def _within(given: Any, settings: Any) -> bool:
     """Whether all that is given stands in the settings; a class may be given by its path alone."""
     if isinstance(given, dict):
-        return isinstance(settings, dict) and all(_within(value, settings.get(key)) for key, value in given.items())
+        return isinstance(settings, dict) and all(
+            _within(value, settings.get(key)) for key, value in given.items()
+        )
     if isinstance(given, list):
-        return isinstance(settings, list) and len(given) == len(settings) and all(map(_within, given, settings))
+        return (
+            isinstance(settings, list)
+            and len(given) == len(settings)
+            and all(map(_within, given, settings))
+        )
     if isinstance(settings, dict):
         return bool(given == settings.get("class_path"))
     return bool(given == settings)

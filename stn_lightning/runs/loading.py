@@ -11,9 +11,9 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 from torch import Tensor
 
-from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.runs.config_errors import one_line
 from stn_lightning.runs.folder import RunFolder
+from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.tasks import ClassificationTask
 from stn_lightning.tasks.classification import MADE_FOR
 from stn_lightning.transformers import WarpRecord, record_warps
@@ -39,7 +39,9 @@ class Run(NamedTuple):
         """
         with torch.inference_mode(), record_warps(self.task) as looks:
             logits = self.task(image.to(self.device))
-        return logits, next((look for look in looks if look.transformer is self.task.transformer), None)
+        return logits, next(
+            (look for look in looks if look.transformer is self.task.transformer), None
+        )
 
 
 def load_run(name: str | Path) -> Run:
@@ -62,7 +64,9 @@ def load_run(name: str | Path) -> Run:
     try:
         task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as problem:
-        raise ValueError(f"{run.best()} does not fit {run.config}: {str(problem).splitlines()[-1].strip()}") from problem
+        raise ValueError(
+            f"{run.best()} does not fit {run.config}: {str(problem).splitlines()[-1].strip()}"
+        ) from problem
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Run(run, task.to(device), data, image_shape, classes, config, device)
 
@@ -72,7 +76,9 @@ def _built(run: RunFolder, config: dict[str, Any]) -> tuple[ClassificationTask, 
     parser.add_subclass_arguments(ClassificationTask, "model", fail_untyped=False)
     parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
     try:
-        built = parser.instantiate_classes(parser.parse_object({key: config[key] for key in ("model", "data")}))
+        built = parser.instantiate_classes(
+            parser.parse_object({key: config[key] for key in ("model", "data")})
+        )
     except (Exception, SystemExit) as problem:  # of many kinds, all about the file
         raise ValueError(f"{run.config}: {one_line(str(problem))}") from problem
     return built.model, built.data

@@ -12,6 +12,10 @@ def resolve_config(path: Path) -> Path:
     """The file or folder itself; where there is none and its path begins with `configs/`, the
     package's own, if there is one.
     """
-    if not path.exists() and path.parts[:1] == (CONFIGS.name,) and (own := CONFIGS.joinpath(*path.parts[1:])).exists():
+    if (
+        not path.exists()
+        and path.parts[:1] == (CONFIGS.name,)
+        and (own := CONFIGS.joinpath(*path.parts[1:])).exists()
+    ):
         return own
     return path

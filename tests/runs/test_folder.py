@@ -14,10 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stn_lightning.__main__ import main
 from stn_lightning.callbacks import WarpImages
-from stn_lightning.runs.folder import RunFolder, matches
 from stn_lightning.datasets import EmbeddedDigits
-from tests.stn_command import CONFIGS, Stn
+from stn_lightning.runs.folder import RunFolder, matches
 from tests.mnist_miniature import write_mnist
+from tests.stn_command import CONFIGS, Stn
 
 QUICK = (
     "--config",
