@@ -32,7 +32,7 @@ def step(network: nn.Module, image: torch.Tensor, label: torch.Tensor, read: boo
     if read:
         with record_warps(network) as looks:
             loss = functional.cross_entropy(network(image), label)
-            looks[0].warp.theta.retain_grad()
+            looks[0].output.theta.retain_grad()
             loss.backward()
         read_warps(looks[0])
     else:

@@ -133,7 +133,7 @@ def look(run: Run, grey: bytes) -> dict[str, Any]:
     pixels = np.frombuffer(grey, np.uint8).astype(np.float32) / 255
     logits, seen = run.see(torch.from_numpy(pixels).view(1, *run.image_shape))
     assert seen is not None
-    crops = seen.warp.image.reshape(-1, *seen.warp.image.shape[-2:]).float().cpu()
+    crops = seen.output.image.reshape(-1, *seen.output.image.shape[-2:]).float().cpu()
     outlines = [
         torch.cat([g[0], g[1:, -1], g[-1].flip(0)[1:], g[1:, 0].flip(0)])
         for g in seen.grids[0].float().cpu()

@@ -188,9 +188,9 @@ def _gazes(look: WarpRecord, fits: list[PreprocessedImage]) -> Iterator[list[Cro
     rims = torch.cat(sides, 2)  # (B, n, points, 2), clockwise from the top left
     corners = [0, width - 1, width + height - 2, 2 * width + height - 3]
     crops = (
-        look.warp.image.float().cpu().unflatten(0, (-1, 1))
-        if look.warp.image.dim() == 4
-        else look.warp.image.float().cpu()
+        look.output.image.float().cpu().unflatten(0, (-1, 1))
+        if look.output.image.dim() == 4
+        else look.output.image.float().cpu()
     )
     for fit, thetas, rim, crop in zip(fits, look.thetas.tolist(), rims, crops, strict=True):
         outlines = fit.in_picture(rim)  # (n, points, 2)

@@ -242,7 +242,7 @@ def evaluate(run: Run) -> Evaluation:
         if look is not None:
             thetas.append(look.thetas.float().cpu())
         answers = logits.argmax(-1)
-        places = [look and _row(look.warp, i) for i in range(len(loss))]
+        places = [look and _row(look.output, i) for i in range(len(loss))]
         rows = list(zip(loss.tolist(), batch.image, places, batch.label, answers, strict=True))
         chosen += rows[: PICTURES - len(chosen)]
         worst = sorted([*worst, *rows], key=lambda row: -row[0])[:PICTURES]

@@ -46,8 +46,8 @@ class TransformerMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         for look in self.records:
-            if look.warp.theta.requires_grad:
-                look.warp.theta.retain_grad()
+            if look.output.theta.requires_grad:
+                look.output.theta.retain_grad()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if self.records and scaler is not None:
             self.loss_scale = scaler.get_scale()
@@ -61,7 +61,7 @@ class TransformerMonitor(Callback):
             for n, reading in enumerate(read_warps(look, factor)):
                 part = name if look.thetas.shape[1] == 1 else f"{name}.{n}"
                 self._write(trainer, part, reading)
-                if look.warp.theta.requires_grad:  # else it is kept as it is on purpose
+                if look.output.theta.requires_grad:  # else it is kept as it is on purpose
                     self._examine(trainer, part, reading)
         self.records = []
 
@@ -120,7 +120,7 @@ def read_warps(look: WarpRecord, factor: float = 1.0) -> list[Reading]:
         unknown = grid.new_tensor(math.nan)
         single, flat = len(grid) < 2, min(grid.shape[1:-1]) < 2
         scale = unknown.repeat(1, 1, 1) if flat else measures.scales(grid, look.image_size)
-        gradient = look.warp.theta.grad if look.warp.theta.retains_grad else None
+        gradient = look.output.theta.grad if look.output.theta.retains_grad else None
         reading = (
             measures.fraction_out_of_bounds(grid).mean(),
             scale[..., 0].median(),

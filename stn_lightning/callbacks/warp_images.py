@@ -137,14 +137,14 @@ def compose_records(
     or they cannot be composed.
     """
     if len(looks) < 2:
-        return looks[0].warp if looks else None
+        return looks[0].output if looks else None
     families = [look.transformer.family for look in looks]
     family: Any = families[0]
     if not isinstance(family, ComposableFamily) or any(
         type(other) is not type(family) for other in families
     ):
         return None
-    theta = functools.reduce(family.compose, [look.warp.theta for look in looks])
+    theta = functools.reduce(family.compose, [look.output.theta for look in looks])
     grid = family(theta, tuple(image.shape[2:]))
     return WarpOutput(sampling.bilinear(image, grid), theta, grid)
 

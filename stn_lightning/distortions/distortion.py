@@ -1,6 +1,6 @@
 """What a distortion is."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.geometry import sampling
 
 
-class Distortion(nn.Module):
+class Distortion(nn.Module, ABC):
     """Makes pictures harder, a batch at a time, on any device.
 
     Args:

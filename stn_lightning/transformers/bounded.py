@@ -1,6 +1,4 @@
-"""A family whose numbers cannot leave a range: no crop smaller, larger or farther out than one
-allows.
-"""
+"""A family whose parameters stay within ranges, so that no crop shrinks to a point or gets lost."""
 
 from collections.abc import Sequence
 
@@ -12,31 +10,33 @@ from stn_lightning.geometry.lattice import exact
 from stn_lightning.transformers.families import Family, Size
 
 _FAR = 1e6
-"""Ranges from the identity, at which a number is held: its square is finite, and it is at the end
-of its range to the last bit.
+"""Greatest distance from the identity, in ranges: its square is finite, and the bounded number is
+at the end of its range to the last bit.
 """
 
 
 class BoundedFamily(Family):
-    """Another family, with each number of theta in a range of its own.
+    """A family with a range for each number of theta.
 
-    Between the identity and the end of its range, h away, a number that has been moved by x is
-    taken to have been moved by x / sqrt(1 + (x / h)^2): as far, close to the identity, and never
-    quite h. Where theta is the identity the grid is the identity's, bit for bit, and the gradient
-    is the family's own; at the end of the range it fades with the third power of x, where tanh's is
-    gone after ten ranges. theta itself, as a transformer regresses and returns it, has no bounds;
-    `inside` gives what the family gets.
+    A number that is regressed x away from the identity is applied x / sqrt(1 + (x / h)^2) away,
+    where h is the distance to the end of the range. Close to the identity that is x itself: the
+    grid is the family's bit for bit, and so is the gradient. Far away the gradient fades with the
+    third power of x, where tanh's is exactly zero after ten ranges.
 
     Not closed under composition, as a range is not.
 
     Args:
-        family: what is bounded.
-        low: the least value of each number of theta, or one for all.
-        high: the greatest, likewise.
+        family: family to bound.
+        low: least value of each number of theta, or one for all.
+        high: greatest value of each number of theta, or one for all.
 
     Raises:
-        ValueError: where there are not as many as theta has numbers, or the identity does not lie
-            between them.
+        ValueError: `low` or `high` has another length than theta, or the identity is not between.
+
+    >>> from stn_lightning.transformers import Attention
+    >>> family = BoundedFamily(Attention(), low=[0.2, -0.9, -0.9], high=[1.2, 0.9, 0.9])
+    >>> family.bound(torch.tensor([[-50.0, 0.0, 50.0]]))
+    tensor([[0.2001, 0.0000, 0.8999]])
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class BoundedFamily(Family):
         super().__init__()
         self.family = family
         self.identity = family.identity
+        self.dimensions = family.dimensions
         self.low, self.high = (
             (end,) * len(self.identity) if isinstance(end, int | float) else tuple(end)
             for end in (low, high)
@@ -52,44 +53,49 @@ class BoundedFamily(Family):
         for name, end in (("low", self.low), ("high", self.high)):
             if len(end) != len(self.identity):
                 raise ValueError(
-                    f"{name} has {len(end)} numbers, theta has {len(self.identity)}; give one for each, or one for all"
+                    f"{name} has {len(end)} numbers, theta has {len(self.identity)}; "
+                    "give one for each, or one for all"
                 )
-        for lowest, own, highest in zip(self.low, self.identity, self.high, strict=True):
-            if not lowest < own < highest:
+        for lowest, identity, highest in zip(self.low, self.identity, self.high, strict=True):
+            if not lowest < identity < highest:
                 raise ValueError(
-                    f"the range from {lowest:g} to {highest:g} does not hold the identity, {own:g}, inside; widen it"
+                    f"the range from {lowest:g} to {highest:g} does not hold the identity, "
+                    f"{identity:g}, inside; widen it"
                 )
 
     def grid(
         self, theta: Float[Tensor, "batch numbers"], size: Size
     ) -> Float[Tensor, "batch *size dimensions"]:
-        return self.family(self.inside(theta), size)
+        return self.family.grid(theta, size)
 
-    def inside(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
-        """theta, brought into the range: what the family makes a grid of."""
+    def bound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
         identity, room = self._room(theta)
         ranges = ((exact(theta) - identity) / room).clamp(-_FAR, _FAR)
-        return identity + ranges * room / (1 + ranges * ranges).sqrt()
+        return self.family.bound(identity + ranges * room / (1 + ranges * ranges).sqrt())
 
-    def free(self, inside: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
-        """The inverse of `inside`: the theta by which a bounded transformer has the family's
-        `inside`.
+    def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        """Return the theta to regress so that `theta` is applied; the inverse of `bound`.
 
         Raises:
-            ValueError: where a number lies outside of its range.
+            ValueError: a number is not within its range.
         """
-        identity, room = self._room(inside)
-        ranges = (inside - identity) / room
+        theta = self.family.unbound(theta)
+        identity, room = self._room(theta)
+        ranges = (theta - identity) / room
         if (ranges.abs() >= 1).any():
             raise ValueError(
-                f"theta {inside.tolist()} is not within its bounds, {self.low} to {self.high}; widen them"
+                f"theta {theta.tolist()} is not within its bounds, {self.low} to {self.high}; "
+                "widen them"
             )
         return identity + ranges * room / (1 - ranges * ranges).sqrt()
+
+    def tile(self, n: int) -> Float[Tensor, "n numbers"]:
+        return self.family.tile(n)
 
     def _room(
         self, theta: Float[Tensor, "batch numbers"]
     ) -> tuple[Float[Tensor, " numbers"], Float[Tensor, "batch numbers"]]:
-        """The identity, and how far it is from there to the end of the range on theta's side."""
+        """Return the identity, and the distance from it to the end of the range on theta's side."""
         identity, low, high = (
             exact(theta).new_tensor(numbers) for numbers in (self.identity, self.low, self.high)
         )

@@ -8,36 +8,79 @@ Reference:
     Jaderberg et al. 2015, section 3.2.
 """
 
-from abc import abstractmethod
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.functional import jacobian
 
-from stn_lightning.geometry import affine, diffeomorphic, projective, thin_plate_spline, volume
+from stn_lightning.geometry import (
+    affine,
+    diffeomorphic,
+    lattice,
+    projective,
+    thin_plate_spline,
+    volume,
+)
 from stn_lightning.geometry.lattice import exact
 
 Size = tuple[int, ...]
 """(height, width), or (depth, height, width)."""
 
 
-class Family(nn.Module):
-    """A kind of transformation of the plane or of space."""
+class Family(nn.Module, ABC):
+    """Base class of families of transformations of the plane or of space.
+
+    `family(theta, size)` is the sampling grid of a regressed theta: `grid(bound(theta), size)`.
+    """
 
     identity: tuple[float, ...]
     """The theta that leaves the image as it is; its length is the number of parameters."""
+
+    dimensions = 2
+    """Number of coordinates of a point: 2 in images, 3 in volumes."""
 
     @abstractmethod
     def grid(
         self, theta: Float[Tensor, "batch numbers"], size: Size
     ) -> Float[Tensor, "batch *size dimensions"]:
-        """Where in the input each output pixel looks, for an output of `size`, in at least float32."""
+        """Return the sampling grid for an output of `size`, in float32 or more."""
+
+    def bound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        """Return the theta that is applied where `theta` is regressed."""
+        return theta
+
+    def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+        """Return the theta to regress so that `theta` is applied; the inverse of `bound`."""
+        return theta
+
+    def tile(self, n: int) -> Float[Tensor, "n numbers"]:
+        """Return `n` thetas whose crops stand side by side and cover the image.
+
+        Raises:
+            ValueError: the family cannot be tiled.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot be tiled; take Translation or Attention, or another "
+            "start, for example NoisyIdentity"
+        )
+
+    def translation(self, theta: Float[Tensor, " numbers"]) -> Float[Tensor, "numbers dimensions"]:
+        """Return by how much theta changes when the crop moves by 1 along x, y (and z).
+
+        By least squares over 8 points along each axis: exact where the grid is linear in theta.
+        """
+        size = (8,) * self.dimensions
+        moved = jacobian(lambda theta: self(theta[None], size).flatten(), theta)
+        return torch.linalg.pinv(moved) @ torch.eye(self.dimensions).repeat(math.prod(size), 1)
 
     def forward(
         self, theta: Float[Tensor, "batch numbers"], size: Size
     ) -> Float[Tensor, "batch *size dimensions"]:
-        return self.grid(theta, size)
+        return self.grid(self.bound(theta), size)
 
 
 class ComposableFamily(Family):
@@ -80,6 +123,9 @@ class Translation(Family):
         self, theta: Float[Tensor, "batch 2"], size: Size
     ) -> Float[Tensor, "batch height width 2"]:
         return affine.grid(affine.from_translation(theta, self.scale), _plane(size))
+
+    def tile(self, n: int) -> Float[Tensor, "n 2"]:
+        return _tile_centres(n)[1]
 
 
 class Affine(ComposableFamily):
@@ -134,6 +180,10 @@ class Attention(_AffineSubgroup):
 
     def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
         return affine.to_attention(theta)
+
+    def tile(self, n: int) -> Float[Tensor, "n 3"]:
+        rows, centres = _tile_centres(n)
+        return torch.cat([torch.full((n, 1), 1 / rows), centres], dim=1)
 
 
 class Similarity(_AffineSubgroup):
@@ -285,6 +335,7 @@ class Affine3D(ComposableFamily):
     """The rows of a 3 x 4 matrix, for volumes (appendix A.3)."""
 
     identity = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    dimensions = 3
 
     def grid(
         self, theta: Float[Tensor, "batch 12"], size: Size
@@ -304,3 +355,12 @@ class Affine3D(ComposableFamily):
 def _plane(size: Size) -> tuple[int, int]:
     height, width = size
     return height, width
+
+
+def _tile_centres(n: int) -> tuple[int, Float[Tensor, "n 2"]]:
+    """Return the number of rows of `n` tiles, and their centres in reading order.
+
+    Rows and columns are as near to a square as `n` divides, with more columns than rows.
+    """
+    rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
+    return rows, lattice.points((rows, n // rows), torch.empty(0)).flatten(0, 1)

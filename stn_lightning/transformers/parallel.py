@@ -66,8 +66,8 @@ class ParallelTransformer(Transformer):
         looks = zip(self.localisations, self.regressions, strict=True)
         theta = torch.cat(
             [regression(localisation(image)) for localisation, regression in looks], dim=1
-        )  # (B, n, P)
-        grid = self.family(theta.flatten(0, 1), self.size or tuple(image.shape[2:])).unflatten(
-            0, (-1, self.n)
-        )
+        )  # (B, n, numbers)
+        theta = self.family.bound(theta.flatten(0, 1)).unflatten(0, (-1, self.n))
+        grid = self.family.grid(theta.flatten(0, 1), self.size or tuple(image.shape[2:]))
+        grid = grid.unflatten(0, (-1, self.n))
         return WarpOutput(self.sampler.each(image, grid), theta, grid)

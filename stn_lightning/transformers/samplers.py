@@ -4,7 +4,7 @@ Reference:
     Jaderberg et al. 2015, section 3.3.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from stn_lightning.geometry import antialiasing, sampling, wide
 from stn_lightning.geometry.sampling import Padding
 
 
-class Sampler(nn.Module):
+class Sampler(nn.Module, ABC):
     """Reads an image at a grid.
 
     Args:

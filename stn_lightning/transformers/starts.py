@@ -5,17 +5,14 @@ Reference:
     that for text an exact identity did not train and a disturbed one did. `HeatmapCentres` is ours.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.functional import jacobian
 
-from stn_lightning.transformers.bounded import BoundedFamily
-from stn_lightning.transformers.families import Affine3D, Attention, Family, Translation
+from stn_lightning.transformers.families import Family
 
 
 class Start(ABC):
@@ -55,13 +52,11 @@ class InitialTheta(Start):
         self.numbers = tuple(theta)
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
-        if isinstance(family, BoundedFamily):
-            return family.free(self.theta(family.family, n))
         if len(self.numbers) != len(family.identity):
             raise ValueError(
                 f"a start of {len(self.numbers)} numbers for {type(family).__name__}, whose theta has {len(family.identity)}"
             )
-        return torch.tensor(self.numbers).repeat(n, 1)
+        return family.unbound(torch.tensor(self.numbers).repeat(n, 1))
 
 
 class NoisyIdentity(Start):
@@ -91,18 +86,7 @@ class Tiling(Start):
     """
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
-        if isinstance(family, BoundedFamily):
-            return family.free(self.theta(family.family, n))
-        rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
-        ys, xs = _centres(rows), _centres(n // rows)
-        at = torch.tensor([(x, y) for y in ys for x in xs])  # (n, 2)
-        if isinstance(family, Translation):
-            return at
-        if isinstance(family, Attention):
-            return torch.cat([torch.full((n, 1), 1 / rows), at], dim=1)
-        raise ValueError(
-            f"Tiling places Translation and Attention, not {type(family).__name__}; take one of these or Disturbed"
-        )
+        return family.unbound(family.tile(n))
 
 
 class HeatmapCentres(Start):
@@ -128,27 +112,19 @@ class HeatmapCentres(Start):
         self.start = start or Identity()
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
-        if isinstance(family, Affine3D):
+        if family.dimensions != 2:
             raise ValueError(
-                "Following moves crops in a plane, where heat maps are, not Affine3D; take another start"
+                f"HeatmapCentres moves crops in a plane, not in {family.dimensions} dimensions; "
+                "take another start"
             )
         return self.start.theta(family, n)
 
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
         if features != 2 * n:
             raise ValueError(
-                f"Following needs x and y of {n} places, {2 * n} features, not {features}; take HeatmapLocalisation with maps: {n}"
+                f"HeatmapCentres needs x and y of {n} places, {2 * n} features, not {features}; take HeatmapLocalisation with num_maps: {n}"
             )
         weight = super().weight(family, n, features)
-        alike = torch.eye(2).repeat(64, 1)  # what moves all of 8 x 8 points by (1, 0) and by (0, 1)
         for i, theta in enumerate(self.theta(family, n)):
-            moved = jacobian(
-                lambda theta: family(theta[None], (8, 8)).flatten(), theta
-            )  # (128, numbers)
-            weight[i, :, 2 * i : 2 * i + 2] = torch.linalg.pinv(moved) @ alike
+            weight[i, :, 2 * i : 2 * i + 2] = family.translation(theta)
         return weight
-
-
-def _centres(n: int) -> list[float]:
-    """Centres of `n` equal parts of [-1, 1]."""
-    return [(2 * i + 1 - n) / n for i in range(n)]

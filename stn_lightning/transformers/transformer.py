@@ -1,8 +1,9 @@
 """The spatial transformer: localisation -> grid -> sampler (Figure 2 of the paper)."""
 
 import contextlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 from typing import NamedTuple
 
@@ -17,82 +18,92 @@ from stn_lightning.transformers.starts import Identity, Start
 
 
 class WarpOutput(NamedTuple):
-    """What a transformer did. A transformer that holds N in parallel has a further axis N after the
-    batch's in all three.
+    """The result of a warp.
+
+    With `n` parallel transformers each tensor has an axis `n` after the batch's.
     """
 
     image: Tensor
     """(batch, channels, *size)"""
     theta: Tensor
-    """(batch, numbers)"""
+    """(batch, numbers), as applied: within its range where the family bounds it."""
     grid: Tensor
     """(batch, *size, dimensions)"""
 
 
 class WarpRecord(NamedTuple):
-    """That a transformer was called, and what it did."""
+    """One call of a transformer, as `record_warps` saw it."""
 
     transformer: "Transformer"
     image_size: Size
-    """Of what it was given."""
-    warp: WarpOutput
+    """Size of the input image."""
+    output: WarpOutput
 
     @property
     def thetas(self) -> Float[Tensor, "batch n numbers"]:
-        """Of one transformer or of `n` in parallel."""
-        return self.warp.theta if self.warp.theta.dim() == 3 else self.warp.theta.unsqueeze(1)
+        """theta of each of the `n` parallel transformers; n is 1 for a single one."""
+        return self._with_n(self.output.theta)
 
     @property
     def grids(self) -> Float[Tensor, "batch n *size dimensions"]:
-        """Of one transformer or of `n` in parallel."""
-        grid = self.warp.grid
-        return grid if grid.dim() == grid.shape[-1] + 3 else grid.unsqueeze(1)
+        """Sampling grid of each of the `n` parallel transformers."""
+        return self._with_n(self.output.grid)
+
+    @property
+    def crops(self) -> Float[Tensor, "batch n channels *size"]:
+        """Warped image of each of the `n` parallel transformers."""
+        return self._with_n(self.output.image)
+
+    def _with_n(self, values: Tensor) -> Tensor:
+        return values if self.output.theta.dim() == 3 else values.unsqueeze(1)
 
 
-class Transformer(nn.Module):
-    """Image to image(s): what a task puts in front of a backbone, or a backbone between its layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.recorders: tuple[list[WarpRecord], ...] = ()
+class Transformer(nn.Module, ABC):
+    """Base class of modules that warp an image, or feature maps, into one or several."""
 
     @abstractmethod
     def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
-        """The warped image(s) with theta and the grid that made them."""
+        """Warp the image; return theta and the grid, too."""
 
     def forward(
         self, image: Float[Tensor, "batch channels *in_size"]
     ) -> Float[Tensor, "batch ..."]:
-        return self._seen(image, self.warp(image))
+        return self._record(image, self.warp(image))
 
-    def _seen(
-        self, image: Float[Tensor, "batch channels *in_size"], warp: WarpOutput
+    def _record(
+        self, image: Float[Tensor, "batch channels *in_size"], output: WarpOutput
     ) -> Float[Tensor, "batch ..."]:
-        """Tells the watchers; returns the warped image."""
+        """Append to the records that are open in this thread; return the warped image."""
         if not torch.compiler.is_compiling():
-            for looks in self.recorders:
-                looks.append(WarpRecord(self, tuple(image.shape[2:]), warp))
-        return warp.image
+            for recording in _recordings.get():
+                if self in recording.transformers:
+                    recording.records.append(WarpRecord(self, tuple(image.shape[2:]), output))
+        return output.image
+
+
+class _Recording(NamedTuple):
+    transformers: frozenset[Transformer]
+    records: list[WarpRecord]
+
+
+_recordings: ContextVar[tuple[_Recording, ...]] = ContextVar("recordings", default=())
+"""Open recordings. A context variable: other threads and asynchronous tasks have their own."""
 
 
 @contextlib.contextmanager
 def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
-    """Collects what all transformers in `network` do meanwhile, in the order in which they do it.
+    """Record each warp in `network` while the block runs, in order.
 
-    Tensors are kept with their gradients, so a loss can be made of them. Compiled transformers are
-    not seen.
+    Only calls of the same thread are recorded, so threads can share a network. Tensors keep their
+    graph, so a loss can be made of them. Compiled transformers are not recorded.
     """
-    looks: list[WarpRecord] = []
-    transformers = [module for module in network.modules() if isinstance(module, Transformer)]
-    for transformer in transformers:
-        transformer.recorders = (*transformer.recorders, looks)
+    found = frozenset(module for module in network.modules() if isinstance(module, Transformer))
+    recording = _Recording(found, [])
+    _recordings.set((*_recordings.get(), recording))
     try:
-        yield looks
+        yield recording.records
     finally:
-        for transformer in transformers:
-            transformer.recorders = tuple(
-                each for each in transformer.recorders if each is not looks
-            )
+        _recordings.set(tuple(other for other in _recordings.get() if other is not recording))
 
 
 class Regression(nn.Module):
@@ -170,7 +181,7 @@ class SpatialTransformer(Transformer):
         """The interesting part of the image; the localisation looks for it in `where`, for example
         feature maps, if that is given.
         """
-        return self._seen(image, self.warp(image, where))
+        return self._record(image, self.warp(image, where))
 
     def warp(
         self,
@@ -178,5 +189,6 @@ class SpatialTransformer(Transformer):
         where: Float[Tensor, "batch ..."] | None = None,
     ) -> WarpOutput:
         theta = self.regression(self.localisation(image if where is None else where)).squeeze(1)
-        grid = self.family(theta, self.size or tuple(image.shape[2:]))
+        theta = self.family.bound(theta)
+        grid = self.family.grid(theta, self.size or tuple(image.shape[2:]))
         return WarpOutput(self.sampler(image, grid), theta, grid)

@@ -152,7 +152,7 @@ def birds() -> tuple[nn.Sequential, Tensor]:
 def thetas(network: nn.Sequential, image: Tensor) -> Tensor:
     with record_warps(network) as looks, torch.no_grad():
         network(image)
-    return looks[0].warp.theta
+    return looks[0].output.theta
 
 
 def test_bfloat16_changes_the_loss_and_the_gradients_little_and_theta_less() -> None:

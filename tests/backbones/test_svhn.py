@@ -91,7 +91,7 @@ def test_the_transformers_of_multi_stand_before_the_first_four_convolutions() ->
     multi(image)
     with record_warps(multi) as looks:
         multi(image)
-    warps = [look.warp for look in looks]
+    warps = [look.output for look in looks]
     assert [tuple(warp.image.shape[1:]) for warp in warps] == [
         (3, 64, 64),
         (6, 32, 32),
@@ -120,7 +120,7 @@ def test_the_shared_network_warps_the_picture_by_what_the_classifiers_layers_see
     plain.load_state_dict(
         {k: v for k, v in shared.state_dict().items() if not k.startswith("transformer.")}
     )
-    (warp,) = (look.warp for look in looks)
+    (warp,) = (look.output for look in looks)
     assert warp.image.shape == image.shape
     torch.testing.assert_close(logits, plain(warp.image))
     seen = plain._features(image, 3)
@@ -156,7 +156,7 @@ def test_dropout_spares_the_first_convolution_and_the_localisation() -> None:
     with record_warps(network.train()) as looks:
         network(image)
         network(image)
-    thetas = [look.warp.theta for look in looks]
+    thetas = [look.output.theta for look in looks]
     assert torch.equal(thetas[0], thetas[2])
     assert torch.equal(thetas[1], thetas[3])  # the first convolution lies before it
     assert not torch.equal(network(image), network(image))

@@ -141,14 +141,14 @@ def test_readings_are_what_one_gets_by_hand(precision: str, accumulate: int) -> 
         logits = task(batch.image)
     (look,) = looks
     loss = functional.cross_entropy(logits, batch.label, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, look.warp.theta)
-    reading, grid = kept.read["transformer"][2], look.warp.grid.detach()
+    (gradient,) = torch.autograd.grad(loss, look.output.theta)
+    reading, grid = kept.read["transformer"][2], look.output.grid.detach()
     close = functools.partial(pytest.approx, rel=0.05 if plugins else 1e-4)
     assert reading.gradient == close(gradient.norm(dim=1).mean().item())
     assert reading.outside == pytest.approx(measures.fraction_out_of_bounds(grid).mean().item())
     assert reading.largest_scale == pytest.approx(0.62298, abs=1e-4)  # of ((0.6, 0.1), (0, 0.5))
     assert reading.smallest_scale == pytest.approx(0.48156, abs=1e-4)
-    moved = affine.grid(look.warp.theta.detach()[:1], (14, 14)) - affine.grid(
+    moved = affine.grid(look.output.theta.detach()[:1], (14, 14)) - affine.grid(
         torch.tensor([[1.0, 0, 0, 0, 1, 0]]), (14, 14)
     )
     assert reading.pixels_from_identity == pytest.approx(
@@ -194,7 +194,7 @@ def test_every_kind_of_transformer_is_read(name: str) -> None:
     awaken(transformer, image)
     with record_warps(transformer) as looks:
         output = transformer(image)
-    looks[0].warp.theta.retain_grad()
+    looks[0].output.theta.retain_grad()
     output.square().sum().backward()
     found = read_warps(looks[0])
     assert len(found) == (3 if name == "parallel" else 1)
@@ -234,7 +234,6 @@ def test_only_steps_that_are_logged_are_read_and_nothing_is_computed_twice() -> 
     fit(transformer, kept, log_every_n_steps=4)
     assert list(kept.read["transformer"]) == [4, 8]
     assert transformer.records == 1 + 10  # the first sizes the layers
-    assert transformer.recorders == ()
     assert kept.records == []
 
 

@@ -98,16 +98,18 @@ def test_the_outline_of_transformers_in_a_row_is_that_of_warping_by_one_after_th
     found = compose_records(looks, image)
     assert found is not None
     smooth = functional.avg_pool2d(image, 9, 1, 4)  # resampling twice blurs what is not smooth
-    expected = sampling.bilinear(sampling.bilinear(smooth, looks[0].warp.grid), looks[1].warp.grid)
+    expected = sampling.bilinear(
+        sampling.bilinear(smooth, looks[0].output.grid), looks[1].output.grid
+    )
     seen = (found.grid.abs() < 0.8) & (
-        looks[1].warp.grid.abs() < 0.95
+        looks[1].output.grid.abs() < 0.95
     )  # what the first warp left out, the second cannot show
     inside = seen.all(-1)[:, None].expand(-1, 3, -1, -1)
     torch.testing.assert_close(
         sampling.bilinear(smooth, found.grid)[inside], expected[inside], rtol=0, atol=0.05
     )
     assert twice.shape == found.image.shape
-    assert compose_records(looks[:1], image) is looks[0].warp
+    assert compose_records(looks[:1], image) is looks[0].output
     assert compose_records([], image) is None
 
 

@@ -59,7 +59,7 @@ def test_at_the_identity_the_grid_and_its_gradient_are_the_familys_own_bit_for_b
 def test_no_number_leaves_its_range_however_far_theta_goes(value: float, which: int) -> None:
     theta = torch.tensor([Attention.identity])
     theta[0, which] = value
-    inside = CROP.inside(theta)[0, which].item()
+    inside = CROP.bound(theta)[0, which].item()
     assert CROP.low[which] - 1e-6 <= inside <= CROP.high[which] + 1e-6
     if abs(value) >= 1e5:
         assert inside == pytest.approx(CROP.high[which] if value > 0 else CROP.low[which])
@@ -69,7 +69,7 @@ def test_the_range_is_that_of_the_formula() -> None:
     for x in (-3.0, -0.7, 0.2, 5.0):
         h = 0.8 if x < 0 else 0.2  # from 1 down to 0.2, up to 1.2
         expected = 1 + x / math.sqrt(1 + (x / h) ** 2)
-        assert CROP.inside(torch.tensor([[1 + x, 0, 0]], dtype=torch.float64))[
+        assert CROP.bound(torch.tensor([[1 + x, 0, 0]], dtype=torch.float64))[
             0, 0
         ].item() == pytest.approx(expected, rel=1e-12)
 
@@ -92,7 +92,7 @@ def test_a_crop_can_reach_every_corner_and_gradient_descent_takes_it_there(
 def test_the_gradient_at_ten_ranges_is_still_alive() -> None:
     """tanh's is exactly zero there in float32: 1 - tanh(10)^2."""
     theta = torch.tensor([[1.0, 9.0, 0.0]]).requires_grad_()
-    CROP.inside(theta)[0, 1].backward()
+    CROP.bound(theta)[0, 1].backward()
     assert theta.grad is not None
     assert 5e-4 < theta.grad[0, 1] < 2e-3
 
@@ -105,7 +105,7 @@ def test_gradients_pass_gradcheck(family: Family) -> None:
     theta = (torch.tensor([family.identity], dtype=torch.float64) + 0.4 * noise).requires_grad_()
     size = (2, 3, 4) if isinstance(family, Affine3D) else (3, 4)
     assert torch.autograd.gradcheck(lambda theta: around(family)(theta, size), theta)
-    assert torch.autograd.gradgradcheck(around(family).inside, theta)
+    assert torch.autograd.gradgradcheck(around(family).bound, theta)
 
 
 @pytest.mark.parametrize("value", [1e6, 1e20, -1e20])
@@ -119,18 +119,18 @@ def test_huge_parameters_give_finite_gradients(value: float) -> None:
 def test_a_theta_in_half_precision_is_bounded_in_float32() -> None:
     theta = torch.tensor([[0.5, 0.25, -0.75]])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(CROP.inside(theta.bfloat16()), CROP.inside(theta))
-    assert torch.equal(CROP.inside(theta.bfloat16()), CROP.inside(theta))
+        assert torch.equal(CROP.bound(theta.bfloat16()), CROP.bound(theta))
+    assert torch.equal(CROP.bound(theta.bfloat16()), CROP.bound(theta))
 
 
-def test_free_is_the_inverse_of_inside() -> None:
-    theta = CROP.inside(torch.tensor([[3.0, -1.0, 0.1], [0.1, 0.0, 0.4]], dtype=torch.float64))
-    torch.testing.assert_close(CROP.inside(CROP.free(theta)), theta)
+def test_unbound_is_the_inverse_of_bound() -> None:
+    theta = CROP.bound(torch.tensor([[3.0, -1.0, 0.1], [0.1, 0.0, 0.4]], dtype=torch.float64))
+    torch.testing.assert_close(CROP.bound(CROP.unbound(theta)), theta)
     with pytest.raises(
         ValueError,
         match=r"is not within its bounds, \(0.2, -0.9, -0.9\) to \(1.2, 0.9, 0.9\); widen them",
     ):
-        CROP.free(torch.tensor([[1.0, 0.0, 0.95]]))
+        CROP.unbound(torch.tensor([[1.0, 0.0, 0.95]]))
 
 
 def test_bounded_crops_can_start_by_tiling() -> None:

@@ -190,5 +190,5 @@ def test_fewer_than_one_is_refused(n: int) -> None:
 
 
 def test_a_start_that_cannot_place_the_family_is_refused_at_construction() -> None:
-    with pytest.raises(ValueError, match="Tiling places Translation and Attention, not Affine"):
+    with pytest.raises(ValueError, match="Affine cannot be tiled; take Translation or Attention"):
         ParallelTransformer(localisations(1), Affine(), 4, start=Tiling())

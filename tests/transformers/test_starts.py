@@ -99,9 +99,7 @@ def test_crops_of_attention_leave_no_place_unseen(n: int) -> None:
 
 @pytest.mark.parametrize("family", [Affine(), Similarity(), Projective(), ThinPlateSpline()])
 def test_families_that_tiling_cannot_place_are_refused_with_advice(family: Family) -> None:
-    with pytest.raises(
-        ValueError, match=rf"not {type(family).__name__}; take one of these or Disturbed"
-    ):
+    with pytest.raises(ValueError, match=f"{type(family).__name__} cannot be tiled; take Trans"):
         Tiling().theta(family, 4)
 
 
@@ -111,7 +109,7 @@ def test_a_stated_start_is_where_a_transformer_begins_bounded_or_not() -> None:
         start.theta(Attention(), 2), torch.tensor([[0.4, 0.1, -0.2]]).expand(2, -1)
     )
     bounded = BoundedFamily(Attention(), [0.3, -0.6, -0.6], [1.1, 0.6, 0.6])
-    torch.testing.assert_close(bounded.inside(start.theta(bounded, 2)), start.theta(Attention(), 2))
+    torch.testing.assert_close(bounded.bound(start.theta(bounded, 2)), start.theta(Attention(), 2))
     with pytest.raises(ValueError, match="a start of 3 numbers for Affine, whose theta has 6"):
         start.theta(Affine(), 1)
 
@@ -178,13 +176,15 @@ def test_features_that_are_not_a_place_for_each_are_refused_with_advice(
     transformer = ParallelTransformer(localisation, Translation(0.5), 2, start=HeatmapCentres())
     with pytest.raises(
         ValueError,
-        match=r"needs x and y of 2 places, 4 features, not \d+; take HeatmapLocalisation with maps: 2",
+        match=r"needs x and y of 2 places, 4 features, not \d+; take HeatmapLocalisation with num_maps: 2",
     ):
         transformer(torch.rand(2, 3, 8, 8))
 
 
 def test_followers_in_space_are_refused() -> None:
-    with pytest.raises(ValueError, match="in a plane, where heat maps are, not Affine3D"):
+    with pytest.raises(
+        ValueError, match="moves crops in a plane, not in 3 dimensions; take another start"
+    ):
         SpatialTransformer(nn.Flatten(), Affine3D(), start=HeatmapCentres())
 
 
