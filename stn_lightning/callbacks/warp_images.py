@@ -84,7 +84,7 @@ class WarpImages(Callback):
 
 def first(record: WarpRecord, n: int) -> WarpRecord:
     """Return a record of the first `n` images of its batch."""
-    return record._replace(warp=WarpOutput(*(values[:n] for values in record.warp)))
+    return record._replace(output=WarpOutput(*(values[:n] for values in record.output)))
 
 
 def draw(
