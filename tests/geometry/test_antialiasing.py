@@ -462,7 +462,7 @@ def test_no_footprint_reaches_across_the_seam_of_two_looks() -> None:
         torch.testing.assert_close(apart, sample_antialiased(image, grids[:, i]), rtol=0, atol=1e-6)
 
 
-class WarpOutput(nn.Module):
+class Warp(nn.Module):
     def forward(self, image: Tensor, theta: Tensor) -> Tensor:
         return sample_antialiased(image, affine.grid(theta, (16, 16)))
 
@@ -475,9 +475,9 @@ def test_traced_for_export_it_is_the_same_function_of_every_theta(theta: list[fl
         torch.tensor([[1.0, 0, 0, 0, 1, 0]] * 2),
         torch.tensor([theta] * 2),
     )
-    traced = torch.export.export(WarpOutput(), (image, traced_at), strict=False).module()
+    traced = torch.export.export(Warp(), (image, traced_at), strict=False).module()
     torch.testing.assert_close(
-        traced(image, parameters), WarpOutput()(image, parameters), rtol=0, atol=1e-5
+        traced(image, parameters), Warp()(image, parameters), rtol=0, atol=1e-5
     )
 
 

@@ -211,7 +211,7 @@ def test_without_gradients_nothing_is_blurred(monkeypatch: pytest.MonkeyPatch) -
         assert widen_gradient(sampled, image, grid) is sampled
 
 
-class WarpOutput(nn.Module):
+class Warp(nn.Module):
     def forward(self, image: Tensor, theta: Tensor) -> Tensor:
         grid = affine.grid(theta, (16, 16))
         return widen_gradient(sampling.bilinear(image, grid), image, grid)
@@ -220,10 +220,10 @@ class WarpOutput(nn.Module):
 def test_vmap_jacrev_and_export_see_the_same_function() -> None:
     image, theta = noise(3, 2, 20, 20), torch.tensor([[0.7, 0.2, 0.1, 0.05, 0.8, 0.1]] * 3)
     slopes = torch.func.vmap(
-        torch.func.jacrev(lambda t, i: WarpOutput()(i[None], t[None]).square().sum())
+        torch.func.jacrev(lambda t, i: Warp()(i[None], t[None]).square().sum())
     )(theta, image)
     leaf = theta.clone().requires_grad_()
-    WarpOutput()(image, leaf).square().sum().backward()
+    Warp()(image, leaf).square().sum().backward()
     torch.testing.assert_close(slopes, leaf.grad, rtol=1e-4, atol=1e-4)
-    traced = torch.export.export(WarpOutput(), (image, theta), strict=False).module()
-    torch.testing.assert_close(traced(image, theta), WarpOutput()(image, theta))
+    traced = torch.export.export(Warp(), (image, theta), strict=False).module()
+    torch.testing.assert_close(traced(image, theta), Warp()(image, theta))

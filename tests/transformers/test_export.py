@@ -63,7 +63,7 @@ PLAIN = [
     LearntTargetGrid,
 ]
 FAMILIES: list[Callable[[], Family]] = [*PLAIN, bounded]
-SAMPLERS = [Bilinear, Nearest, Bicubic, Antialiased, WideGradient]
+SAMPLERS: list[type[Sampler]] = [Bilinear, Nearest, Bicubic, Antialiased, WideGradient]
 PADDINGS: list[Padding] = ["zeros", "border", "reflection", [0.3, 0.6, 0.9]]
 
 PAIRS: list[Case] = [
@@ -93,7 +93,7 @@ def cases(some: list[Case]) -> pytest.MarkDecorator:
     )
 
 
-class WarpOutput(nn.Module):
+class Warp(nn.Module):
     """The two parts of a transformer that are geometry; nothing in it has ever run."""
 
     def __init__(
@@ -140,7 +140,7 @@ def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 def compiled_agrees(
     family: Callable[[], Family], sampler: type[Sampler], padding: Padding, backend: str
 ) -> None:
-    warp = WarpOutput(family, sampler, padding)
+    warp = Warp(family, sampler, padding)
     fused = torch.compile(warp, fullgraph=True, backend=backend)
     image, theta = warp.inputs(3)
     actual = values_and_gradient(fused, image, theta)
@@ -182,7 +182,7 @@ def test_a_compiled_spline_keeps_nothing_of_what_a_graph_computed() -> None:
     """The memory of a graph's results belongs to the graph: with CUDA graphs, the next run
     overwrites it.
     """
-    warp = WarpOutput(ThinPlateSpline, Bilinear, "zeros")
+    warp = Warp(ThinPlateSpline, Bilinear, "zeros")
     torch.compile(warp, fullgraph=True, backend="eager")(*warp.inputs(3))
     assert isinstance(warp.family, ThinPlateSpline)
     assert warp.family.basis is None
@@ -201,7 +201,7 @@ def batch_free(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 def test_an_exported_warp_takes_a_batch_of_any_size(
     family: Callable[[], Family], sampler: type[Sampler], padding: Padding
 ) -> None:
-    warp = WarpOutput(family, sampler, padding)
+    warp = Warp(family, sampler, padding)
     inputs = warp.inputs(3)
     exported = torch.export.export(warp, inputs, dynamic_shapes=batch_free(warp, inputs)).module()
     for batch in (1, 5):
@@ -235,7 +235,7 @@ def through_onnx(
 
 
 def onnx_agrees(family: Callable[[], Family], sampler: type[Sampler], padding: Padding) -> None:
-    warp = WarpOutput(family, sampler, padding)
+    warp = Warp(family, sampler, padding)
     others = warp.inputs(5, seed=1)
     torch.testing.assert_close(
         through_onnx(warp, warp.inputs(3), others), warp(*others).detach(), rtol=0, atol=1e-5
@@ -314,7 +314,7 @@ def test_a_whole_transformer_compiles_into_one_graph(
 def test_vmap_and_jacrev_see_what_a_loop_sees(
     family: Callable[[], Family], sampler: type[Sampler], padding: Padding
 ) -> None:
-    warp = WarpOutput(family, sampler, padding)
+    warp = Warp(family, sampler, padding)
     image, theta = warp.inputs(3)
 
     def energy(theta: Tensor, image: Tensor) -> Tensor:
