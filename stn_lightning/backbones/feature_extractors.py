@@ -74,7 +74,7 @@ class FeatureExtractor(nn.Module):
         """A frozen trunk stays as it is in evaluation."""
         return super().train(mode and not self.frozen)
 
-    def rated(self) -> Iterator[tuple[nn.Parameter, float]]:
+    def parameter_lr_scales(self) -> Iterator[tuple[nn.Parameter, float]]:
         """Each parameter with the factor of its learning rate; layers come in the order in which
         the network has them.
         """

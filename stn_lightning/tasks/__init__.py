@@ -1,8 +1,9 @@
-"""Tasks: transformer + backbone + loss + metrics + optimiser, as LightningModules."""
+"""LightningModules of transformer, backbone, loss, metrics and optimiser."""
 
 from stn_lightning.tasks.classification import ClassificationTask
 from stn_lightning.tasks.colocalisation import ColocalisationTask
 from stn_lightning.tasks.digit_sequence import DigitSequenceTask
+from stn_lightning.tasks.distillation import DistillationTask
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import ConstantLR, CosineDecay, Schedule, StepDecay
 from stn_lightning.tasks.step_output import StepOutput
@@ -13,6 +14,7 @@ __all__ = [
     "ConstantLR",
     "CosineDecay",
     "DigitSequenceTask",
+    "DistillationTask",
     "ErrorRate",
     "MeanCrossEntropy",
     "Samples",

@@ -1,4 +1,4 @@
-"""Classification of pictures, with or without a transformer in front."""
+"""Image classification, with or without a transformer in front."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +17,7 @@ from stn_lightning.backbones import FeatureExtractor
 from stn_lightning.batch import Batch
 from stn_lightning.geometry.measures import out_of_bounds_penalty
 from stn_lightning.geometry.overlap import overlap_penalty
+from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
 from stn_lightning.tasks.schedules import ConstantLR, Schedule
 from stn_lightning.tasks.step_output import StepOutput
@@ -24,11 +25,11 @@ from stn_lightning.transformers import Transformer, WarpRecord, record_warps
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 MADE_FOR = "made_for"
-"""Where a checkpoint says the shape of an image and the names of the classes."""
+"""The key of a checkpoint under which image shape and class names stand."""
 
 
 class ClassificationTask(LightningModule):
-    """`backbone(transformer(image))`, cross entropy.
+    """Train `backbone(transformer(image))` by cross entropy.
 
     Args:
         backbone: image(s) -> logits.
@@ -36,13 +37,23 @@ class ClassificationTask(LightningModule):
         optimizer: parameters -> optimiser.
         schedule: factor of the learning rate over the training.
         localisation_lr_scale: learning rate of all transformers' parameters over that of the rest;
-            SVHN's is a tenth in the paper.
+            the paper's is a tenth for SVHN.
         channels_last: whether weights lie in the memory format that convolutions are fastest in.
-        out_of_bounds_penalty: weight in the loss of how far all transformers look beyond the border
-            of what they are given (`out_of_bounds_penalty`). 1 brings one back that has left the
+        out_of_bounds_penalty: weight in the loss of how far all transformers sample beyond the
+            border of their input (`out_of_bounds_penalty`). 1 brings back one that has left the
             image, where the sampler gives it no gradient.
-        overlap_penalty: weight in the loss of what parallel transformers' crops share
+        overlap_penalty: weight in the loss of the overlap of parallel transformers' crops
             (`overlap_penalty`), so that they do not agree on one place.
+        label_smoothing: part of each label that is spread over all classes, in training alone.
+        decay_biases_and_norms: whether weight decay applies to biases and to the weights of
+            normalisation layers, too, as it does in torch's optimisers.
+
+    Example:
+        >>> from functools import partial
+        >>> from stn_lightning.backbones import FCN
+        >>> task = ClassificationTask(FCN([16]), partial(torch.optim.SGD, lr=0.1))
+        >>> task(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -55,6 +66,8 @@ class ClassificationTask(LightningModule):
         channels_last: bool = True,
         out_of_bounds_penalty: float = 0.0,
         overlap_penalty: float = 0.0,
+        label_smoothing: float = 0.0,
+        decay_biases_and_norms: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -65,39 +78,44 @@ class ClassificationTask(LightningModule):
         self.channels_last = channels_last
         self.out_of_bounds_penalty = out_of_bounds_penalty
         self.overlap_penalty = overlap_penalty
+        self.label_smoothing = label_smoothing
+        self.decay_biases_and_norms = decay_biases_and_norms
         metrics = self.split_metrics()
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")}
         )
 
     def split_metrics(self) -> MetricCollection:
-        """What is measured of logits and labels, over a whole split."""
+        """Return the metrics of a split, which are updated with logits and labels."""
         return MetricCollection(
             {"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()}
         )
 
     @property
     def validation_metrics(self) -> set[str]:
-        """The names of what a validation may log."""
+        """Names of the metrics that a validation may log."""
         metrics: Any = self.metrics["val_metrics"]
         return set(metrics.keys())
 
     def loss(
-        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
+        self, logits: Float[Tensor, "batch *digits classes"], batch: Batch
     ) -> Float[Tensor, ""]:
-        """Mean over the batch, in nats."""
-        return functional.cross_entropy(logits.float(), label)
+        """Return the training loss, a mean over the batch, in nats."""
+        return functional.cross_entropy(
+            logits.float(), batch.label, label_smoothing=self.label_smoothing
+        )
 
     def misclassified(
         self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
     ) -> Bool[Tensor, " batch"]:
-        """Which pictures are misread."""
+        """Return which images are misclassified."""
         return logits.argmax(-1) != label
 
     @property
     def is_logged(self) -> bool:
-        """Whether what this step logs is written, or stands at the end of its epoch; logging at
-        every step takes one percent of it.
+        """True where this step's values are written, or stand at the end of its epoch.
+
+        Logging at every step takes one percent of it.
         """
         trainer, every = self.trainer, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         done = trainer.global_step + 1
@@ -114,8 +132,10 @@ class ClassificationTask(LightningModule):
         return logits
 
     def configure_model(self) -> None:
-        """Let lazily sized layers see one picture, and check that the backbone has as many classes
-        as the data.
+        """Give lazy layers their sizes, and compare the classes with the data's.
+
+        Raises:
+            ValueError: where backbone and data have not the same number of classes.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         self.eval()
@@ -124,15 +144,14 @@ class ClassificationTask(LightningModule):
         self.train()
         if logits.shape[-1] != len(data.class_names):
             raise ValueError(
-                f"the backbone tells {logits.shape[-1]} classes apart, the data has {len(data.class_names)}; make them agree"
+                f"the backbone has {logits.shape[-1]} classes, the data has "
+                f"{len(data.class_names)}; set the backbone's num_classes"
             )
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what goes in and what comes out, so that the weights can be used where the data set
-        is not.
-        """
+        """Add image shape and class names, so that weights can be used without the data."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is not None:
             checkpoint[MADE_FOR] = {
@@ -142,12 +161,12 @@ class ClassificationTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         penalised = self.out_of_bounds_penalty or self.overlap_penalty
-        watched: AbstractContextManager[list[WarpRecord]] = (
+        recording: AbstractContextManager[list[WarpRecord]] = (
             record_warps(self) if penalised else nullcontext([])
         )
-        with watched as looks:
+        with recording as records:
             logits = self(batch.image.to(self.dtype))
-        loss = self.loss(logits, batch.label)
+        loss = self.loss(logits, batch)
         if self.is_logged:
             error = self.misclassified(logits.detach(), batch.label).float().mean() * 100
             self.log_dict(
@@ -155,35 +174,24 @@ class ClassificationTask(LightningModule):
                 batch_size=len(batch.label),
                 prog_bar=True,
             )
-        if self.out_of_bounds_penalty and looks:
-            beyond = torch.stack(
-                [out_of_bounds_penalty(look.grids.flatten(0, 1)).mean() for look in looks]
-            )
-            loss = loss + self.out_of_bounds_penalty * beyond.sum()
-        if self.overlap_penalty and looks:
-            loss = (
-                loss
-                + self.overlap_penalty
-                * torch.stack([overlap_penalty(look.grids).mean() for look in looks]).sum()
-            )
-        return loss * batch.share
+        return self._penalised(loss, records) * batch.share
+
+    def _penalised(self, loss: Tensor, records: Sequence[WarpRecord]) -> Tensor:
+        """Add the penalties of where transformers sample."""
+        grids = [record.grids for record in records]
+        if self.out_of_bounds_penalty and grids:
+            penalties = [out_of_bounds_penalty(each.flatten(0, 1)).mean() for each in grids]
+            loss = loss + self.out_of_bounds_penalty * torch.stack(penalties).sum()
+        if self.overlap_penalty and grids:
+            penalties = [overlap_penalty(each).mean() for each in grids]
+            loss = loss + self.overlap_penalty * torch.stack(penalties).sum()
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # Lightning hands on anything
         return self.evaluation_step(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # likewise
         return self.evaluation_step(batch)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        probabilities: Tensor = self(batch.image.to(self.dtype)).float().softmax(-1)
-        return probabilities
-
-    def predictions(
-        self, logits: Float[Tensor, "batch *digits classes"], classes: Sequence[str]
-    ) -> list[tuple[str, float]]:
-        """What each picture most probably shows, and how probable that is."""
-        probabilities, best = logits.float().softmax(-1).max(-1)
-        return [(classes[i], p) for i, p in zip(best.tolist(), probabilities.tolist(), strict=True)]
 
     def evaluation_step(self, batch: Batch) -> StepOutput:
         """Compute logits, add them to the metrics of their split, and log those."""
@@ -195,58 +203,89 @@ class ClassificationTask(LightningModule):
         return StepOutput(logits, records)
 
     def log_metrics(self, batch: Batch) -> None:
-        """Have Lightning compute and reset them at the split's end."""
+        """Have Lightning compute and reset the metrics at the split's end."""
         self.log_dict(
             self.metrics[f"{batch.split}_metrics"],  # type: ignore[arg-type]
             batch_size=len(batch.label),
             prog_bar=True,
         )
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return probabilities(self(batch.image.to(self.dtype)))
+
+    def predictions(
+        self, logits: Float[Tensor, "batch *digits classes"], class_names: Sequence[str]
+    ) -> list[tuple[str, float]]:
+        """Return the most probable class of each image and its probability.
+
+        Raises:
+            NonFiniteError: where a probability is not a number.
+        """
+        values, classes = probabilities(logits).max(-1)
+        return [(class_names[i], p) for i, p in zip(classes.tolist(), values.tolist(), strict=True)]
+
     def configure_optimizers(self) -> Any:
-        groups = self._groups()
-        optimizer = self.optimizer(
-            [{"params": params, "name": part} for (part, _), params in groups.items()]
-        )
-        for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] *= rate
-        if self.trainer.max_epochs == self.trainer.max_steps == -1 and not isinstance(
-            self.schedule, ConstantLR
-        ):
+        endless = self.trainer.max_epochs == self.trainer.max_steps == -1
+        if endless and not isinstance(self.schedule, ConstantLR):
             raise ValueError(
-                "the schedule needs to know how long the training is; give max_epochs or max_steps, or a Constant schedule"
+                "the schedule needs the length of the training; "
+                "give max_epochs or max_steps, or the schedule ConstantLR"
             )
+        groups, scales = self._parameter_groups()
+        optimizer = self.optimizer(groups)
+        for group, scale in zip(optimizer.param_groups, scales, strict=True):
+            group["lr"] *= scale
         schedule = LambdaLR(optimizer, lambda step: self.schedule(self._progress(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _groups(self) -> dict[tuple[str, float], list[nn.Parameter]]:
-        """Parameters by the part that they belong to and the factor of their learning rate."""
-        localising = {
-            id(p)
-            for module in self.modules()
-            if isinstance(module, Transformer)
-            for p in module.parameters()
+    def _parameter_groups(self) -> tuple[list[dict[str, Any]], list[float]]:
+        """Return parameters by part, learning rate and weight decay; and factors of the rates.
+
+        Names are unique, as Lightning's LearningRateMonitor asks for.
+        """
+        modules = list(self.modules())
+        transformers = [module for module in modules if isinstance(module, Transformer)]
+        localising = {id(p) for transformer in transformers for p in transformer.parameters()}
+        extractors = [module for module in modules if isinstance(module, FeatureExtractor)]
+        own = {
+            id(p): scale for extractor in extractors for p, scale in extractor.parameter_lr_scales()
         }
-        rated = {
-            id(p): rate
-            for module in self.modules()
-            if isinstance(module, FeatureExtractor)
-            for p, rate in module.rated()
-        }
-        groups: dict[tuple[str, float], list[nn.Parameter]] = {
-            ("backbone", 1.0): [],
-            ("localisation", self.localisation_lr_scale): [],
-        }
+        groups: dict[str, dict[str, Any]] = {}
+        scales: dict[str, float] = {}
         for p in self.parameters():
-            part, rate = (
-                ("localisation", self.localisation_lr_scale)
-                if id(p) in localising
-                else ("backbone", 1.0)
-            )
-            groups.setdefault((part, rate * rated.get(id(p), 1.0)), []).append(p)
-        return {of: params for of, params in groups.items() if params}
+            part, scale = "backbone", own.get(id(p), 1.0)
+            name = "" if scale == 1 else f"/lr_scale_{scale:.6g}"
+            if id(p) in localising:
+                part, scale = "localisation", scale * self.localisation_lr_scale
+            decay: dict[str, float] = {}
+            if p.dim() < 2 and not self.decay_biases_and_norms:
+                name, decay = f"{name}/no_decay", {"weight_decay": 0.0}
+            group = groups.setdefault(part + name, {"name": part + name, "params": [], **decay})
+            group["params"].append(p)
+            scales[part + name] = scale
+        names = sorted(groups)
+        return [groups[name] for name in names], [scales[name] for name in names]
 
     def _progress(self, step: int) -> float:
-        """How much of the training is done, from 0 to 1."""
+        """Return the part of the training that is done, from 0 to 1."""
         # Lightning forgets a resumed loader's position when it is asked for the training's length
         # before the first step (PL#20550)
         return min(step / self.trainer.estimated_stepping_batches, 1.0) if step else 0.0
+
+
+def probabilities(
+    logits: Float[Tensor, "batch *digits classes"],
+) -> Float[Tensor, "batch *digits classes"]:
+    """Return softmax in float32.
+
+    Raises:
+        NonFiniteError: where a probability is not a number.
+    """
+    values = logits.float().softmax(-1)
+    wrong = ~values.isfinite().flatten(1).all(1)
+    if wrong.any():
+        raise NonFiniteError(
+            f"the network's probabilities are not finite for {int(wrong.sum())} of {len(wrong)} "
+            "images; look for NaN or infinity in its weights and in the images"
+        )
+    return values

@@ -1,7 +1,7 @@
-"""Finding what pictures have in common, without labels.
+"""Find what images have in common, without labels.
 
-The crops of two pictures are to be more alike than a crop and a random patch of its own picture, by
-a margin: the sum over pairs of max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 +
+The crops of two images are to be more alike than a crop and a random patch of its own image, by a
+margin: the sum over pairs of max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 +
 margin).
 
 What the paper leaves open (?): e is the second convolution's and the classifier's activations, each
@@ -33,20 +33,33 @@ from stn_lightning.transformers import Transformer, record_warps
 
 
 class ColocalisationTask(ClassificationTask):
-    """Trains a transformer alone; the encoder stays as it is.
+    """Train a transformer alone; the encoder stays as it is.
 
-    `test/found` is the part of pictures, in percent, in which crop and box overlap by more than
-    half (intersection over union).
+    `test/found` is the percentage of images whose crop and box overlap by more than half
+    (intersection over union).
 
     Args:
-        encoder: tells digits apart; its activations are compared.
+        encoder: a trained classifier, whose activations are compared.
         weights: checkpoint of a run that trained the encoder as a classifier's backbone.
         optimizer: parameters -> optimiser.
         transformer: image -> crop.
-        patch: side of a random patch over the image's side (?).
+        patch_scale: side of a random patch over the image's side (?).
         margin: between pairs and patches; the paper's is 1, of activations in no unit.
-        gradual: part of the training in which pairs come to their full weight.
+        pair_warmup: part of the training in which pairs come to their full weight.
         schedule: factor of the learning rate over the training.
+
+    Raises:
+        ValueError: before the first step, where the weights do not exist.
+
+    Example:
+        >>> from functools import partial
+        >>> from stn_lightning.transformers import SpatialTransformer, StridedLocalisation
+        >>> from stn_lightning.transformers import Translation
+        >>> crop = SpatialTransformer(StridedLocalisation(), Translation(1 / 3), (28, 28))
+        >>> sgd = partial(torch.optim.SGD, lr=0.1)
+        >>> task = ColocalisationTask(CNN(8), "runs/encoder/checkpoints/best.ckpt", sgd, crop)
+        >>> task.transformer(torch.rand(2, 1, 84, 84)).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
@@ -55,20 +68,20 @@ class ColocalisationTask(ClassificationTask):
         weights: str,
         optimizer: OptimizerCallable,
         transformer: Transformer,
-        patch: float = 1 / 3,
+        patch_scale: float = 1 / 3,
         margin: float = 4.0,
-        gradual: float = 0.5,
+        pair_warmup: float = 0.5,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(encoder, optimizer, transformer, schedule)
         self.weights = weights
-        self.patch = patch
+        self.patch_scale = patch_scale
         self.margin = margin
-        self.gradual = gradual
+        self.pair_warmup = pair_warmup
 
     def split_metrics(self) -> MetricCollection:
         return MetricCollection(
-            {"found": Found(), "loss": Mean(), "samples": Samples()}, compute_groups=False
+            {"found": FoundRate(), "loss": Mean(), "samples": Samples()}, compute_groups=False
         )
 
     def configure_model(self) -> None:
@@ -83,10 +96,9 @@ class ColocalisationTask(ClassificationTask):
         self.backbone.requires_grad_(False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._losses(
-            batch,
-            min(1.0, self._progress(self.global_step) / self.gradual) if self.gradual else 1.0,
-        ).mean()
+        done = self._progress(self.global_step)
+        weight = min(1.0, done / self.pair_warmup) if self.pair_warmup else 1.0
+        loss = self._losses(batch, weight).mean()
         if self.is_logged:
             self.log("train/loss", loss.detach(), batch_size=len(batch.label), prog_bar=True)
         return loss * batch.share
@@ -96,7 +108,7 @@ class ColocalisationTask(ClassificationTask):
         with record_warps(self) as records:
             losses = self._losses(batch, 1.0, torch.Generator().manual_seed(0))
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
-        metrics["found"].update(_frame(records[-1].grids[:, 0]), batch.box)
+        metrics["found"].update(crop_box(records[-1].grids[:, 0]), batch.box)
         metrics["loss"].update(losses)
         metrics["samples"].update(losses[:, None], batch.label)
         self.log_metrics(batch)
@@ -105,11 +117,11 @@ class ColocalisationTask(ClassificationTask):
     def _losses(
         self, batch: Batch, weight: float, generator: torch.Generator | None = None
     ) -> Float[Tensor, " batch"]:
-        """Of each picture, the mean over its pairs. `weight` is that of the pairs."""
+        """Return each image's mean over its pairs, whose distances are multiplied by `weight`."""
         assert self.transformer is not None
         image = batch.image.to(self.dtype)
         crop, patch = self.encoded(self.transformer(image), self.patches(image, generator))
-        pairs = (crop[:, None] - crop[None]).square().sum(2)  # (B, B)
+        pairs = (crop[:, None] - crop[None]).square().sum(2)  # (batch, batch)
         apart = (crop - patch).square().sum(1)
         hinge = (weight * pairs - apart[:, None] + self.margin).clamp(min=0)
         others = 1 - torch.eye(len(image), device=image.device)
@@ -120,9 +132,7 @@ class ColocalisationTask(ClassificationTask):
         crop: Float[Tensor, "batch channels height width"],
         patch: Float[Tensor, "batch channels height width"],
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch features"]]:
-        """e of both: activations of the deeper layers, over the root mean square of their length on
-        the patches.
-        """
+        """Return e of both: deeper activations, over their root mean square length on patches."""
         assert isinstance(self.backbone, CNN)
         layers = [
             [deep.float().flatten(1) for deep in self.backbone.activations(image)[1:]]
@@ -136,56 +146,49 @@ class ColocalisationTask(ClassificationTask):
         return ours, theirs
 
     def patches(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A random patch of each image, of the crops' size in pixels."""
+        """Return a random patch of each image, of the crops' size in pixels."""
         assert self.transformer is not None
         centre = (2 * torch.rand(len(image), 2, generator=generator).to(image.device) - 1) * (
-            1 - self.patch
+            1 - self.patch_scale
         )
         size = self.transformer.size or tuple(image.shape[2:])
-        grid = affine.grid(affine.from_translation(centre, self.patch), size)  # type: ignore[arg-type]
+        grid = affine.grid(affine.from_translation(centre, self.patch_scale), size)  # type: ignore[arg-type]
         return sampling.bilinear(image, grid)
 
 
 def _trained(path: str) -> dict[str, Tensor]:
     try:
         return load_checkpoint(path)["state_dict"]
-    except FileNotFoundError as problem:
+    except FileNotFoundError as error:
         first = "make train CONFIG=configs/colocalisation/encoder.yaml"
         raise ValueError(
             f"weights {path} do not exist; train the encoder first: {first}"
-        ) from problem
+        ) from error
 
 
-def _frame(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 4"]:
-    """Left, top, right and bottom of what a crop shows: half a pixel beyond its outermost pixels'
-    centres.
-    """
+def crop_box(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 4"]:
+    """Return left, top, right and bottom of a crop, to its outermost pixels' borders."""
     first, last = grid[:, 0, 0], grid[:, -1, -1]
-    half = (last - first) / (2 * (grid.shape[1] - 1))
+    half = (last - first) / (2 * (grid.shape[1] - 1))  # of a pixel
     return torch.cat([first - half, last + half], 1)
 
 
-class Found(SampleMean):
-    """Samples in percent whose crop and box share more than half of what they cover together."""
+class FoundRate(SampleMean):
+    """Samples whose crop and box share more than half of their union, in percent."""
 
     higher_is_better = True
 
-    def update(self, frame: Float[Tensor, "batch 4"], box: Float[Tensor, "batch 4"]) -> None:
-        common = (
-            (torch.minimum(frame, box)[:, 2:] - torch.maximum(frame, box)[:, :2])
-            .clamp(min=0)
-            .prod(1)
-        )
-        areas = [(each[:, 2:] - each[:, :2]).prod(1) for each in (frame, box)]
-        self.total += 100 * (common > 0.5 * (areas[0] + areas[1] - common)).sum()
-        self.samples += len(box)
+    def update(self, crop: Float[Tensor, "batch 4"], box: Float[Tensor, "batch 4"]) -> None:
+        sides = torch.minimum(crop, box)[:, 2:] - torch.maximum(crop, box)[:, :2]
+        common = sides.clamp(min=0).prod(1)
+        areas = [(each[:, 2:] - each[:, :2]).prod(1) for each in (crop, box)]
+        self.add(100 * (common > 0.5 * (areas[0] + areas[1] - common)))
 
 
 class Mean(SampleMean):
-    """Of numbers that are computed elsewhere."""
+    """A mean of values that are computed elsewhere."""
 
     higher_is_better = False
 
     def update(self, values: Float[Tensor, " batch"]) -> None:
-        self.total += values.sum()
-        self.samples += len(values)
+        self.add(values)

@@ -1,4 +1,4 @@
-"""Reading a number: five digits from one picture, right only if all of them are.
+"""Numbers of up to five digits from one image, right only if all digits are.
 
 Reference:
     Jaderberg et al. 2015, section 4.2; Goodfellow et al. 2014, "Multi-digit Number Recognition from
@@ -15,25 +15,33 @@ from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.tasks.classification import ClassificationTask
+from stn_lightning.tasks.classification import ClassificationTask, probabilities
 from stn_lightning.tasks.metrics import SampleMean, Samples
 
 
 class DigitSequenceTask(ClassificationTask):
-    """`backbone(transformer(image))`, the sum of the digits' cross entropies.
-
-    `test/error` is of whole numbers. Beside it stand the errors of each position (`test/error_at_1`
-    is the first digit's) and of the numbers of each length (`test/error_of_length_3`), of those
-    lengths that there are; and `confusion`, of the last split seen.
+    """Train `backbone(transformer(image))` by the sum of the digits' cross entropies.
 
     Labels are (batch, digits); the last class stands for "no digit here", and after it comes no
-    digit.
+    digit. `test/error` is of whole numbers. Beside it stand the errors at each position
+    (`test/error_at_1` is the first digit's) and of the numbers of each length that occurs
+    (`test/error_of_length_3`).
+
+    Args:
+        backbone: image(s) -> logits of each digit.
+        optimizer: parameters -> optimiser.
+        options: further arguments of `ClassificationTask`.
+
+    Example:
+        >>> from functools import partial
+        >>> from stn_lightning.backbones import MultiDigitCNN
+        >>> task = DigitSequenceTask(MultiDigitCNN(0.1), partial(torch.optim.SGD, lr=0.1))
+        >>> task(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 5, 11])
     """
 
     confusion: Int64[Tensor, "classes classes"] | None = None
-    """Digits of the last evaluated split by what they are (rows) and what they were read as
-    (columns).
-    """
+    """digits of the last evaluated split, by label (row) and prediction (column)"""
 
     def split_metrics(self) -> MetricCollection:
         metrics: dict[str, Metric | MetricCollection] = {
@@ -51,10 +59,10 @@ class DigitSequenceTask(ClassificationTask):
         }
 
     def loss(
-        self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
+        self, logits: Float[Tensor, "batch digits classes"], batch: Batch
     ) -> Float[Tensor, ""]:
-        """Sum over the digits, mean over the batch, in nats."""
-        return cross_entropies(logits, label).mean()
+        """Return the training loss: a sum over digits, a mean over the batch, in nats."""
+        return cross_entropies(logits, batch.label, self.label_smoothing).mean()
 
     def misclassified(
         self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
@@ -62,25 +70,26 @@ class DigitSequenceTask(ClassificationTask):
         return (logits.argmax(-1) != label).any(1)
 
     def predictions(
-        self, logits: Float[Tensor, "batch digits classes"], classes: Sequence[str]
+        self, logits: Float[Tensor, "batch digits classes"], class_names: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """The most probable number of each picture; digits are independent of each other, so their
-        probabilities multiply.
+        """Return the most probable number of each image and its probability.
+
+        Digits are independent of each other, so their probabilities multiply.
+
+        Raises:
+            NonFiniteError: where a probability is not a number.
         """
-        probabilities, best = logits.float().softmax(-1).max(-1)
+        values, classes = probabilities(logits).max(-1)
+        no_digit = len(class_names) - 1
         numbers = [
-            "".join(classes[i] for i in digits if i < len(classes) - 1) for digits in best.tolist()
+            "".join(class_names[i] for i in digits if i < no_digit) for digits in classes.tolist()
         ]
-        return list(zip(numbers, probabilities.prod(1).tolist(), strict=True))
+        return list(zip(numbers, values.prod(1).tolist(), strict=True))
 
     def log_metrics(self, batch: Batch) -> None:
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
-        whole = {
-            name: metric
-            for name, metric in metrics.items()
-            if not isinstance(metric, SequenceParts)
-        }
-        self.log_dict(whole, batch_size=len(batch.label), prog_bar=True)
+        scalars = {name: each for name, each in metrics.items() if not name.endswith("/parts")}
+        self.log_dict(scalars, batch_size=len(batch.label), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         self._log_parts("val")
@@ -89,22 +98,25 @@ class DigitSequenceTask(ClassificationTask):
         self._log_parts("test")
 
     def _log_parts(self, split: Split) -> None:
-        """As plain numbers, once the split is through: a length that does not occur has no error to
-        log.
-        """
+        """Log as plain numbers: a length that does not occur has no error to log."""
         metrics: Any = self.metrics[f"{split}_metrics"]
         parts = metrics["parts"]
-        found = parts.compute()  # of all processes
+        values = parts.compute()  # over all processes
         parts.reset()
-        self.confusion = found.pop("confusion")
-        self.log_dict({f"{split}/{name}": value.float() for name, value in found.items()})
+        self.confusion = values.pop("confusion")
+        self.log_dict({f"{split}/{name}": value.float() for name, value in values.items()})
 
 
 def cross_entropies(
-    logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
+    logits: Float[Tensor, "batch digits classes"],
+    label: Int64[Tensor, "batch digits"],
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, " batch"]:
-    """Of each picture, summed over its digits."""
-    return functional.cross_entropy(logits.float().transpose(1, 2), label, reduction="none").sum(1)
+    """Return cross entropies summed over the digits of each image."""
+    losses = functional.cross_entropy(
+        logits.float().transpose(1, 2), label, reduction="none", label_smoothing=label_smoothing
+    )
+    return losses.sum(1)
 
 
 class SequenceErrorRate(SampleMean):
@@ -115,8 +127,7 @@ class SequenceErrorRate(SampleMean):
     def update(
         self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
     ) -> None:
-        self.total += 100 * (logits.argmax(-1) != label).any(1).sum()
-        self.samples += len(label)
+        self.add(100 * (logits.argmax(-1) != label).any(1))
 
 
 class SequenceCrossEntropy(SampleMean):
@@ -127,58 +138,53 @@ class SequenceCrossEntropy(SampleMean):
     def update(
         self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
     ) -> None:
-        self.total += cross_entropies(logits, label).sum()
-        self.samples += len(label)
+        self.add(cross_entropies(logits, label))
 
 
 class SequenceParts(Metric):
-    """Where the errors are: by position, by length of the number, and by digit."""
+    """Errors by position, by length of the number, and by digit.
+
+    Args:
+        num_digits: of a number at most.
+        num_classes: of each digit; the last is "no digit here".
+    """
 
     full_state_update = False
     counts: Tensor
-    misread: Tensor
-    positions: Tensor
+    wrong: Tensor
+    wrong_at: Tensor
     confusions: Tensor
 
-    def __init__(self, digits: int = 5, classes: int = 11) -> None:
+    def __init__(self, num_digits: int = 5, num_classes: int = 11) -> None:
         super().__init__()
-        self.class_names = classes
-        self.add_state("counts", torch.zeros(digits + 1, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("misread", torch.zeros(digits + 1, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("positions", torch.zeros(digits, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state(
-            "confusions", torch.zeros(classes * classes, dtype=torch.long), dist_reduce_fx="sum"
-        )
+        self.num_classes = num_classes
+        shapes = {"counts": num_digits + 1, "wrong": num_digits + 1, "wrong_at": num_digits}
+        for name, size in {**shapes, "confusions": num_classes**2}.items():
+            self.add_state(name, torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
         self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
     ) -> None:
-        read = logits.argmax(-1)
-        lengths = (label != self.class_names - 1).sum(1)
+        predicted = logits.argmax(-1)
+        lengths = (label != self.num_classes - 1).sum(1)
         self.counts.index_add_(0, lengths, torch.ones_like(lengths))
-        self.misread.index_add_(0, lengths, (read != label).any(1).long())
-        self.positions += (read != label).sum(0)
-        pairs = (label * self.class_names + read).flatten()
+        self.wrong.index_add_(0, lengths, (predicted != label).any(1).long())
+        self.wrong_at += (predicted != label).sum(0)
+        pairs = (label * self.num_classes + predicted).flatten()
         self.confusions.index_add_(0, pairs, torch.ones_like(pairs))
 
     @property
     def names(self) -> list[str]:
-        """Of all errors that there can be."""
-        return [f"error_at_{i + 1}" for i in range(len(self.positions))] + [
+        """Names of all errors that there can be."""
+        return [f"error_at_{i + 1}" for i in range(len(self.wrong_at))] + [
             f"error_of_length_{n}" for n in range(len(self.counts))
         ]
 
     def compute(self) -> dict[str, Tensor]:
-        """The confusion, and errors in percent: of each position, and of the numbers of each length
-        that occurs.
-        """
-        by_position = {
-            f"error_at_{i + 1}": 100 * n / self.counts.sum() for i, n in enumerate(self.positions)
-        }
-        lengths = enumerate(zip(self.misread, self.counts, strict=True))
-        by_length = {f"error_of_length_{n}": 100 * wrong / of for n, (wrong, of) in lengths if of}
-        return (
-            {"confusion": self.confusions.unflatten(0, (self.class_names, -1)).clone()}
-            | by_position
-            | by_length
-        )
+        """Return the confusion, and errors in percent by position and by length that occurs."""
+        total, confusion = self.counts.sum(), self.confusions.view(self.num_classes, -1).clone()
+        values = {f"error_at_{i + 1}": 100 * n / total for i, n in enumerate(self.wrong_at)}
+        for n, (wrong, count) in enumerate(zip(self.wrong, self.counts, strict=True)):
+            if count:
+                values[f"error_of_length_{n}"] = 100 * wrong / count
+        return {"confusion": confusion, **values}

@@ -1,14 +1,20 @@
 """Metrics as sums over samples: exact for batches of any size, on any number of processes."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
 
 class SampleMean(Metric):
-    """A mean over all samples."""
+    """A mean over samples, summed in float64 whatever the network's precision.
+
+    A subclass's `update` calls `add` with a value for each sample.
+    """
 
     full_state_update = False
     total: Tensor
@@ -19,36 +25,67 @@ class SampleMean(Metric):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
+    def add(self, values: Shaped[Tensor, " batch"]) -> None:
+        """Add a value of each sample."""
+        self.total += values.double().sum()
+        self.samples += len(values)
+
     def compute(self) -> Float[Tensor, ""]:
         return (self.total / self.samples).float()
 
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()
+    ) -> "SampleMean":
+        """Follow the network to its device, but not to bfloat16, which holds 8 bits of a sum."""
+        moved: Any = super()._apply(lambda state: state.to(fn(state).device), exclude_state)
+        return moved
+
 
 class ErrorRate(SampleMean):
-    """Wrongly classified samples, in percent."""
+    """Misclassified samples, in percent.
+
+    Example:
+        >>> error = ErrorRate()
+        >>> error.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+        >>> error.compute()
+        tensor(50.)
+    """
 
     higher_is_better = False
 
     def update(
         self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]
     ) -> None:
-        self.total += 100 * (logits.argmax(1) != label).sum()
-        self.samples += len(label)
+        self.add(100 * (logits.argmax(1) != label))
 
 
 class MeanCrossEntropy(SampleMean):
-    """Cross entropy, in nats."""
+    """Cross entropy, in nats.
+
+    Example:
+        >>> loss = MeanCrossEntropy()
+        >>> loss.update(torch.zeros(4, 10), torch.arange(4))
+        >>> loss.compute()
+        tensor(2.3026)
+    """
 
     higher_is_better = False
 
     def update(
         self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]
     ) -> None:
-        self.total += functional.cross_entropy(logits.float(), label, reduction="sum")
-        self.samples += len(label)
+        self.add(functional.cross_entropy(logits.float(), label, reduction="none"))
 
 
 class Samples(Metric):
-    """How many samples went in."""
+    """The number of samples.
+
+    Example:
+        >>> samples = Samples()
+        >>> samples.update(torch.zeros(4, 10), torch.arange(4))
+        >>> samples.compute()
+        tensor(4.)
+    """
 
     full_state_update = False
     samples: Tensor

@@ -1,6 +1,6 @@
-"""Learning rate over a training, whatever its length: a function of how much of it is done.
+"""Learning rate schedules over the part of a training that is done, whatever its length.
 
-As factors of each parameter group's own rate, so a slower localisation stays slower.
+A schedule gives a factor of each parameter group's own rate, so a slower localisation stays slower.
 """
 
 import math
@@ -8,25 +8,37 @@ from abc import ABC, abstractmethod
 
 
 class Schedule(ABC):
-    """A factor for the learning rate."""
+    """A factor of the learning rate."""
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
-        """The factor when `progress`, from 0 to 1, of all steps is done."""
+        """Return the factor when `progress`, from 0 to 1, of all steps is done."""
 
 
 class ConstantLR(Schedule):
-    """The learning rate as it is."""
+    """Leave the learning rate as it is.
+
+    Example:
+        >>> ConstantLR()(0.9)
+        1.0
+    """
 
     def __call__(self, progress: float) -> float:
         return 1.0
 
 
 class CosineDecay(Schedule):
-    """A straight rise from 0, then half a cosine down to 0.
+    """Rise linearly from 0, then fall to 0 along half a cosine.
 
     Args:
         warmup: part of the training in which the rate rises.
+
+    Raises:
+        ValueError: where `warmup` is not a part of the training.
+
+    Example:
+        >>> CosineDecay(warmup=0.1)(0.05)
+        0.5
     """
 
     def __init__(self, warmup: float = 0.0) -> None:
@@ -41,16 +53,21 @@ class CosineDecay(Schedule):
 
 
 class StepDecay(Schedule):
-    """Multiplied by `factor` at equal intervals.
+    """Multiply by `factor` at equal intervals.
 
     Args:
-        factor: at each step down; the paper divides by 10.
+        factor: of each decay; the paper divides by 10.
         num_intervals: of equal length; the paper's 150k iterations have 3, of 50k each.
+
+    Example:
+        >>> [StepDecay(0.5)(progress) for progress in (0.0, 0.4, 0.9)]
+        [1.0, 0.5, 0.25]
     """
 
     def __init__(self, factor: float = 0.1, num_intervals: int = 3) -> None:
         self.factor = factor
-        self.parts = num_intervals
+        self.num_intervals = num_intervals
 
     def __call__(self, progress: float) -> float:
-        return float(self.factor ** min(int(progress * self.parts), self.parts - 1))
+        done = min(int(progress * self.num_intervals), self.num_intervals - 1)
+        return float(self.factor**done)

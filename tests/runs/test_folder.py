@@ -226,7 +226,7 @@ MISTAKES = {
     "a name with a slash": (("--name", "a/b"), "without slashes"),
     "the wrong number of classes": (
         ("--model.init_args.backbone.init_args.num_classes", "7"),
-        "tells 7 classes apart, the data has 10",
+        "has 7 classes, the data has 10",
     ),
     "a metric that there is not": (
         ("--monitor", "accuracy"),

@@ -199,6 +199,6 @@ def test_each_label_is_looked_at_once(tmp_path: Path) -> None:
 def test_a_backbone_with_another_number_of_classes_is_refused_before_the_first_step(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(ValueError, match="the backbone tells 7 classes apart, the data has 10"):
+    with pytest.raises(ValueError, match="the backbone has 7 classes, the data has 10"):
         train(tmp_path, network=nn.Sequential(nn.Flatten(), nn.Linear(784, 7)))
     assert not (tmp_path / "record.jsonl").exists()

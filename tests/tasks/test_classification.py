@@ -8,6 +8,10 @@ from typing import Any, cast
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +20,7 @@ from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules import EpochBatches, MNISTDataModule
 from stn_lightning.datasets import EmbeddedDigits, ImageTensorDataset, ImageTensorSource
 from stn_lightning.distortions import Distortion, Rotated, RotatedScaledTranslated
+from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.tasks import ClassificationTask, ConstantLR, CosineDecay, Schedule, StepDecay
 from stn_lightning.transformers import (
     Affine,
@@ -467,7 +472,7 @@ def test_a_resumed_training_ends_with_the_weights_of_the_uninterrupted_one(tmp_p
 def test_a_schedule_over_an_endless_training_is_refused_and_a_constant_rate_is_not() -> None:
     with pytest.raises(
         ValueError,
-        match="the schedule needs to know how long the training is; give max_epochs or max_steps",
+        match="the schedule needs the length of the training; give max_epochs or max_steps",
     ):
         configured(task_of(schedule=CosineDecay()), steps=float("inf"))
     optimizer, scheduler = configured(task_of(), steps=float("inf"))
@@ -483,7 +488,7 @@ def test_a_backbone_with_the_wrong_number_of_classes_is_refused_before_the_first
     trainer = trainer_of()
     with pytest.raises(
         ValueError,
-        match=f"the backbone tells {classes} classes apart, the data has 10; make them agree",
+        match=f"the backbone has {classes} classes, the data has 10; set the backbone's num_classes",
     ):
         trainer.fit(task_of(backbone=FCN([8], num_classes=classes)), digits())
     assert trainer.global_step == 0
@@ -580,6 +585,92 @@ def test_convolutions_lie_in_the_memory_format_that_was_asked_for(channels_last:
     trainer_of(max_steps=0).fit(task, digits())
     weight = task.backbone.get_parameter("conv2.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_an_error_is_a_whole_number_of_images_in_every_precision(precision: Any) -> None:
+    """In bfloat16, 499 images have given 89.5 %, which is no n / 499."""
+    module = MNISTDataModule(Few(499), batch_size=50)
+    for method in ("validate", "test"):
+        trainer = trainer_of(precision=precision)
+        (values,) = getattr(trainer, method)(task_of(), module, verbose=False)
+        split = "val" if method == "validate" else "test"
+        images = values[f"{split}/error"] / 100 * values[f"{split}/samples"]
+        assert images == pytest.approx(round(images), abs=1e-4)
+        assert values[f"{split}/loss"] == pytest.approx(2.3, abs=0.2)
+
+
+def test_label_smoothing_spreads_a_part_of_the_label_in_training_alone() -> None:
+    batch = batch_of(digits(20))
+    logits = torch.randn(20, 10)
+    expected = 0.8 * functional.cross_entropy(logits, batch.label)
+    expected -= 0.2 * logits.log_softmax(1).mean()
+    task = task_of(False, label_smoothing=0.2)
+    torch.testing.assert_close(task.loss(logits, batch), expected)
+    (smoothed,) = trainer_of().test(task, digits(20), verbose=False)
+    plain = task_of(False, task.backbone)
+    (expected_loss,) = trainer_of().test(plain, digits(20), verbose=False)
+    assert smoothed == expected_loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_probabilities_that_are_not_numbers_are_an_error(value: float) -> None:
+    task = task_of()
+    logits = torch.rand(3, 10)
+    logits[1, 4] = value
+    with pytest.raises(NonFiniteError, match="not finite for 1 of 3 images"):
+        task.predictions(logits, tuple("0123456789"))
+    task(torch.rand(1, 1, 28, 28))
+    task.backbone.get_parameter("layers.0.weight").data[0, 0] = value
+    with pytest.raises(NonFiniteError, match="not finite for 16 of 16 images; look for NaN"):
+        trainer_of().predict(task, digits(16))
+    assert task_of().predictions(torch.zeros(0, 10), tuple("0123456789")) == []
+
+
+def test_biases_and_norms_are_spared_weight_decay_where_that_is_asked_for() -> None:
+    adam = functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.05)
+    task = task_of(
+        True, Normalised(), optimizer=adam, decay_biases_and_norms=False, localisation_lr_scale=0.5
+    )
+    optimizer, _ = configured(task)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in task.named_parameters():
+        spared = name.endswith("bias") or name.startswith("backbone.norm")
+        assert decay[id(parameter)] == (0.0 if spared else 0.05), name
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {
+        "backbone": 0.1,
+        "backbone/no_decay": 0.1,
+        "localisation": 0.05,
+        "localisation/no_decay": 0.05,
+    }
+
+
+def test_every_layers_learning_rate_can_be_monitored(tmp_path: Path) -> None:
+    """Lightning's LearningRateMonitor refuses parameter groups of one name."""
+
+    class Features(TorchvisionFeatures):
+        def forward(self, image: Tensor) -> Tensor:
+            return super().forward(image.expand(-1, 3, -1, -1))
+
+    extractor = Features("resnet18", "layer1", lr_scales=(0.01, 0.1))
+    network = MultiCropClassifier(extractor, num_classes=10)
+    task = task_of(False, network, decay_biases_and_norms=False)
+    board = TensorBoardLogger(tmp_path, "", "")
+    trainer_of(
+        LearningRateMonitor("step"), logger=board, max_steps=1, max_epochs=-1, limit_val_batches=0
+    ).fit(task, digits(16))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    rates = [tag for tag in events.Tags()["scalars"] if tag.startswith("lr-SGD/")]
+    assert {"lr-SGD/backbone", "lr-SGD/backbone/lr_scale_0.01/no_decay"} <= set(rates)
+    assert len(rates) == len(trainer_groups(task)) > 8
+
+
+def trainer_groups(task: ClassificationTask) -> list[Any]:
+    optimizer = task.optimizers()
+    assert isinstance(optimizer, LightningOptimizer)
+    return optimizer.param_groups
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])

@@ -12,7 +12,7 @@ from stn_lightning.datasets import EmbeddedDigits
 from stn_lightning.distortions import Cluttered
 from stn_lightning.geometry import affine
 from stn_lightning.tasks import ColocalisationTask
-from stn_lightning.tasks.colocalisation import Found, _frame
+from stn_lightning.tasks.colocalisation import FoundRate, crop_box
 from stn_lightning.transformers import (
     InitialTheta,
     SpatialTransformer,
@@ -87,10 +87,10 @@ def test_a_crop_that_is_the_box_is_found_and_one_half_beside_it_is_not() -> None
         (0.2, 100.0),
         (0.24, 0.0),
     ):  # intersection over union above a half up to a third of a side
-        found = Found()
+        found = FoundRate()
         shifted = centre + torch.tensor([beside, 0.0])
         found.update(
-            _frame(affine.grid(affine.from_translation(shifted, 1 / 3), (28, 28))), batch.box
+            crop_box(affine.grid(affine.from_translation(shifted, 1 / 3), (28, 28))), batch.box
         )
         assert found.compute() == share
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.backbones import MultiDigitCNN
+from stn_lightning.batch import Batch
 from stn_lightning.callbacks import LabelCheck
 from stn_lightning.datamodules import SVHNDataModule
 from stn_lightning.datasets import SVHN, svhn
@@ -32,6 +33,12 @@ def some() -> tuple[Tensor, Tensor]:
     return logits, label
 
 
+def batch_of(label: Tensor) -> Batch:
+    """A batch of which only the labels matter."""
+    n = len(label)
+    return Batch(torch.zeros(n, 3, 64, 64), label, torch.arange(n), 0, 1.0, "train")
+
+
 def trainer_of(**options: Any) -> Trainer:
     quiet = {
         "logger": False,
@@ -52,7 +59,25 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SVHNDataModule:
 def test_the_loss_is_the_sum_of_the_digits_cross_entropies() -> None:
     logits, label = some()
     expected = sum(functional.cross_entropy(logits[:, i], label[:, i]) for i in range(5))
-    torch.testing.assert_close(task_of().loss(logits, label), expected)
+    torch.testing.assert_close(task_of().loss(logits, batch_of(label)), expected)
+
+
+def test_label_smoothing_spreads_a_part_of_each_digits_label() -> None:
+    logits, label = some()
+    batch = batch_of(label)
+    uniform = -logits.log_softmax(2).mean(2).sum(1).mean()
+    expected = 0.9 * task_of().loss(logits, batch) + 0.1 * uniform
+    torch.testing.assert_close(task_of(label_smoothing=0.1).loss(logits, batch), expected)
+
+
+def test_metrics_take_a_batch_without_images() -> None:
+    metrics = task_of().split_metrics()
+    metrics.update(*some())
+    before = metrics.compute()
+    metrics.update(torch.zeros(0, 5, 11), torch.zeros(0, 5, dtype=torch.long))
+    after = metrics.compute()
+    assert after.pop("samples") == before.pop("samples") == 50
+    torch.testing.assert_close(after, before)
 
 
 def test_a_number_is_wrong_if_any_digit_is() -> None:
@@ -136,7 +161,7 @@ def test_a_network_for_other_classes_is_refused(module: SVHNDataModule) -> None:
     task = DigitSequenceTask(
         MultiDigitCNN(0.1, num_classes=10), functools.partial(torch.optim.SGD, lr=0.1)
     )
-    with pytest.raises(ValueError, match="the backbone tells 10 classes apart, the data has 11"):
+    with pytest.raises(ValueError, match="the backbone has 10 classes, the data has 11"):
         trainer_of(max_epochs=1).fit(task, module)
 
 
