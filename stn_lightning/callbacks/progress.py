@@ -1,10 +1,10 @@
 """What is said while it trains."""
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from stn_lightning.callbacks.throughput import ThroughputLogger
+from stn_lightning.runtime.precision import emulates_bf16
 
 
 class EpochLogger(ProgressBar):
@@ -68,10 +68,3 @@ class ParameterSummary(Callback):
                     f"this processor computes bfloat16 in software: {trainer.precision} takes several times as long as 32-true",
                     flush=True,
                 )
-
-
-def emulates_bf16() -> bool:
-    """Whether PyTorch has no instructions for it here; measured: a fifth of float32's speed on an
-    AMD EPYC with AVX2.
-    """
-    return torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
