@@ -65,7 +65,7 @@ def _time_ratio(device: str) -> float:
     with torch.random.fork_rng(devices=[]):
         network = nn.Sequential(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.Conv2d(64, 64, 5), nn.ReLU())
         image = torch.rand(32, 32, 24, 24)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)
     image = image.to(device, memory_format=torch.channels_last)
 
     def seconds(enabled: bool) -> float:
