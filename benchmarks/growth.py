@@ -75,7 +75,7 @@ def measure(pictures: int, side: int, batch: int, n: int) -> dict[str, float]:
     first, taken = time.perf_counter() - start, []
     for _ in range(STEPS):
         start = time.perf_counter()
-        transformer(data.distorted(drawn).image).square().mean().backward()
+        transformer(data.transform_batch(drawn).image).square().mean().backward()
         drawn = next(batches)
         taken.append((time.perf_counter() - start) / batch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in KiB

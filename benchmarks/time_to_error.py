@@ -74,7 +74,9 @@ def _test_error(trainer: Trainer, pl_module: LightningModule) -> float:
     wrong = count = 0
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         for batch in data.test_dataloader():
-            batch = data.distorted(pl_module.transfer_batch_to_device(batch, pl_module.device, 0))
+            batch = data.transform_batch(
+                pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+            )
             wrong += int((pl_module(batch.image).argmax(1) != batch.label).sum())
             count += len(batch.label)
     return 100 * wrong / count

@@ -104,7 +104,7 @@ class Examination(Clock):
             wrong = count = 0
             with torch.no_grad():
                 for batch in data.test_dataloader():
-                    batch = data.distorted(data.transfer_batch_to_device(batch, DEVICE, 0))
+                    batch = data.transform_batch(data.transfer_batch_to_device(batch, DEVICE, 0))
                     wrong += int((self.network(batch.image).argmax(1) != batch.label).sum())
                     count += len(batch.label)
             print(json.dumps({"error": 100 * wrong / count}), flush=True)

@@ -31,7 +31,7 @@ TABLE: dict[str, set[str] | None] = {
     "backbones": {"torch", "torchvision", "timm", "safetensors", "lazy"},
     "distortions": {"torch", "geometry"},
     "tasks": {"torch", "torchmetrics", "lightning"}
-    | {"transformers", "geometry", "batch", "backbones", "runtime"},
+    | {"transformers", "geometry", "batch", "backbones", "datamodules", "runtime"},
     # the data
     "datasets": {"torch", "numpy", "PIL", "h5py", "sklearn", "batch", "runtime"},
     "datamodules": {"torch", "lightning", "datasets", "distortions", "batch", "runtime"},
@@ -43,7 +43,7 @@ TABLE: dict[str, set[str] | None] = {
     "runs": {"torch", "lightning", "yaml", "jsonargparse", "tasks", "batch", "transformers"}
     | {"datamodules", "runtime"},
     "callbacks": {"torch", "torchmetrics", "tensorboard", "numpy", "PIL", "lightning"}
-    | {"geometry", "transformers", "tasks", "batch", "runtime", "runs"},
+    | {"geometry", "transformers", "tasks", "batch", "datamodules", "runtime", "runs"},
     "cli": EVERYTHING,
     "analysis": EVERYTHING,
     "launch": EVERYTHING,

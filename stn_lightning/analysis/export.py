@@ -90,7 +90,7 @@ def about(run: Run) -> dict[str, object]:
     return {
         "image_shape": run.image_shape,
         "classes": run.class_names,
-        "picture": getattr(run.data, "fits", None),
+        "preprocess": run.data.preprocess_summary,
         **kept,
     }
 

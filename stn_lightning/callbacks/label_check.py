@@ -5,6 +5,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.runtime.distributed import all_reduce_max, leave_together
 
 
@@ -46,7 +47,9 @@ class LabelCheck(Callback):
 
     def _check(self, trainer: Trainer, split: str, batch: Any) -> None:
         classes = (
-            len(trainer.datamodule.class_names) if self.num_classes is None else self.num_classes  # type: ignore[attr-defined]
+            len(datamodule_of(trainer).class_names)
+            if self.num_classes is None
+            else self.num_classes
         )
         labels, indices = self.labels(batch)
         wrong = (

@@ -16,6 +16,7 @@ from stn_lightning.callbacks.warp_images import (
     to_displayable,
     to_rgb_square,
 )
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.tasks import StepOutput
 
 
@@ -53,7 +54,9 @@ class MisclassifiedImages(Callback):
         missing = self.num_images - len(self.images)
         if outputs.logits is None or missing <= 0 or not trainer.is_global_zero:
             return
-        captions = prediction_captions(outputs.logits, batch.label, trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        captions = prediction_captions(
+            outputs.logits, batch.label, datamodule_of(trainer).class_names
+        )
         wrong = [i for i, caption in enumerate(captions) if not caption.correct][:missing]
         if wrong:
             images, _ = to_displayable(batch.image[wrong], batch.image[wrong])

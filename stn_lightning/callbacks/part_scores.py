@@ -7,7 +7,6 @@ Reference:
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from stn_lightning.batch import Batch
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry.overlap import contains_points, intersection_over_union
 from stn_lightning.tasks import StepOutput
 
@@ -77,12 +77,13 @@ class PartScores(Callback):
     """During a test, scores where the task's transformers look; writes `parts.json`, `parts.md` and
     `parts.png` into the default_root_dir.
 
-    For data modules with `part_names` and `parts(batch)`; else it does nothing. Parts are never
+    For data modules with `annotations`; else it does nothing. Parts are never
     seen in training.
     """
 
     def __init__(self) -> None:
         self.score: PartScore | None = None
+        self.part_names: list[str] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score = None
@@ -96,14 +97,15 @@ class PartScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         transformer = getattr(pl_module, "transformer", None)
         grids = [each.grids for each in outputs.records if each.transformer is transformer]
-        if not getattr(data, "part_names", ()) or not grids:
+        known = datamodule_of(trainer).annotations(batch) if grids else None
+        if known is None or not known.part_names:
             return
         if self.score is None:
-            self.score = PartScore(grids[-1].shape[1], len(data.part_names)).to(pl_module.device)
-        self.score.update(grids[-1].float(), data.parts(batch).float())
+            self.part_names = list(known.part_names)
+            self.score = PartScore(grids[-1].shape[1], len(known.part_names)).to(pl_module.device)
+        self.score.update(grids[-1].float(), known.parts.float())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.score is None:
@@ -113,7 +115,7 @@ class PartScores(Callback):
         )  # waits for the other processes
         if not trainer.is_global_zero:
             return
-        names = list(trainer.datamodule.part_names)  # type: ignore[attr-defined]
+        names = self.part_names
         folder = Path(trainer.default_root_dir)
         scores = {
             "parts": names,

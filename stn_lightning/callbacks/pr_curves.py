@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassPrecisionRecallCurve
 
 from stn_lightning.batch import Batch
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.tasks import StepOutput
 
 THRESHOLDS = 127
@@ -31,7 +32,7 @@ class PRCurves(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            classes = len(trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            classes = len(datamodule_of(trainer).class_names)
             self.curve = MulticlassPrecisionRecallCurve(
                 classes, thresholds=THRESHOLDS, validate_args=False
             ).to(pl_module.device)
@@ -59,7 +60,7 @@ class PRCurves(Callback):
             self._write(trainer, counts)
 
     def _write(self, trainer: Trainer, counts: Tensor) -> None:
-        names = trainer.datamodule.class_names  # type: ignore[attr-defined]  # as above
+        names = datamodule_of(trainer).class_names
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for name, curve in zip(names, curves(counts).cpu().numpy(), strict=True):

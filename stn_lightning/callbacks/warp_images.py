@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_lightning.batch import Batch
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry import overlap, sampling
 from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import ComposableFamily, WarpOutput, WarpRecord
@@ -68,7 +69,7 @@ class WarpImages(Callback):
             return
         shown, crop = to_displayable(image, warp.image)
         captions = (
-            prediction_captions(logits[:n], label, trainer.datamodule.class_names)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            prediction_captions(logits[:n], label, datamodule_of(trainer).class_names)
             if logits is not None and label.dim() == 2
             else None
         )

@@ -5,17 +5,18 @@ Reference:
 """
 
 import torch
+from torch import Tensor
 
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.mnist import MNISTDataModule
 
 
 class AdditionDataModule(MNISTDataModule):
-    """Each picture of the source with another one drawn at random, each distorted on its own; the
-    label is the sum of the two digits.
+    """Pairs of digits, each distorted on its own; the label is their sum.
 
-    In training every epoch draws new partners; validation and test pairs are frozen. Arguments as
-    for `MNISTDataModule`; the classes of the source are the numbers from 0 on.
+    Each image is paired with another one drawn at random: with a new one in each epoch of
+    training, with a frozen one for validation and test. Arguments as for `MNISTDataModule`; the
+    classes of the source are the numbers from 0 on.
     """
 
     @property
@@ -27,13 +28,16 @@ class AdditionDataModule(MNISTDataModule):
         channels, *size = super().image_shape
         return (2 * channels, *size)
 
-    def distorted(self, batch: Batch) -> Batch:
-        numbers = self.randomness(batch, part=1)
-        pictures = self.splits[batch.split]
-        partner = numbers.integer(1, len(pictures.label))[:, 0]
-        first = super().distorted(batch)
-        second = self.distort(
-            self.pool(batch.split, batch.image.device)[partner], batch.split, numbers
-        )
-        label = batch.label + pictures.label.to(partner.device)[partner]
+    def applied_theta(self, batch: Batch) -> Tensor | None:
+        """Return None: the two digits are distorted differently."""
+        return None
+
+    def transform_batch(self, batch: Batch) -> Batch:
+        randomness = self.randomness(batch, part=1)
+        images = self.splits[batch.split]
+        partner = randomness.integer(1, len(images.label))[:, 0]
+        first = super().transform_batch(batch)
+        partners = self.pool(batch.split, batch.image.device)[partner]
+        second = self.distort(partners, batch.split, randomness)
+        label = batch.label + images.label.to(partner.device)[partner]
         return first._replace(image=torch.cat([first.image, second], 1), label=label)

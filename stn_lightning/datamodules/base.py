@@ -1,60 +1,115 @@
-"""What all data modules share: three splits, loaders that resume, random numbers of each picture's
-own.
-"""
+"""The data module that tasks, callbacks and analysis rely on."""
 
-from abc import abstractmethod
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sized
+from typing import Any, NamedTuple, cast
 
 import torch
-from lightning import LightningDataModule
+from jaxtyping import Float, UInt8
+from lightning import LightningDataModule, Trainer
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
+from stn_lightning.datamodules.preprocessing import PreprocessedImage
 from stn_lightning.distortions import CounterRandom
 
 FROZEN_SEED = 0
-"""Validation and test pictures are distorted by this seed whatever the run's: their distortion is
-part of the data set.
-"""
+"""Seed of validation and test images, whatever the run's: their distortion is part of the data."""
 STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
-PARTS = 4
-"""Streams of each part of a picture: the three splits', and the one of the order."""
+STREAMS_PER_PART = 4
+"""Random streams of one part of an image: one for each split, and one for the order."""
 
 
-class BaseDataModule(LightningDataModule):
-    """Three splits. A subclass says how one is loaded, how a batch is read, and what happens to it
-    on the device.
+class BatchAnnotations(NamedTuple):
+    """Annotated parts and boxes of a batch, for scoring where a network looks."""
+
+    parts: Float[Tensor, "batch parts 3"]
+    """x, y from -1 to 1 across the image that the task gets, and 1 where the part is visible"""
+    boxes: Float[Tensor, "batch 4"]
+    """left, top, right, bottom of the object, from -1 to 1 across the image"""
+    part_names: tuple[str, ...]
+
+
+class BaseDataModule(LightningDataModule, ABC):
+    """Three splits, loaders that resume, and random numbers of each image's own.
+
+    A subclass says how a split is loaded, how a batch is read, and what is done to it on the
+    device. What is declared here is all that tasks, callbacks and analysis use of the data.
 
     Args:
-        batch_size: of the global batch, shared out among all processes.
-        seed: of order and distortion in training; the command line sets it from `seed_everything`.
-        num_workers: processes that read ahead; 0 reads in the training process, which is enough for
-            what lies in memory.
+        batch_size: size of the global batch, shared out among all processes.
+        seed: seed of order and distortion in training; the command line sets it from
+            `seed_everything`.
+        num_workers: processes that read ahead; 0 reads in the training process, which is enough
+            for data in memory.
+
+    Raises:
+        ValueError: if a number is out of its range.
     """
+
+    preprocess_summary: str
+    """What `preprocess` does, in a few words, for messages and model cards."""
 
     def __init__(self, batch_size: int, seed: int, num_workers: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}; give 1 or more")
         if num_workers < 0:
-            raise ValueError(f"workers {num_workers}; give 0 or more")
-        self.workers = num_workers
+            raise ValueError(f"num_workers {num_workers}; give 0 or more")
+        self.num_workers = num_workers
         self.batch_size = batch_size
         self.seed = seed
         self.splits: dict[Split, Any] = {}
 
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their labels."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of an image that a task gets: channels, then height and width (or depth too)."""
+
+    @abstractmethod
+    def preprocess(
+        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
+    ) -> PreprocessedImage:
+        """Turn an image from elsewhere into what a task gets.
+
+        Args:
+            image: in colour, upright.
+            shape: shape of the result, `image_shape` of the data that the network was trained on.
+        """
+
     @abstractmethod
     def load(self, split: Split) -> Any:
-        """What there is of a split; kept in `splits`."""
+        """Load a split; the result is kept in `splits`."""
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Batch]:
-        """The loaded split as something that reads a whole batch: `dataset[draw]`, with a length."""
+        """Return the loaded split as a dataset of whole batches: `dataset[draw]`, with a length."""
 
     @abstractmethod
-    def distorted(self, batch: Batch) -> Batch:
-        """The batch as a task gets it, made on the device on which it is."""
+    def transform_batch(self, batch: Batch) -> Batch:
+        """Turn a batch as it was read into what a task gets, on the batch's device."""
+
+    def annotations(self, batch: Batch) -> BatchAnnotations | None:
+        """Return the annotations of a batch, or None where the data have none.
+
+        They are for scoring only: batches do not hold them, so no task can learn from them.
+        """
+        return None
+
+    def applied_theta(self, batch: Batch) -> Float[Tensor, "batch 6"] | None:
+        """Return the affine distortion of a batch, or None where it is not affine.
+
+        Theta maps the distorted image to the undistorted one. A transformer that undoes the
+        distortion has the inverse of it.
+        """
+        return None
 
     def setup(self, stage: str) -> None:
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
@@ -63,40 +118,49 @@ class BaseDataModule(LightningDataModule):
                 self.splits[split] = self.load(split)
 
     def train_dataloader(self) -> ResumableLoader:
-        return self.loader("train", self.dataset("train"))
+        return self.loader("train")
 
     def val_dataloader(self) -> ResumableLoader:
-        return self.loader("val", self.dataset("val"))
+        return self.loader("val")
 
     def test_dataloader(self) -> ResumableLoader:
-        return self.loader("test", self.dataset("test"))
+        return self.loader("test")
 
     def predict_dataloader(self) -> ResumableLoader:
-        return self.loader("test", self.dataset("test"))
+        return self.loader("test")
 
-    def loader(self, split: Split, data: Any) -> ResumableLoader:
-        """Batches of `data`, on this process its part of each."""
-        rank, ranks = (
+    def loader(self, split: Split) -> ResumableLoader:
+        """Return the batches of a split, on this process its share of each."""
+        dataset = self.dataset(split)
+        rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         batches = EpochBatches(
-            data,
+            cast(Sized, dataset),
             self.batch_size,
             shuffle=split == "train",
             seed=self.seed,
             rank=rank,
-            world_size=ranks,
+            world_size=world_size,
         )
-        return ResumableLoader(
-            data, batches, self.workers, pin_memory=self.workers > 0 and torch.cuda.is_available()
-        )
+        pin_memory = self.num_workers > 0 and torch.cuda.is_available()
+        return ResumableLoader(dataset, batches, self.num_workers, pin_memory=pin_memory)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.distorted(batch)
+        return self.transform_batch(batch)
 
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
-        """Of the batch's pictures: new in each epoch of training, frozen otherwise; each `part` has
-        numbers of its own.
+        """Return the random numbers of a batch: new in each epoch of training, else frozen.
+
+        Args:
+            part: which of an image's parts they are for; each has numbers of its own.
         """
         seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
-        return CounterRandom(seed, STREAMS[batch.split] + PARTS * part, epoch, batch.indices)
+        stream = STREAMS[batch.split] + STREAMS_PER_PART * part
+        return CounterRandom(seed, stream, epoch, batch.indices)
+
+
+def datamodule_of(trainer: Trainer) -> BaseDataModule:
+    """Return the trainer's data module."""
+    # Lightning sets it without declaring it
+    return cast(BaseDataModule, trainer.datamodule)  # type: ignore[attr-defined]

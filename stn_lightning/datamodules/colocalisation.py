@@ -1,4 +1,4 @@
-"""Pictures of one digit, each somewhere else, and where it is: known to the score alone.
+"""Images of one digit at different places, for a task without labels.
 
 Reference:
     Jaderberg et al. 2015, appendix A.2.
@@ -15,22 +15,21 @@ from stn_lightning.distortions import Cluttered, CounterRandom
 
 
 class ColocalisationDataModule(MNISTDataModule):
-    """The first pictures of one class, each put in its place once and for all, among scraps of the
-    others or none.
+    """The first images of one class, each at a frozen place, with or without clutter.
 
-    Training, validation and test see the same pictures, as nothing is labelled. A batch's `box` is
-    the frame of the digit.
+    Training, validation and test see the same images, as nothing is labelled. A batch's `box` is
+    the frame of the digit; only the score reads it.
 
     Args:
-        source: where the digits come from; its training split is taken.
-        canvas: where they are put; the paper's has 84 pixels a side.
-        digit: which class.
-        num_images: how many; the paper has 100.
-        batch_size: of the global batch.
-        seed: of the order in training.
+        source: data set of the digits; its training split is taken.
+        canvas: canvas that the digits are put on; the paper's has 84 pixels a side.
+        digit: class of the images.
+        num_images: number of images; 100 in the paper.
+        batch_size: size of the global batch.
+        seed: seed of the order in training.
 
     Raises:
-        ValueError: where the source has no such class, or too few pictures of it.
+        ValueError: if the source has no such class; in `setup`, if it has too few images of it.
     """
 
     def __init__(
@@ -49,28 +48,28 @@ class ColocalisationDataModule(MNISTDataModule):
             )
         self.canvas = canvas
         self.digit = digit
-        self.pictures = num_images
+        self.num_images = num_images
 
     def load(self, split: Split) -> ImageTensorDataset:
         image, label = self.source.load("train")
-        chosen = (label == self.digit).nonzero()[: self.pictures, 0]
-        if len(chosen) < self.pictures:
+        chosen = (label == self.digit).nonzero()[: self.num_images, 0]
+        if len(chosen) < self.num_images:
             raise ValueError(
-                f"the source has {len(chosen)} pictures of digit {self.digit}, not {self.pictures}; give fewer pictures"
+                f"num_images {self.num_images}: the source has {len(chosen)} images of digit "
+                f"{self.digit}; give no more"
             )
         return ImageTensorDataset(image[chosen], label[chosen])
 
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
-        return super().randomness(
-            batch._replace(split="test"), part
-        )  # in each split and epoch the same
+        """Return the batch's random numbers, the same in each split and epoch."""
+        return super().randomness(batch._replace(split="test"), part)
 
-    def distorted(self, batch: Batch) -> Batch:
-        return super().distorted(batch)._replace(box=self.box(self.randomness(batch)))
+    def transform_batch(self, batch: Batch) -> Batch:
+        box = self.digit_boxes(self.randomness(batch))
+        return super().transform_batch(batch)._replace(box=box)
 
-    def box(self, randomness: CounterRandom) -> Float[Tensor, "batch 4"]:
-        """Left, top, right and bottom of the digits' frames."""
-        corner = (
-            self.canvas.place(randomness).flip(1).float() * (2 / self.canvas.size) - 1
-        )  # (B, 2) as (x, y)
+    def digit_boxes(self, randomness: CounterRandom) -> Float[Tensor, "batch 4"]:
+        """Return left, top, right and bottom of the digits' frames, -1 to 1 across the canvas."""
+        corner = self.canvas.place(randomness).flip(1).float()  # (B, 2) as (x, y), in pixels
+        corner = corner * (2 / self.canvas.size) - 1
         return torch.cat([corner, corner + 2 * self.canvas.digit / self.canvas.size], 1)

@@ -1,11 +1,33 @@
-"""CUB-200-2011: random crops to train on, the centre crop to validate and test on."""
+"""CUB-200-2011: random crops to train on, the centre crop to evaluate."""
 
 from stn_lightning.datamodules.image import ImageDataModule
+from stn_lightning.datasets.cub import CUB
 
 
 class CUBDataModule(ImageDataModule):
-    """Square crops of CUB-200-2011, mirrored half of the time in training.
+    """Square crops of birds, half of them mirrored in training.
 
-    Args, properties and methods are those of `ImageDataModule`; its `source` is a
-    `stn_lightning.datasets.CUB`.
+    Args:
+        source: data set; when left out, CUB with a smallest side of 8/7 of `size`: 256 pixels for
+            crops of 224, and 512 for crops of 448.
+        size: side of the crops, in pixels; 224 or 448 in the paper.
+        batch_size: size of the global batch, shared out among all processes.
+        num_workers: processes that read ahead; 0 reads in the training process, which is enough
+            for cached images.
+        seed: seed of order and crops in training; the command line sets it from `seed_everything`.
+
+    Example:
+        >>> CUBDataModule(size=448).source.side
+        512
     """
+
+    def __init__(
+        self,
+        source: CUB | None = None,
+        size: int = 224,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        source = CUB(side=round(size * 8 / 7)) if source is None else source
+        super().__init__(source, size, batch_size, num_workers, seed)

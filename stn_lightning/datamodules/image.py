@@ -1,12 +1,12 @@
-"""Photographs: a random crop to learn from, the middle to be judged by."""
+"""Crops of images in files: random ones to train on, the centre crop to evaluate."""
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules.base import STREAMS, BaseDataModule
+from stn_lightning.datamodules.base import STREAMS, BaseDataModule, BatchAnnotations
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.datamodules.preprocessing import PreprocessedImage, centre_crop
 from stn_lightning.datasets import Annotations, ImageFileDataset, ImageFileSource
@@ -14,68 +14,68 @@ from stn_lightning.datasets.image_files import resize_smallest_side
 from stn_lightning.distortions import CounterRandom
 
 
-class _Crops(Dataset[Batch]):
+class _CropBatches(Dataset[Batch]):
     """Batches of crops of one size, uint8, not yet mirrored."""
 
-    def __init__(self, pictures: ImageFileDataset, split: Split, size: int, seed: int) -> None:
-        self.pictures, self.split, self.size, self.seed = pictures, split, size, seed
+    def __init__(self, images: ImageFileDataset, split: Split, size: int, seed: int) -> None:
+        self.images, self.split, self.size, self.seed = images, split, size, seed
 
     def __len__(self) -> int:
-        return len(self.pictures.label)
+        return len(self.images.label)
 
     def __getitem__(self, draw: Draw) -> Batch:
-        label = self.pictures.label[draw.indices]
-        image = torch.empty(len(label), self.size, self.size, 3, dtype=torch.uint8)
-        batch = Batch(
-            image.permute(0, 3, 1, 2), label, draw.indices, draw.epoch, draw.share, self.split
-        )
-        place, _ = crop_positions(batch, self.seed)
-        crops = image.numpy()
-        for crop, index, (down, right) in zip(
-            crops, draw.indices.tolist(), place.tolist(), strict=True
-        ):
-            picture = self.pictures.image[index]
-            top, left = (
-                int(down * (picture.shape[0] - self.size + 1)),
-                int(right * (picture.shape[1] - self.size + 1)),
-            )
-            crop[...] = picture[top : top + self.size, left : left + self.size]
+        label, size = self.images.label[draw.indices], self.size
+        pixels = torch.empty(len(label), size, size, 3, dtype=torch.uint8)
+        channels_first = pixels.permute(0, 3, 1, 2)
+        batch = Batch(channels_first, label, draw.indices, draw.epoch, draw.share, self.split)
+        positions, _ = crop_positions(batch, self.seed)
+        crops = zip(pixels.numpy(), draw.indices.tolist(), positions.tolist(), strict=True)
+        for crop, index, (down, right) in crops:
+            image = self.images.image[index]
+            top = int(down * (image.shape[0] - size + 1))
+            left = int(right * (image.shape[1] - size + 1))
+            crop[...] = image[top : top + size, left : left + size]
         return batch
 
 
 def crop_positions(
     batch: Batch, seed: int
 ) -> tuple[Float64[Tensor, "batch 2"], Bool[Tensor, " batch"]]:
-    """How far down and to the right each crop lies, 0 to 1, and whether it is mirrored: by (seed,
-    epoch, index) in training, else never.
+    """Draw where each crop lies and whether it is mirrored.
+
+    In training both are functions of (seed, epoch, index); else crops are central and not mirrored.
+
+    Returns:
+        how far down and to the right, 0 to 1; and whether mirrored.
     """
     if batch.split != "train":
-        centre_crop = torch.full(
-            (len(batch.indices), 2), 0.5, dtype=torch.float64, device=batch.indices.device
-        )
-        return centre_crop, torch.zeros_like(batch.indices, dtype=torch.bool)
+        position = torch.full((len(batch.indices), 2), 0.5, dtype=torch.float64)
+        mirrored = torch.zeros_like(batch.indices, dtype=torch.bool)
+        return position.to(batch.indices.device), mirrored
     drawn = CounterRandom(seed, STREAMS["train"], batch.epoch, batch.indices).uniform(3, 0.0, 1.0)
     return drawn[:, :2], drawn[:, 2] < 0.5
 
 
 class ImageDataModule(BaseDataModule):
-    """Square crops of photographs as floats from 0 to 1: anywhere and mirrored half of the time in
-    training, else from the middle.
+    """Square crops of images in files, as floats from 0 to 1.
 
-    Nothing is subtracted here: a trunk with pre-trained weights brings the normalisation that
-    belongs to them, and a sampler's padding is a colour as people mean it.
+    In training crops are random and half of them are mirrored; else they are central. Nothing is
+    subtracted: a feature extractor with pre-trained weights brings their normalisation, and a
+    sampler's padding is a colour as people mean it.
 
     Args:
-        source: where the photographs come from; their smallest side there is at least `size`.
-        size: side of the crops, in pixels; the paper's are 224 and 448.
-        batch_size: of the global batch, shared out among all processes.
-        num_workers: processes that read ahead; 0 reads in the training process, which is enough for
-            cached pictures.
-        seed: of order and crops in training; the command line sets it from `seed_everything`.
+        source: data set of the images; their smallest side there is at least `size`.
+        size: side of the crops, in pixels; 224 or 448 in the paper.
+        batch_size: size of the global batch, shared out among all processes.
+        num_workers: processes that read ahead; 0 reads in the training process, which is enough
+            for cached images.
+        seed: seed of order and crops in training; the command line sets it from `seed_everything`.
+
+    Raises:
+        ValueError: if `size` is larger than the source's images, or a number is out of its range.
     """
 
-    preprocess_summary = "the middle of what was shrunk"
-    """What becomes of a picture from elsewhere, in words."""
+    preprocess_summary = "resized, then cropped to its centre"
 
     def __init__(
         self,
@@ -88,25 +88,18 @@ class ImageDataModule(BaseDataModule):
         super().__init__(batch_size, seed, num_workers)
         if not 1 <= size <= source.side:
             raise ValueError(
-                f"size {size}; give 1 to {source.side}, the smallest side of the source's pictures"
+                f"size {size}; give 1 to {source.side}, the smallest side of the source's images"
             )
         self.source, self.size = source, size
-        self.annotations: dict[Split, Annotations] = {}
+        self._annotations: dict[Split, Annotations | None] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes."""
         return self.source.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what a task gets."""
         return 3, self.size, self.size
-
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """Of what `parts` finds; empty where nothing is marked."""
-        return self.source.part_names
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -115,65 +108,50 @@ class ImageDataModule(BaseDataModule):
         return self.source.load(split)
 
     def dataset(self, split: Split) -> Dataset[Batch]:
-        return _Crops(self.splits[split], split, self.size, self.seed)
+        return _CropBatches(self.splits[split], split, self.size, self.seed)
 
     def preprocess(
-        self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
+        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
     ) -> PreprocessedImage:
-        """A picture from elsewhere as the task gets it: its smallest side brought to the source's,
-        the square in its middle.
+        """Resize an image's smallest side to the source's, and crop the square in its middle."""
+        resized = resize_smallest_side(image.permute(1, 2, 0).numpy(), self.source.side)
+        return centre_crop(image, torch.from_numpy(resized).permute(2, 0, 1), shape[1])
 
-        Args:
-            picture: in colour.
-            shape: of the image.
-        """
-        small = resize_smallest_side(picture.permute(1, 2, 0).numpy(), self.source.side)
-        return centre_crop(picture, torch.from_numpy(small).permute(2, 0, 1), shape[1])
-
-    def distorted(self, batch: Batch) -> Batch:
-        """The batch with its pictures as floats, mirrored or not."""
-        _, mirror = crop_positions(batch, self.seed)
-        image = (
-            torch.where(mirror[:, None, None, None], batch.image.flip(3), batch.image)
-            if batch.split == "train"
-            else batch.image
-        )
+    def transform_batch(self, batch: Batch) -> Batch:
+        """Mirror what is to be mirrored, and turn pixels into floats."""
+        image = batch.image
+        if batch.split == "train":
+            _, mirrored = crop_positions(batch, self.seed)
+            image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
         return batch._replace(image=image.float() / 255)
 
-    def parts(self, batch: Batch) -> Float32[Tensor, "batch parts 3"]:
-        """(x, y, visible) of each marked part, -1 to 1 across the picture that the task gets; not
-        visible where it is cut off.
+    def annotations(self, batch: Batch) -> BatchAnnotations | None:
+        """Return parts and boxes, moved and mirrored as the crops were.
 
-        For scoring: batches do not hold it. A mirrored bird's left eye is still called so.
+        Parts that were cut off are not visible. The left eye of a mirrored bird is still its left.
         """
-        marks = self._marks(batch.split)
-        chosen = marks.parts[batch.indices.cpu()].to(batch.indices.device)
-        moved = self._in_crop(chosen[..., :2], batch)
-        visible = chosen[..., 2] * (moved.abs() <= 1).all(-1)
-        return torch.cat([moved, visible[..., None]], dim=-1)
-
-    def boxes(self, batch: Batch) -> Float32[Tensor, "batch 4"]:
-        """Left, top, right, bottom of each marked thing, -1 to 1 across the picture that the task
-        gets; for scoring.
-        """
-        marked = self._marks(batch.split).boxes[batch.indices.cpu()].to(batch.indices.device)
-        corners = self._in_crop(marked.unflatten(1, (2, 2)), batch)
-        return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
-
-    def _marks(self, split: Split) -> Annotations:
-        if split not in self.annotations:
-            self.annotations[split] = self.source.places(split)
-        return self.annotations[split]
+        if batch.split not in self._annotations:
+            self._annotations[batch.split] = self.source.annotations(batch.split)
+        known = self._annotations[batch.split]
+        if known is None:
+            return None
+        rows, device = batch.indices.cpu(), batch.indices.device
+        size = known.size[rows].to(device)
+        parts = known.parts[rows].to(device)
+        points = self._in_crop(parts[..., :2], size, batch)
+        visible = parts[..., 2] * (points.abs() <= 1).all(-1)
+        parts = torch.cat([points, visible[..., None]], dim=-1)
+        corners = known.boxes[rows].to(device).unflatten(1, (2, 2))
+        corners = self._in_crop(corners, size, batch)
+        boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+        return BatchAnnotations(parts, boxes, self.source.part_names)
 
     def _in_crop(
-        self, points: Float[Tensor, "batch n 2"], batch: Batch
+        self, points: Float[Tensor, "batch n 2"], size: Tensor, batch: Batch
     ) -> Float[Tensor, "batch n 2"]:
-        """From the whole photograph's coordinates to the crop's."""
-        place, mirror = crop_positions(batch, self.seed)
-        size = (
-            self._marks(batch.split).size[batch.indices.cpu()].to(points.device)
-        )  # (B, 2), height and width
-        first = (place * (size - self.size + 1)).floor()  # top and left, in pixels
-        pixels = (points + 1) / 2 * size.flip(1)[:, None] - first.flip(1)[:, None].to(points.dtype)
+        """Map points from the whole image's coordinates to the crop's."""
+        position, mirrored = crop_positions(batch, self.seed)
+        corner = (position * (size - self.size + 1)).floor()  # (B, 2): top and left, in pixels
+        pixels = (points + 1) / 2 * size.flip(1)[:, None] - corner.flip(1)[:, None].to(points.dtype)
         moved = pixels * 2 / self.size - 1
-        return torch.where(mirror[:, None, None], moved * moved.new_tensor([-1.0, 1.0]), moved)
+        return torch.where(mirrored[:, None, None], moved * moved.new_tensor([-1.0, 1.0]), moved)

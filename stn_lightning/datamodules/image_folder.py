@@ -1,4 +1,4 @@
-"""Anyone's photographs in folders or a table."""
+"""Your own images, in folders or a table."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from stn_lightning.datasets.image_folder import ImageFolder
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """`ImageDataModule` of a `ImageFolder`: one folder a class, or a CSV.
+    """Square crops of the images of an `ImageFolder`: one folder for each class, or a CSV.
 
     Args:
-        folder: that holds a folder for each class.
-        table: a CSV file with the columns `file` and `class`, and, if wanted, `split`.
+        folder: folder that holds a folder for each class.
+        table: a CSV file with the columns `file` and `class` and, if wanted, `split`.
         size: side of the crops, in pixels.
-        side: smallest side that pictures are brought to before that, in pixels.
-        cache: folder for resized pictures; null decodes them each time they are read.
-        options: of `ImageDataModule`.
+        side: smallest side that images are resized to before that, in pixels.
+        cache: folder for resized images; null decodes them each time they are read.
+        options: other arguments of `ImageDataModule`.
     """
 
     def __init__(

@@ -1,63 +1,74 @@
 """Digits in memory, distorted on the device."""
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules.base import BaseDataModule
+from stn_lightning.datamodules.base import BaseDataModule, BatchAnnotations
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.datamodules.preprocessing import (
     PreprocessedImage,
     fit_centre,
     is_light_background,
 )
-from stn_lightning.datasets import ImageTensorDataset, ImageTensorSource
-from stn_lightning.distortions import CounterRandom, Distortion
+from stn_lightning.datasets import Annotations, ImageTensorDataset, ImageTensorSource
+from stn_lightning.distortions import CounterRandom, Distortion, RotatedScaledTranslated
 
 
-class _InMemory(Dataset[Batch]):
-    def __init__(self, pictures: ImageTensorDataset, split: Split) -> None:
-        self.pictures = pictures
-        self.split = split
+class _TensorBatches(Dataset[Batch]):
+    """Batches of a split in memory, which is repeated for each draw of its distortions."""
+
+    def __init__(self, images: ImageTensorDataset, split: Split, draws: int) -> None:
+        self.images, self.split, self.draws = images, split, draws
 
     def __len__(self) -> int:
-        return len(self.pictures.label)
+        return len(self.images.label) * self.draws
 
     def __getitem__(self, draw: Draw) -> Batch:
-        image, label = self.pictures.image[draw.indices], self.pictures.label[draw.indices]
+        rows = draw.indices % len(self.images.label)
+        image, label = self.images.image[rows], self.images.label[rows]
         return Batch(image, label, draw.indices, draw.epoch, draw.share, self.split)
 
 
 class MNISTDataModule(BaseDataModule):
-    """Pictures of digits as floats from 0 (background) to 1 (ink), distorted anew in each epoch of
-    training.
+    """Images of digits, distorted anew in each epoch of training.
 
-    No mean is subtracted, so background is exactly 0 and a transformer's zeros outside the image
-    are background too.
+    Pixels are floats from 0 (background) to 1 (ink). No mean is subtracted, so the zeros that a
+    transformer reads out of bounds are background too.
 
     Args:
-        source: where the digits come from.
-        distortion: what happens to them; nothing when left out.
-        batch_size: of the global batch, shared out among all processes; the paper's is 256.
-        seed: of order and distortion in training; the command line sets it from `seed_everything`.
-        train_size: how many of the training pictures to use, the first ones; all of them when left
-            out. Validation and test stay whole.
-        curriculum: part of the training's passes in which distortions grow to their full strength,
-            from the middle of their range outwards (`CounterRandom.spread`); 0 is full strength
-            from the start. Validation and test always have it.
+        source: data set of the digits.
+        distortion: distortion of the images; none when left out.
+        batch_size: size of the global batch, shared out among all processes; 256 in the paper.
+        seed: seed of order and distortion in training; the command line sets it from
+            `seed_everything`.
+        train_size: number of training images to use, the first ones; all of them when left out.
+        curriculum: share of the training's epochs in which distortions grow to their full
+            strength, from the middle of their range outwards (`CounterRandom.spread`); 0 is full
+            strength from the start. Validation and test always have full strength.
+        val_draws: frozen distortions of each validation image. A single one can mislead the choice
+            of the best checkpoint by 0.1 points on MNIST.
 
     Raises:
-        ValueError: where a number is out of its range; in `setup`, where there is a curriculum and
-            no `max_epochs` to be a part of.
+        ValueError: if a number is out of its range; in `setup`, if there is a curriculum and no
+            `max_epochs` to take a share of.
 
     Reference:
         Bengio et al. 2009, "Curriculum learning".
+
+    Example:
+        >>> from stn_lightning.datasets import EmbeddedDigits
+        >>> from stn_lightning.distortions import Rotated
+        >>> data = MNISTDataModule(EmbeddedDigits(), Rotated(), batch_size=8)
+        >>> data.setup("fit")
+        >>> batch = data.transform_batch(next(iter(data.train_dataloader())))
+        >>> batch.image.shape, data.image_shape
+        (torch.Size([8, 1, 28, 28]), (1, 28, 28))
     """
 
-    preprocess_summary = "shrunk into the middle where it was larger, light paper made dark"
-    """What becomes of a picture from elsewhere, in words."""
+    preprocess_summary = "shrunk into the middle if it was larger, inverted if it was dark on light"
 
     def __init__(
         self,
@@ -67,99 +78,107 @@ class MNISTDataModule(BaseDataModule):
         seed: int = 0,
         train_size: int | None = None,
         curriculum: float = 0.0,
+        val_draws: int = 1,
     ) -> None:
         super().__init__(batch_size, seed)
         if not 0 <= curriculum <= 1:
-            raise ValueError(
-                f"curriculum {curriculum} is a part of the training; give 0 <= curriculum <= 1"
-            )
+            raise ValueError(f"curriculum {curriculum}; give a share of the training, 0 to 1")
         if train_size is not None and train_size < 1:
             raise ValueError(
-                f"train_pictures {train_size}; give 1 or more, or leave it out to train on all"
+                f"train_size {train_size}; give 1 or more, or leave it out to train on all images"
             )
+        if val_draws < 1:
+            raise ValueError(f"val_draws {val_draws}; give 1 or more")
         self.source = source
         self.distortion = distortion
-        self.train_pictures = train_size
+        self.train_size = train_size
         self.curriculum = curriculum
-        self.growing = 0.0  # passes in which distortions grow
+        self.val_draws = val_draws
+        self.growth_epochs = 0.0
         self.pools: dict[Split, Tensor] = {}
+        self._annotations: dict[Split, Annotations | None] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes."""
         return self.source.class_names
 
     @property
-    def part_names(self) -> tuple[str, ...]:
-        """Of what `parts` finds; empty where nothing is marked, or a distortion moves it."""
-        return self.source.part_names if self.distortion is None else ()
-
-    def parts(self, batch: Batch) -> Tensor:
-        """(x, y, visible) of each marked part, -1 to 1 across the picture, (batch, parts, 3); for
-        scoring.
-        """
-        return self.source.parts(batch.split).to(batch.indices.device)[batch.indices]
-
-    @property
     def image_shape(self) -> tuple[int, ...]:
-        """(channels, height, width), or (channels, depth, height, width), of what a task gets."""
         channels, *size = next(iter(self.splits.values())).image.shape[1:]
         return (channels, *size) if self.distortion is None else (channels, *self.distortion.shape)
+
+    def annotations(self, batch: Batch) -> BatchAnnotations | None:
+        """Return the source's annotations; None where there are none, or a distortion moves them."""
+        if self.distortion is not None:
+            return None
+        if batch.split not in self._annotations:
+            self._annotations[batch.split] = self.source.annotations(batch.split)
+        known = self._annotations[batch.split]
+        if known is None:
+            return None
+        rows = batch.indices % len(self.splits[batch.split].label)
+        parts, boxes = (values.to(rows.device)[rows] for values in (known.parts, known.boxes))
+        return BatchAnnotations(parts, boxes, self.source.part_names)
+
+    def applied_theta(self, batch: Batch) -> Float[Tensor, "batch 6"] | None:
+        if not isinstance(self.distortion, RotatedScaledTranslated):
+            return None
+        return self.distortion.theta(self.randomness(batch))
 
     def prepare_data(self) -> None:
         self.source.prepare()
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.curriculum:
-            passes = self.trainer.max_epochs if self.trainer else None
-            if passes is None or passes < 0:
+            epochs = self.trainer.max_epochs if self.trainer else None
+            if epochs is None or epochs < 0:
                 raise ValueError(
-                    "a curriculum is a part of the training's passes; give trainer.max_epochs, or curriculum 0"
+                    "a curriculum takes a share of the epochs; give trainer.max_epochs, "
+                    "or curriculum 0"
                 )
-            self.growing = self.curriculum * passes
+            self.growth_epochs = self.curriculum * epochs
         super().setup(stage)
 
     def load(self, split: Split) -> ImageTensorDataset:
-        pictures = self.source.load(split)
-        kept = self.train_pictures if split == "train" else None
-        return ImageTensorDataset(pictures.image[:kept], pictures.label[:kept])
+        images = self.source.load(split)
+        kept = self.train_size if split == "train" else None
+        return ImageTensorDataset(images.image[:kept], images.label[:kept])
 
     def dataset(self, split: Split) -> Dataset[Batch]:
-        return _InMemory(self.splits[split], split)
+        draws = self.val_draws if split == "val" else 1
+        return _TensorBatches(self.splits[split], split, draws)
 
     def preprocess(
-        self, picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
+        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
     ) -> PreprocessedImage:
-        """A picture from elsewhere as the task gets it: ink light, background 0, shrunk into the
-        middle where it is larger.
+        """Fit an image of one digit into `shape`, as light ink on black.
 
-        Args:
-            picture: of one digit; dark ink on light paper is inverted.
-            shape: of the image.
+        It is shrunk into the middle where it is larger, and inverted where its border is light.
         """
-        return fit_centre(255 - picture if is_light_background(picture) else picture, shape)
+        return fit_centre(255 - image if is_light_background(image) else image, shape)
 
-    def distorted(self, batch: Batch) -> Batch:
-        return batch._replace(image=self.distort(batch.image, batch.split, self.randomness(batch)))
+    def transform_batch(self, batch: Batch) -> Batch:
+        image = self.distort(batch.image, batch.split, self.randomness(batch))
+        return batch._replace(image=image)
 
     def distort(self, image: Tensor, split: Split, randomness: CounterRandom) -> Tensor:
-        """Pictures of a split, as floats and distorted."""
+        """Turn uint8 images of a split into distorted floats."""
         image = image.float() / 255
-        return (
-            image
-            if self.distortion is None
-            else self.distortion.to(image.device)(image, randomness, self.pool(split, image.device))
-        )
+        if self.distortion is None:
+            return image
+        pool = self.pool(split, image.device)
+        distorted: Tensor = self.distortion.to(image.device)(image, randomness, pool)
+        return distorted
 
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
-        """As everywhere; nearer the middle of its range while the curriculum lasts."""
-        numbers = super().randomness(batch, part)
-        if batch.split == "train" and self.growing:
-            numbers.spread = min((batch.epoch + 1) / self.growing, 1.0)
-        return numbers
+        """Return the batch's random numbers, near their middle while the curriculum lasts."""
+        randomness = super().randomness(batch, part)
+        if batch.split == "train" and self.growth_epochs:
+            randomness.spread = min((batch.epoch + 1) / self.growth_epochs, 1.0)
+        return randomness
 
     def pool(self, split: Split, device: torch.device) -> Tensor:
-        """All pictures of a split."""
+        """Return all images of a split on a device."""
         pool = self.pools.get(split)
         if pool is None or pool.device != device:  # once, not for every batch: 43 MB for MNIST
             pool = self.pools[split] = self.splits[split].image.to(device)

@@ -1,51 +1,82 @@
-"""SVHN's whole house numbers: crops in files that are mapped into memory, cut at random on the
-device.
-"""
+"""House numbers: crops in memory-mapped files, cut at random on the device."""
+
+from abc import abstractmethod
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
+from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.datamodules.batches import Draw
-from stn_lightning.datamodules.svhn_base import SVHNBase
+from stn_lightning.datamodules.preprocessing import PreprocessedImage, stretch
 from stn_lightning.datasets.svhn import SVHN, SVHNSplit
 
 
-class _Mapped(Dataset[Batch]):
-    def __init__(self, cuttings: SVHNSplit, split: Split) -> None:
-        self.cuttings = cuttings
-        self.split = split
+class HouseNumberDataModule(BaseDataModule):
+    """Images of house numbers, each less its own mean.
+
+    The zeros that a transformer reads out of bounds are then the image's mean colour.
+    """
+
+    preprocess_summary = "stretched, less its own mean"
+
+    @abstractmethod
+    def colour_images(self, batch: Batch) -> Float[Tensor, "batch 3 height width"]:
+        """Return the images from 0 to 1, their mean not subtracted."""
+
+    def transform_batch(self, batch: Batch) -> Batch:
+        return batch._replace(image=_subtract_mean(self.colour_images(batch)))
+
+    def preprocess(
+        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
+    ) -> PreprocessedImage:
+        """Stretch an image to `shape`, as SVHN's crops are, and subtract its mean.
+
+        Args:
+            image: of one number, with a margin of 15 % of its width and height on each side.
+            shape: shape of the result.
+        """
+        stretched = stretch(image, shape)
+        return stretched._replace(image=_subtract_mean(stretched.image[None])[0])
+
+
+class _MappedBatches(Dataset[Batch]):
+    """Batches of crops from memory-mapped files, with their margin."""
+
+    def __init__(self, crops: SVHNSplit, split: Split) -> None:
+        self.crops, self.split = crops, split
 
     def __len__(self) -> int:
-        return len(self.cuttings.label)
+        return len(self.crops.label)
 
     def __getitem__(self, draw: Draw) -> Batch:
         i = draw.indices
-        return Batch(
-            self.cuttings.read(i), self.cuttings.label[i], i, draw.epoch, draw.share, self.split
-        )
+        image, label = self.crops.read(i), self.crops.label[i]
+        return Batch(image, label, i, draw.epoch, draw.share, self.split)
 
 
-class SVHNDataModule(SVHNBase):
-    """Photographs of whole house numbers, each less its own mean; in training a crop at a place
-    drawn anew in each epoch, else the middle.
+class SVHNDataModule(HouseNumberDataModule):
+    """SVHN's house numbers: a random crop in training, else the centre crop.
 
     Args:
-        source: the photographs.
-        batch_size: of the global batch; the paper's is 128.
-        seed: of order and crops in training; the command line sets it from `seed_everything`.
+        source: data set of the house numbers.
+        batch_size: size of the global batch; 128 in the paper.
+        seed: seed of order and crops in training; the command line sets it from
+            `seed_everything`.
     """
 
     def __init__(self, source: SVHN, batch_size: int = 128, seed: int = 0) -> None:
         super().__init__(batch_size, seed)
         self.source = source
-        self.class_names = source.class_names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what a task gets."""
         return (3, self.source.size, self.source.size)
 
     def prepare_data(self) -> None:
@@ -55,9 +86,9 @@ class SVHNDataModule(SVHNBase):
         return self.source.load(split)
 
     def dataset(self, split: Split) -> Dataset[Batch]:
-        return _Mapped(self.splits[split], split)
+        return _MappedBatches(self.splits[split], split)
 
-    def coloured(self, batch: Batch) -> Tensor:
+    def colour_images(self, batch: Batch) -> Tensor:
         margin = self.source.margin
         if batch.split == "train":
             corner = self.randomness(batch).integer(2, 2 * margin + 1)
@@ -69,10 +100,21 @@ class SVHNDataModule(SVHNBase):
 def crop_at(
     image: UInt8[Tensor, "batch channels height width"], corner: Int64[Tensor, "batch 2"], size: int
 ) -> UInt8[Tensor, "batch channels size size"]:
-    """From each picture a square whose upper left pixel is at its (row, column)."""
-    reach = torch.arange(size, device=image.device)
-    rows, columns = (corner[:, i, None] + reach for i in range(2))  # (B, size) each
-    which = torch.arange(len(image), device=image.device)[:, None, None]
-    return image.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
+    """Cut a square out of each image.
+
+    Args:
+        image: the images.
+        corner: (row, column) of each square's upper left pixel.
+        size: side of the squares, in pixels.
+    """
+    steps = torch.arange(size, device=image.device)
+    rows, columns = (corner[:, i, None] + steps for i in range(2))  # (B, size) each
+    batch = torch.arange(len(image), device=image.device)[:, None, None]
+    last = image.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
+    return last.permute(0, 3, 1, 2)
+
+
+def _subtract_mean(
+    image: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    return image - image.mean((1, 2, 3), keepdim=True)

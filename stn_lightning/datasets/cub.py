@@ -26,7 +26,6 @@ from stn_lightning.datasets.files.text_tables import (
     whole_number,
 )
 from stn_lightning.datasets.image_files import (
-    Annotations,
     DecodedImages,
     ImageFileDataset,
     ImageFileSource,
@@ -38,6 +37,7 @@ from stn_lightning.datasets.image_files import (
     resized_size,
 )
 from stn_lightning.datasets.mnist import data_root
+from stn_lightning.datasets.sources import Annotations
 
 MIRRORS = ("https://data.caltech.edu/records/65de6-vp158/files/",)
 ARCHIVE = File(
@@ -126,7 +126,7 @@ class CUB(ImageFileSource):
         else:
             Cache(self.cache, files, self.side).check()
         splits: tuple[Split, ...] = ("train", "val", "test")
-        visible = sum(int(self.places(split).parts[..., 2].sum()) for split in splits)
+        visible = sum(int(self.annotations(split).parts[..., 2].sum()) for split in splits)
         how = "not cached" if self.cache is None else f"cached in {self.cache}"
         marked = f"{len(self.class_names)} classes, {len(files):,} boxes, {visible:,} visible parts"
         return f"{super().check()}; {marked}; smallest side {self.side}, {how}"
@@ -146,7 +146,7 @@ class CUB(ImageFileSource):
             [pictures[i].name for i in chosen],
         )
 
-    def places(self, split: Split) -> Annotations:
+    def annotations(self, split: Split) -> Annotations:
         chosen = [picture for picture in self._pictures() if picture.split == split]
         boxes = keyed(self.folder / "bounding_boxes.txt", number, number, number, number)
         parts = self._parts()

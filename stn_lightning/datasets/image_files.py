@@ -32,19 +32,6 @@ class ImageFileDataset(NamedTuple):
     """Files, for messages and predictions."""
 
 
-class Annotations(NamedTuple):
-    """What people have marked in a split's photographs. For scoring where a network looks; never
-    handed to a task.
-    """
-
-    parts: Float32[Tensor, "pictures parts 3"]
-    """x, y from -1 to 1 across the whole photograph, and 1 where the part is to be seen, else 0"""
-    boxes: Float32[Tensor, "pictures 4"]
-    """left, top, right, bottom, from -1 to 1"""
-    size: Int64[Tensor, "pictures 2"]
-    """height and width of what `ImageFileDataset.image` reads, in pixels"""
-
-
 class ImageFileSource(Source):
     """A data set of photographs."""
 
@@ -53,10 +40,6 @@ class ImageFileSource(Source):
 
     @abstractmethod
     def load(self, split: Split) -> ImageFileDataset: ...
-
-    def places(self, split: Split) -> Annotations:
-        """What is marked, for a source with `part_names`."""
-        raise ValueError(f"{type(self).__name__} has no parts marked")
 
 
 class DecodedImages(Sequence[Picture]):

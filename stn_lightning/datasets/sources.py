@@ -1,4 +1,4 @@
-"""Pictures in memory, and where they come from."""
+"""Data sets, as `stn prepare` and the data modules see them."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -9,33 +9,51 @@ from torch import Tensor
 from stn_lightning.batch import Split
 
 
-class ImageTensorDataset(NamedTuple):
-    """All pictures of a split in one tensor: a batch is one gather."""
+class Annotations(NamedTuple):
+    """Annotated parts and boxes of a split, for scoring where a network looks.
 
-    image: UInt8[Tensor, "pictures channels height width"]
-    label: Int64[Tensor, " pictures"]
+    They are never handed to a task.
+    """
+
+    parts: Float32[Tensor, "images parts 3"]
+    """x, y from -1 to 1 across the whole image, and 1 where the part is visible, else 0"""
+    boxes: Float32[Tensor, "images 4"]
+    """left, top, right, bottom of the object, from -1 to 1"""
+    size: Int64[Tensor, "images 2"]
+    """height and width of the images as they are read, in pixels"""
+
+
+class ImageTensorDataset(NamedTuple):
+    """All images of a split in one tensor: a batch is one gather."""
+
+    image: UInt8[Tensor, "images channels height width"]
+    label: Int64[Tensor, " images"]
 
 
 class Source(ABC):
-    """A data set: what `stn prepare` brings here and checks, and a data module reads."""
+    """A data set: `stn prepare` brings and checks it, a data module reads it."""
 
     class_names: tuple[str, ...]
     """Names of the classes, in the order of their labels."""
     part_names: tuple[str, ...] = ()
-    """Of parts whose places are known, for scoring where a network looks."""
+    """Names of the annotated parts."""
 
     def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
         """Bring the files here, where they are missing. Runs in one process of each machine."""
 
     @abstractmethod
     def load(self, split: Split) -> Any:
-        """One split, with a `label` for each picture. The three are disjoint and always the same."""
+        """Load a split, with a `label` for each image. The three are disjoint and fixed."""
+
+    def annotations(self, split: Split) -> Annotations | None:
+        """Return the annotations of a split, or None where there are none."""
+        return None
 
     def check(self) -> str:
-        """Read everything there is, and say in a line what it comes to.
+        """Read everything there is, and describe it in one line.
 
         Raises:
-            ValueError: a line for each thing that is wrong.
+            ValueError: with a line for each thing that is wrong.
         """
         splits: tuple[Split, ...] = ("train", "val", "test")
         return ", ".join(f"{split} {len(self.load(split).label):,}" for split in splits)
@@ -46,7 +64,3 @@ class ImageTensorSource(Source):
 
     @abstractmethod
     def load(self, split: Split) -> ImageTensorDataset: ...
-
-    def parts(self, split: Split) -> Float32[Tensor, "pictures parts 3"]:
-        """(x, y, visible) of each part, -1 to 1 across the picture, for a source with `part_names`."""
-        raise ValueError(f"{type(self).__name__} has no parts marked")

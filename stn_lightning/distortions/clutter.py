@@ -54,7 +54,8 @@ class Cluttered(Distortion):
         n, side = self.scraps, self.scrap
         place = self.place(randomness)
         source = randomness.integer(n, max(len(pool) - 1, 1))
-        source = source + (source >= randomness.index[:, None]).long()  # any picture but this one
+        own = randomness.index[:, None] % max(len(pool), 1)
+        source = source + (source >= own).long()  # any image but this one
         cut = randomness.integer(2 * n, self.digit - side + 1).unflatten(1, (n, 2))
         paste = randomness.integer(2 * n, self.size - side + 1).unflatten(1, (n, 2))
 

@@ -6,13 +6,12 @@ distance shows both.
 """
 
 import torch
-from jaxtyping import Float32
 from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.batch import Split
 from stn_lightning.datasets.digits import EmbeddedDigits
-from stn_lightning.datasets.sources import ImageTensorDataset, ImageTensorSource
+from stn_lightning.datasets.sources import Annotations, ImageTensorDataset, ImageTensorSource
 
 KINDS = ((0, 1, 2), (7, 8, 9))
 """Digits of the first part, which is red, and of the second, which is green."""
@@ -65,10 +64,13 @@ class DigitPairs(ImageTensorSource):
                 ]
         return ImageTensorDataset(image, chosen[:, 0] * 3 + chosen[:, 1])
 
-    def parts(self, split: Split) -> Float32[Tensor, "pictures parts 3"]:
+    def annotations(self, split: Split) -> Annotations:
         _, centres = self._centres(split)
         points = centres.flip(2).float() * 2 / self.size - 1
-        return torch.cat([points, torch.ones(len(points), 2, 1)], dim=2)
+        parts = torch.cat([points, torch.ones(len(points), 2, 1)], dim=2)
+        half = DIGIT / self.size
+        boxes = torch.cat([points.amin(1) - half, points.amax(1) + half], dim=1)
+        return Annotations(parts, boxes, torch.full((len(points), 2), self.size))
 
     def _centres(self, split: Split) -> tuple[torch.Generator, Tensor]:
         """(pictures, 2, y x) in pixels; drawn again until they are far enough apart."""

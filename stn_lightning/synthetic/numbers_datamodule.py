@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
-from stn_lightning.datamodules.svhn_base import SVHNBase
+from stn_lightning.datamodules.svhn import HouseNumberDataModule
 from stn_lightning.datasets import ImageTensorSource
 from stn_lightning.datasets.mnist import data_root
 from stn_lightning.datasets.svhn_boxes import CLASSES, Layouts, drawn_layouts, layouts, read_json
@@ -48,7 +48,7 @@ class _Placed(Dataset[Batch]):
         return Batch(number, self.places.label[i], i, draw.epoch, draw.share, self.split)
 
 
-class SyntheticNumbersDataModule(SVHNBase):
+class SyntheticNumbersDataModule(HouseNumberDataModule):
     """SYNTHETIC house numbers of up to five digits, composed anew in each epoch of training, frozen
     for validation and test.
 
@@ -66,8 +66,6 @@ class SyntheticNumbersDataModule(SVHNBase):
         annotations: folder of SVHN's annotations; `svhn` in the data folder when left out.
     """
 
-    class_names = CLASSES
-
     def __init__(
         self,
         digits: ImageTensorSource,
@@ -81,8 +79,14 @@ class SyntheticNumbersDataModule(SVHNBase):
         self.digits = digits
         self.composition = composition
         self.train_pictures = train_size
-        self.annotations = Path(annotations) if annotations is not None else data_root() / "svhn"
+        self.annotation_folder = (
+            Path(annotations) if annotations is not None else data_root() / "svhn"
+        )
         self.pools: dict[Split, DigitPool] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return CLASSES
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,7 +103,8 @@ class SyntheticNumbersDataModule(SVHNBase):
 
     def _layouts(self, split: Split) -> Layouts:
         path = (
-            self.annotations / f"svhn_format1_{'test' if split == 'test' else 'train'}_labels.json"
+            self.annotation_folder
+            / f"svhn_format1_{'test' if split == 'test' else 'train'}_labels.json"
         )
         if not path.exists():
             return drawn_layouts(*DRAWN[split])
@@ -112,7 +117,7 @@ class SyntheticNumbersDataModule(SVHNBase):
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _Placed(self.splits[split], split)
 
-    def coloured(self, batch: Batch) -> Tensor:
+    def colour_images(self, batch: Batch) -> Tensor:
         pool = self.pools[batch.split].to(batch.image.device)
         box, aspect = batch.image[:, :-1].unflatten(1, (-1, 4)), batch.image[:, -1]
         return self.composition(box, batch.label, aspect, pool, self.randomness(batch))

@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 
 from stn_lightning.backbones import FeatureExtractor
 from stn_lightning.batch import Batch
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry.measures import out_of_bounds_penalty
 from stn_lightning.geometry.overlap import overlap_penalty
 from stn_lightning.runtime.guards import NonFiniteError
@@ -137,7 +138,7 @@ class ClassificationTask(LightningModule):
         Raises:
             ValueError: where backbone and data have not the same number of classes.
         """
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        data = datamodule_of(self.trainer)
         self.eval()
         with torch.no_grad():
             logits = self(torch.zeros(1, *data.image_shape, device=self.device).to(self.dtype))
@@ -152,7 +153,7 @@ class ClassificationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add image shape and class names, so that weights can be used without the data."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(self.trainer)
         if data is not None:
             checkpoint[MADE_FOR] = {
                 "image_shape": list(data.image_shape),

@@ -23,7 +23,7 @@ def write_test_pictures(run: Run, folder: Path, number: int) -> torch.Tensor:
     """The run's own test pictures as PNG files; their labels."""
     folder.mkdir(parents=True)
     run.data.setup("test")
-    batch = run.data.distorted(run.data.dataset("test")[_draw(number)])
+    batch = run.data.transform_batch(run.data.dataset("test")[_draw(number)])
     for i, image in enumerate(batch.image[:, 0]):
         Image.fromarray((image * 255).round().byte().numpy()).save(folder / f"{i:04d}.png")
     return batch.label
@@ -42,7 +42,7 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
     out = tmp_path / "answers.jsonl"
     assert predict([str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
     said = [json.loads(line) for line in out.read_text().splitlines()]
-    batch = small.data.distorted(small.data.dataset("test")[_draw(BATCH + 6)])
+    batch = small.data.transform_batch(small.data.dataset("test")[_draw(BATCH + 6)])
     logits, look = small.see((batch.image * 255).round() / 255)
     assert look is not None
     assert [line["label"] for line in said] == [

@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from lightning import Trainer
 from PIL import Image
@@ -69,7 +68,7 @@ def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
     module = MNISTDataModule(DigitPairs(160), batch_size=16)
     trainer.test(task, module, verbose=False)
     scores = json.loads((tmp_path / "parts.json").read_text())
-    parts = DigitPairs(160).parts("test")
+    parts = DigitPairs(160).annotations("test").parts
     within = (parts[:, :, 1].abs() < 0.5).double()
     for crop, side in enumerate((-1, 1)):
         expected = (within * (side * parts[:, :, 0] > 0)).mean(0)
@@ -115,7 +114,7 @@ def test_data_without_parts_writes_nothing(tmp_path: Path) -> None:
 
 def test_pairs_are_a_red_digit_and_a_green_one_far_apart_whose_class_is_the_pair() -> None:
     source = DigitPairs(400)
-    pictures, parts = source.load("train"), source.parts("train")
+    pictures, parts = source.load("train"), source.annotations("train").parts
     assert pictures.image.shape == (400, 3, 40, 40)
     assert pictures.label.bincount(minlength=9).min() > 20
     gap = ((parts[:, 0, :2] - parts[:, 1, :2]) * 20).abs().amax(1)
@@ -129,8 +128,3 @@ def test_pairs_are_a_red_digit_and_a_green_one_far_apart_whose_class_is_the_pair
         assert not rest.any()
     assert torch.equal(source.load("train").image, pictures.image)
     assert not torch.equal(source.load("val").image[:50], pictures.image[:50])
-
-
-def test_a_source_without_marks_says_so() -> None:
-    with pytest.raises(ValueError, match="EmbeddedDigits has no parts marked"):
-        EmbeddedDigits().parts("test")

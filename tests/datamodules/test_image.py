@@ -10,9 +10,10 @@ from torch import Tensor
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules import ImageDataModule, ImageFolderDataModule
+from stn_lightning.datamodules.base import BatchAnnotations
 from stn_lightning.datasets import CUB
 from stn_lightning.datasets.image_files import decode
-from tests.cub_miniature import gradient, write_cub
+from tests.cub_miniature import PARTS, gradient, write_cub
 
 SIZE = 24
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -65,8 +66,8 @@ def test_decoding_and_the_cache_give_the_same_batches(birds: Path, split: Split)
 
 def test_workers_give_the_same_batches(birds: Path) -> None:
     alone, two = (
-        batches_of(module_of(birds, cached=False, workers=workers), "train", 1)
-        for workers in (0, 2)
+        batches_of(module_of(birds, cached=False, num_workers=num_workers), "train", 1)
+        for num_workers in (0, 2)
     )
     assert all(torch.equal(a.image, b.image) for a, b in zip(alone, two, strict=True))
 
@@ -117,13 +118,20 @@ def test_random_crops_reach_all_borders_and_half_are_mirrored(birds: Path) -> No
         assert channel.max() > 0.98
 
 
+def annotations_of(module: ImageDataModule, batch: Batch) -> BatchAnnotations:
+    known = module.annotations(batch)
+    assert known is not None
+    assert known.part_names == PARTS
+    return known
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_parts_follow_crop_and_mirroring(birds: Path, split: Split) -> None:
     """The first part is in the middle of the photograph, where red and green are a half."""
     module, seen = module_of(birds), 0
     for epoch in range(4):
         for batch in batches_of(module, split, epoch):
-            parts = module.parts(batch)
+            parts = annotations_of(module, batch).parts
             assert parts.shape == (len(batch.label), 3, 3)
             assert not parts[:, 2, 2].any()  # the third is not to be seen
             for image, (x, y, visible) in zip(batch.image, parts[:, 0], strict=True):
@@ -141,19 +149,23 @@ def test_parts_follow_crop_and_mirroring(birds: Path, split: Split) -> None:
 def test_boxes_follow_too(birds: Path) -> None:
     module = module_of(birds)
     (batch, *_) = batches_of(module, "test")
-    width = module.source.places("test").size[batch.indices][:, 1]
+    source = module.source.annotations("test")
+    assert source is not None
+    width = source.size[batch.indices][:, 1]
     expected = torch.stack([-0.5 * width / SIZE, 0.5 * width / SIZE], 1)
-    torch.testing.assert_close(module.boxes(batch)[:, [0, 2]], expected, rtol=0, atol=1.01 / SIZE)
+    torch.testing.assert_close(
+        annotations_of(module, batch).boxes[:, [0, 2]], expected, rtol=0, atol=1.01 / SIZE
+    )
     for epoch in range(3):
         for trained in batches_of(module, "train", epoch):
-            left, top, right, bottom = module.boxes(trained).unbind(1)
+            left, top, right, bottom = annotations_of(module, trained).boxes.unbind(1)
             assert (left < right).all()
             assert (top < bottom).all()
 
 
 def test_an_impossible_size_is_refused(birds: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"size 33; give 1 to 32, the smallest side of the source's pictures"
+        ValueError, match=r"size 33; give 1 to 32, the smallest side of the source's images"
     ):
         module_of(birds, size=33)
 
@@ -236,7 +248,7 @@ def test_a_picture_from_elsewhere_becomes_what_the_test_makes_of_it(tmp_path: Pa
     write_folder(tmp_path / "birds")
     module = ImageFolderDataModule(str(tmp_path / "birds"), size=16, side=20)
     module.setup("test")
-    batch = module.distorted(next(iter(module.test_dataloader())))
+    batch = module.transform_batch(next(iter(module.test_dataloader())))
     for image, name in zip(batch.image, module.splits["test"].names, strict=True):
         fit = module.preprocess(
             torch.from_numpy(decode(tmp_path / "birds" / name).copy()).permute(2, 0, 1),

@@ -10,9 +10,17 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules import MNISTDataModule
+from stn_lightning.datamodules import AdditionDataModule, BaseDataModule, MNISTDataModule
 from stn_lightning.datasets import EmbeddedDigits, ImageTensorDataset, ImageTensorSource
-from stn_lightning.distortions import Cluttered, Distortion, Rotated, RotatedScaledTranslated
+from stn_lightning.distortions import (
+    Cluttered,
+    Distortion,
+    Elastic,
+    Perspective,
+    Rotated,
+    RotatedScaledTranslated,
+)
+from stn_lightning.geometry import affine, sampling
 
 SIZES: dict[Split, int] = {"train": 37, "val": 21, "test": 23}
 
@@ -117,7 +125,7 @@ def test_the_global_batch_is_distorted_alike_on_any_number_of_processes() -> Non
         loader = module.train_dataloader()
         loader.sampler.set_epoch(2)
         for batch in loader:
-            found[batch.indices] = module.distorted(batch).image
+            found[batch.indices] = module.transform_batch(batch).image
     assert torch.equal(found, alone)
 
 
@@ -148,7 +156,9 @@ def test_the_splits_are_not_distorted_by_the_same_numbers() -> None:
     same[:, :, 8:20, 13:15] = 255
     splits: tuple[Split, ...] = ("train", "val", "test")
     images = [
-        module.distorted(Batch(same, torch.zeros(20).long(), torch.arange(20), 0, 1.0, split)).image
+        module.transform_batch(
+            Batch(same, torch.zeros(20).long(), torch.arange(20), 0, 1.0, split)
+        ).image
         for split in splits
     ]
     for first, second in itertools.combinations(images, 2):
@@ -175,7 +185,7 @@ def test_without_a_distortion_pictures_are_floats_from_0_to_1() -> None:
 def test_distortion_leaves_the_rest_of_the_batch_alone() -> None:
     module = module_of(Rotated())
     batch = next(iter(module.train_dataloader()))
-    after = module.distorted(batch)
+    after = module.transform_batch(batch)
     assert after[1:] == batch[1:]
     assert after.image.shape == (len(batch.label), 1, 28, 28)
     assert after.image.dtype == torch.float32
@@ -401,10 +411,66 @@ def test_a_curriculum_leaves_validation_and_test_alone(split: Split) -> None:
 
 @pytest.mark.parametrize("curriculum", [-0.1, 1.1])
 def test_a_curriculum_is_a_part_of_the_training(curriculum: float) -> None:
-    with pytest.raises(ValueError, match="0 <= curriculum <= 1"):
+    with pytest.raises(ValueError, match="give a share of the training, 0 to 1"):
         with_curriculum(curriculum)
 
 
 def test_a_curriculum_needs_to_know_how_many_passes_there_are() -> None:
     with pytest.raises(ValueError, match=r"give trainer\.max_epochs"):
         with_curriculum(0.5, max_epochs=-1)
+
+
+def test_the_applied_theta_reads_the_undistorted_image_where_the_distortion_did() -> None:
+    distortion = RotatedScaledTranslated()
+    data = MNISTDataModule(EmbeddedDigits(), distortion, batch_size=16, seed=3)
+    data.setup("fit")
+    read = next(iter(data.train_dataloader()))
+    theta = data.applied_theta(read)
+    assert theta is not None
+    expected = sampling.bilinear(read.image.float() / 255, affine.grid(theta, (42, 42)))
+    assert torch.equal(data.transform_batch(read).image, expected)
+
+
+@pytest.mark.parametrize("distortion", [None, Perspective(), Elastic(), Cluttered()])
+def test_a_distortion_that_is_not_affine_has_no_applied_theta(
+    distortion: Distortion | None,
+) -> None:
+    data = MNISTDataModule(EmbeddedDigits(), distortion, batch_size=4)
+    data.setup("fit")
+    assert data.applied_theta(next(iter(data.train_dataloader()))) is None
+
+
+def test_two_digits_have_no_common_theta() -> None:
+    data = AdditionDataModule(EmbeddedDigits(), Rotated(), batch_size=4)
+    data.setup("fit")
+    assert data.applied_theta(next(iter(data.train_dataloader()))) is None
+
+
+def test_each_draw_of_the_validation_images_is_distorted_on_its_own_and_frozen() -> None:
+    def validation(draws: int, batch_size: int, epoch: int) -> tuple[Tensor, Tensor]:
+        data = MNISTDataModule(
+            EmbeddedDigits(), Cluttered(), batch_size=batch_size, val_draws=draws
+        )
+        data.setup("fit")
+        loader = data.val_dataloader()
+        loader.sampler.set_epoch(epoch)
+        batches = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+        return torch.cat([b.image for b in batches]), torch.cat([b.label for b in batches])
+
+    once, labels = validation(1, 64, 0)
+    thrice, thrice_labels = validation(3, 64, 0)
+    n = len(labels)
+    assert torch.equal(thrice[:n], once)
+    assert torch.equal(thrice_labels, labels.repeat(3))
+    changed = (thrice[n : 2 * n] != thrice[:n]).flatten(1).any(1)
+    assert changed.all()
+    assert (thrice[n : 2 * n] != thrice[2 * n :]).flatten(1).any(1).all()
+    assert torch.equal(validation(3, 100, 5)[0], thrice)
+
+
+def test_a_data_module_that_leaves_something_out_cannot_be_built() -> None:
+    class Incomplete(MNISTDataModule):
+        class_names = BaseDataModule.class_names
+
+    with pytest.raises(TypeError, match="class_names"):
+        Incomplete(EmbeddedDigits())

@@ -77,7 +77,7 @@ def test_a_greyscale_picture_becomes_a_coloured_one(tmp_path: Path) -> None:
 
 
 def test_places_are_normalised_to_the_photograph(tmp_path: Path) -> None:
-    places = source_of(tmp_path).places("test")
+    places = source_of(tmp_path).annotations("test")
     assert places.parts.shape == (6, 3, 3)
     expected = torch.tensor([[0.0, 0, 1], [-1, 0, 1], [-1, -1, 0]])
     torch.testing.assert_close(places.parts, expected.expand(6, -1, -1))
@@ -286,7 +286,7 @@ def test_the_real_set_has_its_official_counts() -> None:
 @pytest.mark.slow  # reads 176,820 rows with every call type-checked
 def test_the_real_sets_parts_lie_in_its_boxes() -> None:
     few = CUB(str(cub_folder()), cache=None, first_classes=2)
-    places, image = few.places("test"), few.load("test").image
+    places, image = few.annotations("test"), few.load("test").image
     assert [list(picture.shape[:2]) for picture in image] == places.size.tolist()
     visible = places.parts[..., 2] == 1
     assert places.parts[..., :2][visible].abs().max() <= 1

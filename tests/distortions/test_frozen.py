@@ -53,7 +53,7 @@ def measured(
         numbers.choice([-1.0, 1.0], (module.image_shape[1] * module.image_shape[2], PROJECTIONS))
     )
     for batch in module.test_dataloader():
-        out: Batch = module.distorted(batch)
+        out: Batch = module.transform_batch(batch)
         flat = out.image.flatten(1).double()
         weights = torch.from_numpy(numbers.uniform(-1, 1, (len(flat), PROJECTIONS)))
         fingerprint += ((flat @ signs) * weights).sum(0).numpy()

@@ -95,7 +95,7 @@ def batch_of(module: MNISTDataModule, split: Split = "train") -> Batch:
     """All of a split in one batch, as a task gets it."""
     module.setup("fit" if split == "train" else "test")
     pictures = module.splits[split]
-    return module.distorted(
+    return module.transform_batch(
         Batch(pictures.image, pictures.label, torch.arange(len(pictures.label)), 0, 1.0, split)
     )
 
