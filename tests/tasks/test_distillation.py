@@ -60,7 +60,7 @@ def test_a_student_learns_from_its_teachers_without_labels() -> None:
     trainer.fit(task, digits(200, batch_size=50))
     image = digits(200)
     image.setup("test")
-    seen = image.distorted(
+    seen = image.transform_batch(
         Batch(
             image.splits["test"].image,
             image.splits["test"].label,
