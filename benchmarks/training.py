@@ -31,10 +31,10 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.alternating import chosen, in_a_process, report, table, times_as_long
 from stn_lightning.backbones import CNN
 from stn_lightning.cli.command import run
-from stn_lightning.convolution import Convolution
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import MNIST
 from stn_lightning.distortions import CounterRandom, RotatedScaledTranslated
+from stn_lightning.layers import Conv2d
 from stn_lightning.runtime.memory import keep_freed_memory
 from stn_lightning.runtime.precision import emulates_bf16
 from stn_lightning.transformers import Affine, ConvolutionalLocalisation, SpatialTransformer
@@ -128,7 +128,7 @@ class Network(nn.Sequential):
         )
         self(torch.zeros(1, 1, 42, 42))
         for module in self.modules():
-            if plain and isinstance(module, Convolution):
+            if plain and isinstance(module, Conv2d):
                 module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
 

@@ -24,11 +24,10 @@ METHOD = {"geometry", "transformers", "tasks", "batch", "backbones", "layers"}
 TABLE: dict[str, set[str] | None] = {
     # the method
     "geometry": {"torch"},
-    "convolution": {"torch"},
-    "lazy": {"torch", "convolution"},
+    "layers": {"torch"},
     "batch": {"torch"},
-    "transformers": {"torch", "geometry", "lazy"},
-    "backbones": {"torch", "torchvision", "timm", "safetensors", "lazy"},
+    "transformers": {"torch", "geometry", "layers"},
+    "backbones": {"torch", "torchvision", "timm", "safetensors", "layers"},
     "distortions": {"torch", "geometry"},
     "tasks": {"torch", "torchmetrics", "lightning"}
     | {"transformers", "geometry", "batch", "backbones", "datamodules", "runtime"},

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stn_lightning import lazy
+from stn_lightning import layers
 
 
 class MultiCropClassifier(nn.Module):
@@ -49,7 +49,7 @@ class MultiCropClassifier(nn.Module):
             + [copy.deepcopy(feature_extractor) for _ in range(0 if shared else num_crops - 1)]
         )
         self.dropout = nn.Dropout(dropout)
-        self.classifier = lazy.linear(num_classes)
+        self.classifier = layers.linear(num_classes)
 
     def forward(
         self, image: Float[Tensor, "batch *crops_channels height width"]
@@ -106,15 +106,15 @@ class SmallConvNet(nn.Module):
             raise ValueError(
                 f"{len(steps)} strides for {len(num_filters)} filters; give each convolution one"
             )
-        layers: list[nn.Module] = []
+        modules: list[nn.Module] = []
         for i, (width, step) in enumerate(zip(num_filters, steps, strict=True)):
             conv = (
                 nn.Conv2d(num_filters[i - 1], width, 3, step, 1)
                 if i
-                else lazy.conv2d(width, 3, step, 1)
+                else layers.conv2d(width, 3, step, 1)
             )
-            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+            modules += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*modules)
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]

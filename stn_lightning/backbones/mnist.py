@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stn_lightning import lazy
+from stn_lightning import layers
 
 
 class FCN(nn.Module):
@@ -26,7 +26,7 @@ class FCN(nn.Module):
         super().__init__()
         widths = [*hidden_sizes, num_classes]
         self.layers = nn.ModuleList(
-            [lazy.linear(widths[0]), *(nn.Linear(a, b) for a, b in itertools.pairwise(widths))]
+            [layers.linear(widths[0]), *(nn.Linear(a, b) for a, b in itertools.pairwise(widths))]
         )
 
     def forward(self, image: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
@@ -51,9 +51,9 @@ class CNN(nn.Module):
 
     def __init__(self, num_filters: int, num_classes: int = 10) -> None:
         super().__init__()
-        self.conv1 = lazy.conv2d(num_filters, 9)
+        self.conv1 = layers.conv2d(num_filters, 9)
         self.conv2 = nn.Conv2d(num_filters, num_filters, 7)
-        self.classifier = lazy.linear(num_classes)
+        self.classifier = layers.linear(num_classes)
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -97,12 +97,12 @@ class PlainConvNet(nn.Module):
                 f"{len(num_filters)} filters, {len(kernel_sizes)} kernel_sizes and {len(strides)} strides; give each layer one"
             )
         first, *rest = zip(num_filters, kernel_sizes, strides, strict=True)
-        layers = [lazy.conv2d(*first, padding=first[1] // 2)]
-        layers += [
+        convolutions = [layers.conv2d(*first, padding=first[1] // 2)]
+        convolutions += [
             nn.Conv2d(before, n, k, s, k // 2)
             for before, (n, k, s) in zip(num_filters, rest, strict=False)
         ]
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(convolutions)
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]

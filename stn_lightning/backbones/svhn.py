@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stn_lightning import lazy
+from stn_lightning import layers
 
 FILTERS = (48, 64, 128, 160, 192, 192, 192, 192)
 """Of the paper's eight convolutions, 5 x 5 each; a pooling follows the first, third, fifth and
@@ -68,7 +68,7 @@ class MultiDigitCNN(nn.Module):
         )
         self.hidden = nn.ModuleList(
             [
-                lazy.linear(units[0], lazy.initialise_for_relu),
+                layers.linear(units[0], layers.initialise_for_relu),
                 *(nn.Linear(a, b) for a, b in itertools.pairwise(units)),
             ]
         )
@@ -76,7 +76,7 @@ class MultiDigitCNN(nn.Module):
         self.dropout = dropout
         self.digits = num_digits
         for layer in [*self.convolutions, *self.hidden[1:]]:
-            lazy.initialise_for_relu(layer)
+            layers.initialise_for_relu(layer)
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]

@@ -27,8 +27,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from stn_lightning.geometry import rows
-
 Kernel = Literal["bilinear", "nearest", "bicubic"]
 
 _KEYS = -0.75
@@ -44,8 +42,6 @@ def deterministic_sample(
     """The canvas at the grid's points; deterministic on a GPU as soon as
     `torch.use_deterministic_algorithms` asks for it.
     """
-    if kernel == "bilinear" and not corners and rows.lies_in_rows(canvas):
-        return rows.bilinear(canvas, grid)
     if canvas.is_cuda and torch.are_deterministic_algorithms_enabled():
         return gather_sample(canvas, grid, kernel, corners)
     return functional.grid_sample(canvas, grid, kernel, "zeros", align_corners=corners)

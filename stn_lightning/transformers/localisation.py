@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stn_lightning import lazy
+from stn_lightning import layers
 from stn_lightning.geometry import lattice
 from stn_lightning.geometry.moments import moments
 
@@ -32,7 +32,7 @@ class FullyConnectedLocalisation(nn.Module):
     def __init__(self, hidden_sizes: Sequence[int] = (32, 32, 32)) -> None:
         super().__init__()
         hidden = [nn.Linear(a, b) for a, b in itertools.pairwise(hidden_sizes)]
-        self.layers = nn.ModuleList([lazy.linear(hidden_sizes[0]), *hidden])
+        self.layers = nn.ModuleList([layers.linear(hidden_sizes[0]), *hidden])
 
     def forward(
         self, image: Float[Tensor, "batch channels *size"]
@@ -55,9 +55,9 @@ class ConvolutionalLocalisation(nn.Module):
 
     def __init__(self, num_filters: int = 20, kernel_size: int = 5, hidden_size: int = 20) -> None:
         super().__init__()
-        self.conv1 = lazy.conv2d(num_filters, kernel_size)
+        self.conv1 = layers.conv2d(num_filters, kernel_size)
         self.conv2 = nn.Conv2d(num_filters, num_filters, kernel_size)
-        self.fc = lazy.linear(hidden_size)
+        self.fc = layers.linear(hidden_size)
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -91,8 +91,8 @@ class FeatureLocalisation(nn.Module):
         super().__init__()
         self.feature_extractor = feature_extractor
         self.shrink = shrink
-        self.conv = lazy.conv2d(num_filters, 1)
-        self.fc = lazy.linear(hidden_size)
+        self.conv = layers.conv2d(num_filters, 1)
+        self.fc = layers.linear(hidden_size)
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -133,7 +133,7 @@ class HeatmapLocalisation(nn.Module):
     ) -> None:
         super().__init__()
         self.feature_extractor = feature_extractor
-        self.conv = lazy.conv2d(num_maps, 1)
+        self.conv = layers.conv2d(num_maps, 1)
         self.sharpness = sharpness
         self.shrink = shrink
 
@@ -175,7 +175,7 @@ class MomentLocalisation(nn.Module):
     def __init__(self, localisation: nn.Module, hidden_size: int = 64) -> None:
         super().__init__()
         self.localisation = localisation
-        self.fc = lazy.linear(hidden_size)
+        self.fc = layers.linear(hidden_size)
 
     def forward(
         self, image: Float[Tensor, "batch channels *size"]
@@ -197,7 +197,7 @@ class SVHNLocalisation(nn.Module):
 
     def __init__(self, num_filters: int = 32, hidden_sizes: Sequence[int] = (32, 32)) -> None:
         super().__init__()
-        self.conv1 = lazy.conv2d(num_filters, 5, padding=2)
+        self.conv1 = layers.conv2d(num_filters, 5, padding=2)
         self.conv2 = nn.Conv2d(num_filters, num_filters, 5, padding=2)
         self.layers = FullyConnectedLocalisation(hidden_sizes)
 
@@ -239,9 +239,9 @@ class VolumeLocalisation(nn.Module):
             raise ValueError(f"shrink {shrink} and block {block} are in voxels; give 1 or more")
         self.shrink = shrink
         self.block = block
-        self.conv1 = lazy.conv3d(num_filters, kernel_size)
+        self.conv1 = layers.conv3d(num_filters, kernel_size)
         self.conv2 = nn.Conv3d(num_filters, num_filters, 3)
-        self.fc = lazy.linear(hidden_size)
+        self.fc = layers.linear(hidden_size)
 
     def forward(
         self, volume: Float[Tensor, "batch channels depth height width"]
@@ -288,7 +288,7 @@ class StridedLocalisation(nn.Module):
         hidden_sizes: Sequence[int] = (8, 8),
     ) -> None:
         super().__init__()
-        self.conv = lazy.conv2d(num_filters, kernel_size, stride)
+        self.conv = layers.conv2d(num_filters, kernel_size, stride)
         self.layers = FullyConnectedLocalisation(hidden_sizes)
 
     def forward(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stn_lightning import lazy
+from stn_lightning import layers
 from stn_lightning.transformers.families import Family, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
@@ -126,7 +126,7 @@ class Regression(nn.Module):
     def __init__(self, start: Start, family: Family, n: int, part: slice = slice(None)) -> None:
         super().__init__()
         self.register_buffer("start", start.theta(family, n)[part], persistent=False)
-        self.linear = lazy.linear(
+        self.linear = layers.linear(
             self.start.numel(), partial(_start_linear, start, family, len(self.start))
         )
         for parameter in self.linear.parameters():  # `requires_grad_` wants to know their size

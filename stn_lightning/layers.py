@@ -1,0 +1,109 @@
+"""Layers that learn their input's size from the first batch, and a convolution for few channels.
+
+A network file needs no image size with them. PyTorch warns at each construction that lazy layers
+may change one day; that is no news to a user of this package and is kept from them.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = None) -> nn.Linear:
+    """Build a fully connected layer; `initialise` is called once its size is known.
+
+    It is not called where the weights come from a checkpoint.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
+        if initialise is None:
+            return nn.LazyLinear(out_features)
+        return _InitialisedLinear(out_features, initialise)
+
+
+def initialise_for_relu(layer: nn.Module) -> None:
+    """Draw weights that keep the signals' size through ReLUs; zero biases.
+
+    However deep the network (He et al. 2015).
+    """
+    assert isinstance(layer.weight, Tensor)
+    assert isinstance(layer.bias, Tensor)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+
+
+def conv2d(out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+    """Build a convolution that learns its number of input channels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
+        return _LazyConv2d(out_channels, kernel_size, stride, padding)
+
+
+def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
+    """Build a 3D convolution that learns its number of input channels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
+        return nn.LazyConv3d(out_channels, kernel_size)
+
+
+class Conv2d(nn.Conv2d):
+    """PyTorch's convolution, with a faster gradient for few channels on a CPU.
+
+    oneDNN's gradient of an image of one or two channels runs at a small part of the CPU's speed.
+    Where that gradient is wanted, as behind a transformer, each row's windows become channels, and
+    a convolution of one column is left: the same sums in another order.
+    """
+
+    def forward(
+        self,
+        input: Float[Tensor, "*batch channels height width"],  # noqa: A002  # torch's name
+    ) -> Float[Tensor, "*batch filters rows columns"]:
+        if not self._gathers_windows(input):
+            return super().forward(input)
+        assert not isinstance(self.padding, str)
+        (rows, columns), (down, right) = self.kernel_size, self.padding
+        windows = functional.unfold(input, (1, columns), 1, (0, right), (1, self.stride[1]))
+        image = windows.unflatten(2, (input.shape[2], -1))  # (B, C*columns, height, W)
+        image = image.movedim(1, -1).contiguous().movedim(-1, 1)  # channels_last, also in vmap
+        weight = self.weight.transpose(2, 3).reshape(self.out_channels, -1, rows, 1)
+        return functional.conv2d(image, weight, self.bias, (self.stride[0], 1), (down, 0))
+
+    def _gathers_windows(self, image: Tensor) -> bool:
+        """Return True where it is faster so; graphs keep the operation that other runtimes know.
+
+        Measured in docs/log.md: without the image's gradient, and with half as many channels as
+        columns or more, PyTorch's own is faster.
+        """
+        return (
+            image.requires_grad
+            and torch.is_grad_enabled()
+            and image.device.type == "cpu"
+            and image.dim() == 4
+            and not torch.compiler.is_compiling()
+            and self.groups == 1
+            and self.kernel_size[1] > 2 * self.weight.shape[1]  # in_channels is 0 after loading
+            and self.dilation == (1, 1)
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+        )
+
+
+class _LazyConv2d(nn.LazyConv2d, Conv2d):  # type: ignore[misc]  # weights may be uninitialised
+    cls_to_become = Conv2d  # the base is for the first batch, before the class changes
+
+
+class _InitialisedLinear(nn.LazyLinear):
+    def __init__(self, out_features: int, initialise: Callable[[nn.Linear], None]) -> None:
+        super().__init__(out_features)
+        self.initialise = initialise
+
+    def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
+        fresh = self.has_uninitialized_params()  # False after loading a checkpoint
+        super().initialize_parameters(input)
+        if fresh:
+            self.initialise(self)
+        del self.initialise
