@@ -1,5 +1,6 @@
 """What is looked at, written down and guarded while it trains."""
 
+from stn_lightning.callbacks.alignment import AlignmentLogger
 from stn_lightning.callbacks.compile import Compile
 from stn_lightning.callbacks.label_check import LabelCheck
 from stn_lightning.callbacks.misclassified_images import MisclassifiedImages
@@ -14,6 +15,7 @@ from stn_lightning.callbacks.transformer_monitor import TransformerMonitor
 from stn_lightning.callbacks.warp_images import WarpImages
 
 __all__ = [
+    "AlignmentLogger",
     "Compile",
     "EpochLogger",
     "LabelCheck",

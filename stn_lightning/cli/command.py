@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from stn_lightning.callbacks import (
+    AlignmentLogger,
     EpochLogger,
     LabelCheck,
     MisclassifiedImages,
@@ -149,6 +150,7 @@ class CommandLine(DeferredCLI):
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
         callbacks: list[Callback] = [
             ThroughputLogger(),
+            AlignmentLogger(),
             WarpImages(),
             MisclassifiedImages(),
             TransformerMonitor(),

@@ -36,7 +36,7 @@ from stn_lightning.runtime.guards import NonFiniteGuard
 from stn_lightning.runtime.preemption import Preemption
 from stn_lightning.tasks import ClassificationTask, CosineDecay
 from stn_lightning.tasks.classification import OptimizerCallable
-from stn_lightning.transformers import Affine, SpatialTransformer
+from stn_lightning.transformers import Affine, SpatialTransformer, Transformer
 
 ADAM = functools.partial(torch.optim.AdamW, lr=0.01)
 
@@ -322,12 +322,25 @@ def _trainer(ranks: int, callbacks: list[Callback], ddp: DDP, **options: Any) ->
     )
 
 
-def evaluate(folder: Path, ranks: int = 1) -> None:
-    """Test an untrained network, on 31 pictures, and write down what came of it."""
+def evaluate(
+    folder: Path,
+    *callbacks: Callback,
+    ranks: int = 1,
+    batch_size: int = 8,
+    transformer: Transformer | None = None,
+    **options: Any,
+) -> None:
+    """Test an untrained network, on 31 images, and write down what came of it.
+
+    `options` are those of the data module.
+    """
     seed_everything(1, verbose=False)
-    task = ClassificationTask(backbone(0.0), functools.partial(torch.optim.SGD, lr=0.0))
-    trainer = _trainer(ranks, [], DDP())
-    (results,) = trainer.test(task, datamodule=Data(batch_size=8), verbose=False)
+    optimizer = functools.partial(torch.optim.SGD, lr=0.0)
+    task = ClassificationTask(backbone(0.0), optimizer, copy.deepcopy(transformer))
+    trainer = _trainer(ranks, list(callbacks), DDP())
+    (results,) = trainer.test(
+        task, datamodule=Data(batch_size=batch_size, **options), verbose=False
+    )
     (folder / f"results.{trainer.global_rank}").write_text(json.dumps(results))
 
 
