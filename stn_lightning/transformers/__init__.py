@@ -28,6 +28,7 @@ from stn_lightning.transformers.localisation import (
     SVHNLocalisation,
     VolumeLocalisation,
 )
+from stn_lightning.transformers.moment_crop import MomentCrop
 from stn_lightning.transformers.parallel import ParallelTransformer
 from stn_lightning.transformers.samplers import (
     Antialiased,
@@ -74,6 +75,7 @@ __all__ = [
     "Identity",
     "InitialTheta",
     "LearntTargetGrid",
+    "MomentCrop",
     "MomentLocalisation",
     "Nearest",
     "NoisyIdentity",
