@@ -14,7 +14,7 @@ from torch import Tensor
 from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.distortions.distortion import Distortion
 from stn_lightning.geometry import sampling
-from stn_lightning.geometry.lattice import axis, exact
+from stn_lightning.geometry.lattice import axis, upcast
 
 
 class RandomPose3D(Distortion):
@@ -98,7 +98,7 @@ class RandomPose3D(Distortion):
         to another.
         """
         n = self.size
-        m = exact(theta).unflatten(1, (3, 4))[:, None, None]  # (B, 1, 1, 3, 4)
+        m = upcast(theta).unflatten(1, (3, 4))[:, None, None]  # (B, 1, 1, 3, 4)
         at = axis(n, m)
         start = m[..., 0] * at[:, None] + (
             m[..., 1] * at[:, None, None] + m[..., 3]

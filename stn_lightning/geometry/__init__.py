@@ -1,14 +1,13 @@
-"""Geometry of spatial transformers: pure functions on tensors, one convention, at least float32.
+"""Geometry: pure functions on tensors, one convention, float32 or better.
 
-Each family is a module of functions that turn its parameters theta into a sampling grid
-(`affine.grid`, `projective.grid`, `thin_plate_spline.grid`, `diffeomorphic.grid`, `volume.grid`);
-`sampling` reads an image at a grid, `antialiasing` at one that shrinks it, `wide` gives the grid a
-gradient that sees further. The convention is stated in `lattice`.
+Each family is a module with a function `grid` that turns its parameters theta into a sampling grid:
+`affine`, `projective`, `thin_plate_spline`, `diffeomorphic`, `volume`. `sampling` reads an image at
+a grid, `antialiasing` at a grid that shrinks it, and `wide` widens the grid's gradient. `lattice`
+states the convention.
 """
 
 from stn_lightning.geometry import (
     affine,
-    alignment,
     antialiasing,
     deterministic,
     diffeomorphic,
@@ -22,7 +21,6 @@ from stn_lightning.geometry import (
 
 __all__ = [
     "affine",
-    "alignment",
     "antialiasing",
     "deterministic",
     "diffeomorphic",

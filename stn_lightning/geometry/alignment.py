@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from stn_lightning.geometry import affine
-from stn_lightning.geometry.lattice import axis, exact
+from stn_lightning.geometry.lattice import axis, upcast
 
 _STILL = 1e-6
 """Standard deviation (radians, logarithm or pixels) below which a value does not vary."""
@@ -84,7 +84,7 @@ def nearest_affine(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor,
     height, width = grid.shape[1:3]
     if min(height, width) < 2:
         raise ValueError(f"a grid of {height} x {width} points has no slope; give 2 x 2 or more")
-    points = exact(grid)
+    points = upcast(grid)
     x, y = axis(width, points)[:, None], axis(height, points)[:, None, None]
     slopes = [(points * along).mean((1, 2)) / along.square().mean() for along in (x, y)]
     return torch.stack([*slopes, points.mean((1, 2))], 2).flatten(1)

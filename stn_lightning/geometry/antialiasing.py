@@ -42,7 +42,7 @@ from torch.nn import functional
 
 from stn_lightning.geometry import sampling
 from stn_lightning.geometry.deterministic import deterministic_sample
-from stn_lightning.geometry.lattice import exact
+from stn_lightning.geometry.lattice import upcast
 from stn_lightning.geometry.sampling import Padding
 
 _CELLS = 8
@@ -92,20 +92,20 @@ def sample_antialiased(
     image: Float[Tensor, "batch channels h_in w_in"],
     grid: Float[Tensor, "batch height width 2"],
     padding: Padding = "zeros",
-    looks: int = 1,
+    num_grids: int = 1,
 ) -> Float[Tensor, "batch channels height width"]:
     """Each output pixel is the mean of the image over the pixel's footprint.
 
     Args:
-        looks: how many grids stand below each other in `grid` (parallel transformers); no footprint
+        num_grids: how many grids stand below each other in `grid` (parallel transformers); no footprint
             reaches across their seams.
     """
     if not isinstance(padding, str):
-        return _on_colour(image, grid, padding, looks)
-    canvas = image.to(torch.promote_types(exact(image).dtype, exact(grid).dtype))
-    where, size = exact(grid), (grid.shape[1] // looks, grid.shape[2])
+        return _on_colour(image, grid, padding, num_grids)
+    canvas = image.to(torch.promote_types(upcast(image).dtype, upcast(grid).dtype))
+    where, size = upcast(grid), (grid.shape[1] // num_grids, grid.shape[2])
     top = min(_LEVELS, 1 + max(1, int(math.log2(min(image.shape[2:])))))
-    footprint = _footprint(where.unflatten(1, (looks, -1)).flatten(0, 1), image.shape[2:], top)
+    footprint = _footprint(where.unflatten(1, (num_grids, -1)).flatten(0, 1), image.shape[2:], top)
     shares = _shares(footprint.breadth, top)  # (B * looks, 1 + top, rows, columns)
     kept = [level for level, used in enumerate(_anywhere(shares.transpose(0, 1) != 0)) if used]
     slanted = _anywhere(footprint.stretch[None] > 0) == [True]
@@ -113,7 +113,7 @@ def sample_antialiased(
         return sampling.bilinear(image, grid, padding)
     weights: list[Tensor | float] = [1.0]
     if len(kept) > 1:
-        others = _full(shares[:, kept[1:]], size, looks)
+        others = _full(shares[:, kept[1:]], size, num_grids)
         weights = [
             1 - others.sum(1, keepdim=True),
             *others.split(1, dim=1),
@@ -121,12 +121,12 @@ def sample_antialiased(
     reads = [([where], weights)]
     if slanted:
         share, step = _taps(footprint, image.shape[2:])
-        step = _full(step, size, looks, "nearest").movedim(1, -1)  # + and - do not mix
+        step = _full(step, size, num_grids, "nearest").movedim(1, -1)  # + and - do not mix
         outer = [where + step, where - step]
         if _anywhere(share[None] < 1 / _TAPS) == [False]:
             reads = [([where, *outer], [weight / _TAPS for weight in weights])]
         else:
-            share = _full(share, size, looks)
+            share = _full(share, size, num_grids)
             reads = [
                 ([where], [weight * (1 - 2 * share) for weight in weights]),
                 (outer, [weight * share for weight in weights]),
@@ -141,7 +141,7 @@ def _on_colour(
     looks: int,
 ) -> Float[Tensor, "batch channels height width"]:
     """Zeros outside, plus the colour in the measure in which a footprint lies outside."""
-    values = exact(image)
+    values = upcast(image)
     addend = sampling.padding_colour(values, colour)
     both = sample_antialiased(
         torch.cat([values, torch.ones_like(values[:, :1])], dim=1), grid, "zeros", looks

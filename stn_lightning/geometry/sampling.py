@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.geometry.deterministic import deterministic_sample
-from stn_lightning.geometry.lattice import exact
+from stn_lightning.geometry.lattice import upcast
 
 Padding = Literal["zeros", "border", "reflection"] | Sequence[float]
 """What lies outside the image: zeros, the nearest border pixel, the image mirrored at its border,
@@ -89,10 +89,10 @@ def _sample(
 ) -> Float[Tensor, "batch channels *out_size"]:
     if not isinstance(padding, str):
         return _on_colour(image, grid, kernel, padding)
-    dtype = torch.promote_types(exact(image).dtype, exact(grid).dtype)
+    dtype = torch.promote_types(upcast(image).dtype, upcast(grid).dtype)
     canvas, values = (
         image.to(dtype),
-        exact(grid),
+        upcast(grid),
     )  # rounded in the grid's own precision: its errors are wiped out for any image
     size, offset = image.shape[2:], 0
     if (
@@ -155,7 +155,7 @@ def _on_colour(
     colour: Sequence[float],
 ) -> Float[Tensor, "batch channels *out_size"]:
     """Zeros outside, plus the colour in the measure in which a pixel lies outside."""
-    values = exact(image)
+    values = upcast(image)
     inside = _sample(torch.ones_like(values[:, :1]), grid, kernel, "zeros")
     mixed = _sample(values, grid, kernel, "zeros") + (1 - inside) * padding_colour(values, colour)
     return mixed.to(image.dtype)

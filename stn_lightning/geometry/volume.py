@@ -1,8 +1,8 @@
 """Affine maps of space, 12 parameters, for volumes.
 
 Convention:
-    theta holds the rows of a 3x4 matrix, for points (x, y, z); x runs along the width, y the
-    height, z the depth. A volume's size is (depth, height, width).
+    theta holds the rows of a 3x4 matrix, for points (x, y, z); x runs along the width, y along the
+    height, z along the depth. A volume's size is (depth, height, width).
 
 Reference:
     Jaderberg et al. 2015, appendix A.3.
@@ -12,14 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stn_lightning.geometry.lattice import axis, exact
+from stn_lightning.geometry.lattice import axis, upcast
+from stn_lightning.geometry.matrices import adjugate, multiply
 
 
 def grid(
     theta: Float[Tensor, "batch 12"], size: tuple[int, int, int]
 ) -> Float[Tensor, "batch depth height width 3"]:
-    """Where in the input each of `size`'s output voxels looks."""
-    m = exact(theta)[:, :, None, None, None].unflatten(1, (3, 4))  # (B, 3, 4, 1, 1, 1)
+    """Return the sampling grid for an output of `size`."""
+    m = upcast(theta)[:, :, None, None, None].unflatten(1, (3, 4))  # (B, 3, 4, 1, 1, 1)
     x = axis(size[2], m)[None, None, None, :]
     y = axis(size[1], m)[None, None, :, None]
     z = axis(size[0], m)[None, :, None, None]
@@ -30,24 +31,21 @@ def grid(
 def compose(
     first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]
 ) -> Float[Tensor, "batch 12"]:
-    """The one warp that does what warping with `first` and then warping the result with `then`
-    does.
+    """Compose two warps: `first`, then `then` on the result.
 
     Convention:
         theta maps output to input, so the composed map is first(then(point)).
     """
-    a, b = exact(first).unflatten(1, (3, 4)), exact(then).unflatten(1, (3, 4))
-    product = (a[:, :, :3, None] * b[:, None, :, :]).sum(2)  # (B, 3, 4), no matrix product
+    a, b = upcast(first).unflatten(1, (3, 4)), upcast(then).unflatten(1, (3, 4))
     shift = torch.cat([torch.zeros_like(a[:, :, :3]), a[:, :, 3:]], dim=2)
-    return (product + shift).flatten(1)
+    return (multiply(a[:, :, :3], b) + shift).flatten(1)
 
 
 def inverse(theta: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
-    """The map back, from input to output. Not finite where theta is singular."""
-    r0, r1, r2 = exact(theta).unflatten(1, (3, 4))[:, :, :3].unbind(1)
-    shift = exact(theta).unflatten(1, (3, 4))[:, :, 3]  # (B, 3)
-    cross = torch.linalg.cross
-    adjugate = torch.stack([cross(r1, r2), cross(r2, r0), cross(r0, r1)], dim=2)  # (B, 3, 3)
-    determinant = (r0 * cross(r1, r2)).sum(1)
-    linear = adjugate / determinant[:, None, None]
-    return torch.cat([linear, -(linear * shift[:, None, :]).sum(2, keepdim=True)], dim=2).flatten(1)
+    """Invert the map; not finite for a singular theta."""
+    matrix = upcast(theta).unflatten(1, (3, 4))
+    cofactors = adjugate(matrix[:, :, :3])
+    determinant = (matrix[:, 0, :3] * cofactors[:, :, 0]).sum(1)
+    linear = cofactors / determinant[:, None, None]
+    shift = (linear * matrix[:, None, :, 3]).sum(2, keepdim=True)
+    return torch.cat([linear, -shift], dim=2).flatten(1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stn_lightning.geometry.lattice import exact
+from stn_lightning.geometry.lattice import upcast
 from stn_lightning.transformers.families import Family, Size
 
 _FAR = 1e6
@@ -70,7 +70,7 @@ class BoundedFamily(Family):
 
     def bound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
         identity, room = self._room(theta)
-        ranges = ((exact(theta) - identity) / room).clamp(-_FAR, _FAR)
+        ranges = ((upcast(theta) - identity) / room).clamp(-_FAR, _FAR)
         return self.family.bound(identity + ranges * room / (1 + ranges * ranges).sqrt())
 
     def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
@@ -97,6 +97,6 @@ class BoundedFamily(Family):
     ) -> tuple[Float[Tensor, " numbers"], Float[Tensor, "batch numbers"]]:
         """Return the identity, and the distance from it to the end of the range on theta's side."""
         identity, low, high = (
-            exact(theta).new_tensor(numbers) for numbers in (self.identity, self.low, self.high)
+            upcast(theta).new_tensor(numbers) for numbers in (self.identity, self.low, self.high)
         )
         return identity, torch.where(theta < identity, identity - low, high - identity)

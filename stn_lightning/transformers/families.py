@@ -25,7 +25,7 @@ from stn_lightning.geometry import (
     thin_plate_spline,
     volume,
 )
-from stn_lightning.geometry.lattice import exact
+from stn_lightning.geometry.lattice import upcast
 
 Size = tuple[int, ...]
 """(height, width), or (depth, height, width)."""
@@ -328,7 +328,7 @@ class LearntTargetGrid(Family):
     def grid(
         self, theta: Float[Tensor, "batch 6"], size: Size
     ) -> Float[Tensor, "batch height width 2"]:
-        return affine.map_points(theta, self.spline(self.target.to(exact(theta).dtype), size))
+        return affine.map_points(theta, self.spline(self.target.to(upcast(theta).dtype), size))
 
 
 class Affine3D(ComposableFamily):

@@ -140,7 +140,7 @@ class HeatmapLocalisation(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        heat = lattice.exact(
+        heat = lattice.upcast(
             self.conv(
                 self.feature_extractor(
                     functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image

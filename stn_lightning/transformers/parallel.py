@@ -70,4 +70,4 @@ class ParallelTransformer(Transformer):
         theta = self.family.bound(theta.flatten(0, 1)).unflatten(0, (-1, self.n))
         grid = self.family.grid(theta.flatten(0, 1), self.size or tuple(image.shape[2:]))
         grid = grid.unflatten(0, (-1, self.n))
-        return WarpOutput(self.sampler.each(image, grid), theta, grid)
+        return WarpOutput(self.sampler.sample_each(image, grid), theta, grid)

@@ -40,7 +40,7 @@ class Sampler(nn.Module, ABC):
         grid: Float[Tensor, "batch *out_size dimensions"],
     ) -> Float[Tensor, "batch channels *out_size"]: ...
 
-    def each(
+    def sample_each(
         self,
         image: Float[Tensor, "batch channels *in_size"],
         grids: Float[Tensor, "batch n *out_size dimensions"],
@@ -107,14 +107,14 @@ class Antialiased(Sampler):
     ) -> Float[Tensor, "batch channels height width"]:
         return antialiasing.sample_antialiased(image, grid, self.padding)
 
-    def each(
+    def sample_each(
         self,
         image: Float[Tensor, "batch channels h_in w_in"],
         grids: Float[Tensor, "batch n height width 2"],
     ) -> Float[Tensor, "batch n channels height width"]:
         return _apart(
             antialiasing.sample_antialiased(
-                image, grids.flatten(1, 2), self.padding, looks=grids.shape[1]
+                image, grids.flatten(1, 2), self.padding, num_grids=grids.shape[1]
             ),
             grids.shape[1],
         )
@@ -140,12 +140,12 @@ class WideGradient(Sampler):
     ) -> Float[Tensor, "batch channels height width"]:
         return wide.widen_gradient(self.sampler(image, grid), image, grid, self.padding)
 
-    def each(
+    def sample_each(
         self,
         image: Float[Tensor, "batch channels h_in w_in"],
         grids: Float[Tensor, "batch n height width 2"],
     ) -> Float[Tensor, "batch n channels height width"]:
-        tall = self.sampler.each(image, grids).transpose(1, 2).flatten(2, 3)
+        tall = self.sampler.sample_each(image, grids).transpose(1, 2).flatten(2, 3)
         return _apart(
             wide.widen_gradient(tall, image, grids.flatten(1, 2), self.padding), grids.shape[1]
         )

@@ -456,7 +456,7 @@ def test_no_footprint_reaches_across_the_seam_of_two_looks() -> None:
     grids = torch.stack(
         [affine.grid(theta[:, None].expand(3, 2, 6)[:, i], (20, 16)) for i in range(2)]
     )  # (2, 3, 20, 16, 2)
-    tall = sample_antialiased(image, grids.flatten(1, 2), looks=3)
+    tall = sample_antialiased(image, grids.flatten(1, 2), num_grids=3)
     for i in range(3):
         apart = tall[:, :, 20 * i : 20 * (i + 1)]
         torch.testing.assert_close(apart, sample_antialiased(image, grids[:, i]), rtol=0, atol=1e-6)

@@ -68,4 +68,4 @@ def test_an_axis_is_symmetric_and_as_exact_as_its_precision(n: int) -> None:
 def test_half_precision_becomes_float32_and_more_precision_stays(
     given: torch.dtype, kept: torch.dtype
 ) -> None:
-    assert lattice.exact(torch.zeros(1, dtype=given)).dtype == kept
+    assert lattice.upcast(torch.zeros(1, dtype=given)).dtype == kept

@@ -46,8 +46,8 @@ def test_warping_a_normalised_image_is_normalising_the_warped_image(name: str) -
     )
     grids = torch.stack([grid, 2.5 * grid], dim=1)
     torch.testing.assert_close(
-        coloured.each(normalised(image), grids),
-        normalised(plain.each(image, grids)),
+        coloured.sample_each(normalised(image), grids),
+        normalised(plain.sample_each(image, grids)),
         rtol=0,
         atol=2e-5,
     )

@@ -76,7 +76,7 @@ def test_a_wide_gradient_reads_bilinearly_with_zeros_outside_unless_told_otherwi
 @pytest.mark.parametrize("sampler", PLANE, ids=lambda sampler: type(sampler).__name__)
 def test_each_of_several_grids_is_read_as_if_alone(sampler: Sampler) -> None:
     image, several = torch.rand(2, 3, 40, 40), grids(3).requires_grad_()
-    together = sampler.each(image, several)
+    together = sampler.sample_each(image, several)
     assert together.shape == (2, 3, 3, 12, 9)
     apart = torch.stack([sampler(image, several[:, i]) for i in range(3)], dim=1)
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-6)
@@ -89,7 +89,7 @@ def test_each_of_several_grids_is_read_as_if_alone(sampler: Sampler) -> None:
 def test_each_of_several_grids_in_a_volume_is_read_as_if_alone() -> None:
     volume, several = torch.rand(2, 3, 4, 5, 6), 2.4 * torch.rand(2, 3, 4, 3, 2, 3) - 1.2
     apart = torch.stack([Trilinear()(volume, several[:, i]) for i in range(3)], dim=1)
-    assert torch.equal(Trilinear().each(volume, several), apart)
+    assert torch.equal(Trilinear().sample_each(volume, several), apart)
 
 
 @pytest.mark.parametrize(
