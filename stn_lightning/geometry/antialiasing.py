@@ -1,21 +1,19 @@
-"""Reading an image at a grid that shrinks it: the mean over what each output pixel covers, instead
-of four pixels somewhere in it.
+"""Sampling at a grid that shrinks the image: the mean over what each output pixel covers.
 
 An output pixel is a square. The grid maps it onto a parallelogram of the input, its footprint, and
-the mean of the bilinear image over the footprint is what the pixel should be. Here that mean is put
-together from a few reads of blurred copies of the image:
+the pixel should be the mean of the bilinear image over the footprint. Here that mean is made of a
+few samples of blurred copies of the image:
 
 - Level 0 is the image, level 1 about its mean over squares of a pixel. Level k > 1 is its mean over
-  squares of 2^(k-1) pixels, 2^(k-2) apart: twice as dense as a mip map, which is what makes a
-  single bilinear read of it accurate. At its own samples it is the exact integral of the bilinear
-  image.
-- A read blends two neighbouring levels, linearly in the square of the side, so that it has the
+  squares of 2^(k-1) pixels, 2^(k-2) apart: twice as dense as a mip map, which makes a single
+  bilinear sample of it accurate. At its own samples it is the exact integral of the bilinear image.
+- A sample blends two neighbouring levels, linearly in the square of the side, so that it has the
   footprint's variance.
-- A footprint that is longer than broad is read three times along its longer axis, at levels of its
-  breadth.
+- A footprint that is longer than broad is sampled three times along its longer axis, at levels of
+  its breadth.
 - Its shape comes from differences of the grid itself, so it is right for every family. They are
   taken over the cells of a mesh of at most 8 x 8 and interpolated between them: footprints change
-  slowly, and measuring one at every pixel costs more than reading the image.
+  slowly, and measuring one at every pixel costs more than sampling the image.
 
 Convention:
     Half-pixel, as in `lattice`. Where nothing shrinks the result is `sampling.bilinear`'s bit for
@@ -32,60 +30,31 @@ import contextlib
 import math
 from collections.abc import Sequence
 from functools import reduce
-from itertools import pairwise
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.geometry import sampling
 from stn_lightning.geometry.deterministic import deterministic_sample
+from stn_lightning.geometry.footprints import (
+    NUM_SAMPLES,
+    level_shares,
+    measure_footprints,
+    outer_samples,
+)
 from stn_lightning.geometry.lattice import upcast
 from stn_lightning.geometry.sampling import Padding
 
-_CELLS = 8
 _LEVELS = 5
-"""Beyond the image itself; shrinking by more than 2^4 aliases again."""
-
-_PLATEAU = 0.1
-"""A footprint this near to a level's own, as a part of the way to the next one, is read from that
-level alone.
-"""
-
-_SHRINKING = 1 + 2.0**-10
-"""Squared scale from which on a pixel shrinks; the margin is for rounding."""
-
-_ROUND = 1.4
-"""A footprint counts as round, and is read once, up to this ratio of its squared sides."""
-
-_TAPS = 3
-"""How often a long footprint is read."""
-
-_BREADTH = (0.75 / _TAPS) ** 2
-"""Reads of a `_TAPS`th of a long footprint would cover it evenly; narrower ones let through a
-little aliasing and blur less across.
-"""
+"""Levels beyond the image itself; shrinking by more than 2^4 aliases again."""
 
 _RIM = 3
-"""Pixels around the image, so many that level 1 has a sample outside of it."""
+"""Pixels around the image: enough for a sample of level 1 out of bounds."""
 
-_FAR = 2.0**10
-"""Beyond this the grid may do what it likes: no footprint is told from a larger one."""
-
-
-class _Footprint(NamedTuple):
-    """Of each cell of the mesh, (batch, rows, columns); lengths are squared and in pixels of the
-    input.
-    """
-
-    breadth: Tensor
-    """Side of the square that each read averages."""
-    stretch: Tensor
-    """What the longer side has beyond that; 0 where the footprint is round."""
-    angle: Tensor
-    """Of the longer side with the x axis."""
+Read = tuple[list[Tensor], list[Tensor | float]]
+"""Grids to sample at, and the weight of each level."""
 
 
 def sample_antialiased(
@@ -94,234 +63,166 @@ def sample_antialiased(
     padding: Padding = "zeros",
     num_grids: int = 1,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each output pixel is the mean of the image over the pixel's footprint.
+    """Average the image over the footprint of each output pixel.
 
     Args:
-        num_grids: how many grids stand below each other in `grid` (parallel transformers); no footprint
-            reaches across their seams.
+        image: what is sampled.
+        grid: where it is sampled.
+        padding: what is read out of bounds.
+        num_grids: grids that are stacked along the height of `grid` (parallel transformers); no
+            footprint crosses their seams.
     """
     if not isinstance(padding, str):
-        return _on_colour(image, grid, padding, num_grids)
-    canvas = image.to(torch.promote_types(upcast(image).dtype, upcast(grid).dtype))
-    where, size = upcast(grid), (grid.shape[1] // num_grids, grid.shape[2])
+        return _sample_on_colour(image, grid, padding, num_grids)
+    points, size = upcast(grid), (grid.shape[1] // num_grids, grid.shape[2])
+    canvas = image.to(torch.promote_types(upcast(image).dtype, points.dtype))
     top = min(_LEVELS, 1 + max(1, int(math.log2(min(image.shape[2:])))))
-    footprint = _footprint(where.unflatten(1, (num_grids, -1)).flatten(0, 1), image.shape[2:], top)
-    shares = _shares(footprint.breadth, top)  # (B * looks, 1 + top, rows, columns)
-    kept = [level for level, used in enumerate(_anywhere(shares.transpose(0, 1) != 0)) if used]
-    slanted = _anywhere(footprint.stretch[None] > 0) == [True]
-    if kept == [0] and not slanted:
+    footprint = measure_footprints(
+        points.unflatten(1, (num_grids, -1)).flatten(0, 1), image.shape[2:], top
+    )
+    shares = level_shares(footprint.breadth, top)  # (B * num_grids, 1 + top, rows, columns)
+    levels = [k for k, used in enumerate(_any_of_each(shares.transpose(0, 1) != 0)) if used]
+    stretched = _any_of_each(footprint.stretch[None] > 0) == [True]
+    if not any(levels) and not stretched:
         return sampling.bilinear(image, grid, padding)
     weights: list[Tensor | float] = [1.0]
-    if len(kept) > 1:
-        others = _full(shares[:, kept[1:]], size, num_grids)
-        weights = [
-            1 - others.sum(1, keepdim=True),
-            *others.split(1, dim=1),
-        ]  # (B, 1, H, W); all 1 and 0 where those of the cells are
-    reads = [([where], weights)]
-    if slanted:
-        share, step = _taps(footprint, image.shape[2:])
-        step = _full(step, size, num_grids, "nearest").movedim(1, -1)  # + and - do not mix
-        outer = [where + step, where - step]
-        if _anywhere(share[None] < 1 / _TAPS) == [False]:
-            reads = [([where, *outer], [weight / _TAPS for weight in weights])]
-        else:
-            share = _full(share, size, num_grids)
-            reads = [
-                ([where], [weight * (1 - 2 * share) for weight in weights]),
-                (outer, [weight * share for weight in weights]),
-            ]
-    return sampling.restore_format(_blend(canvas, reads, padding, kept), image)
+    if len(levels) > 1:
+        others = _upsample(shares[:, levels[1:]], size, num_grids)
+        # each (B, 1, H, W), and all 1 and 0 where those of the cells are
+        weights = [1 - others.sum(1, keepdim=True), *others.split(1, dim=1)]
+    reads: list[Read] = [([points], weights)]
+    if stretched:
+        share, step = outer_samples(footprint, image.shape[2:])
+        step = _upsample(step, size, num_grids, "nearest")  # opposite signs cannot be mixed
+        reads = _three_samples(points, step.movedim(1, -1), share, weights, num_grids)
+    return sampling.restore_format(_blend(canvas, reads, padding, levels), image)
 
 
-def _on_colour(
+def _three_samples(
+    points: Float[Tensor, "batch height width 2"],
+    step: Float[Tensor, "batch height width 2"],
+    share: Float[Tensor, "parts 1 rows columns"],
+    weights: list[Tensor | float],
+    num_grids: int,
+) -> list[Read]:
+    """Spread the weights over a middle sample and two outer ones."""
+    outer = [points + step, points - step]
+    if _any_of_each(share[None] < 1 / NUM_SAMPLES) == [False]:  # a third each
+        return [([points, *outer], [weight / NUM_SAMPLES for weight in weights])]
+    share = _upsample(share, (points.shape[1] // num_grids, points.shape[2]), num_grids)
+    return [
+        ([points], [weight * (1 - 2 * share) for weight in weights]),
+        (outer, [weight * share for weight in weights]),
+    ]
+
+
+def _sample_on_colour(
     image: Float[Tensor, "batch channels h_in w_in"],
     grid: Float[Tensor, "batch height width 2"],
     colour: Sequence[float],
-    looks: int,
+    num_grids: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Zeros outside, plus the colour in the measure in which a footprint lies outside."""
+    """Sample with zeros; add the colour by the fraction of a footprint out of bounds."""
     values = upcast(image)
     addend = sampling.padding_colour(values, colour)
-    both = sample_antialiased(
-        torch.cat([values, torch.ones_like(values[:, :1])], dim=1), grid, "zeros", looks
-    )
+    values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+    both = sample_antialiased(values, grid, "zeros", num_grids)
     return sampling.restore_format(both[:, :-1] + (1 - both[:, -1:]) * addend, image)
 
 
-def _footprint(
-    grid: Float[Tensor, "batch height width 2"], size: Sequence[int], top: int
-) -> _Footprint:
-    """What an output pixel covers of an image of `size`, in each cell of the mesh."""
-    rows, columns = (_mesh(n, grid) for n in grid.shape[1:3])
-    knots = grid.index_select(1, rows).index_select(2, columns).clamp(-_FAR, _FAR)
-    right = (knots[:, :, 1:] - knots[:, :, :-1]) / columns.diff().clamp(min=1)[:, None]
-    down = (knots[:, 1:] - knots[:, :-1]) / rows.diff().clamp(min=1)[:, None, None]
-    sides = (
-        (right[:, 1:] + right[:, :-1]) / 2,
-        (down[:, :, 1:] + down[:, :, :-1]) / 2,
-    )  # J's columns
-    pixel, limit = (
-        grid.new_tensor([size[1] / 2, size[0] / 2]),
-        2.0 ** (top + 2),
-    )  # larger than any level, small enough to square
-    (ax, ay), (bx, by) = ((side * pixel).clamp(-limit, limit).unbind(-1) for side in sides)
-    x, y, cross = (
-        ax * ax + bx * bx,
-        ay * ay + by * by,
-        ax * ay + bx * by,
-    )  # J J^T, whose eigenvalues are the squared sides
-    middle, half = (x + y) / 2, (x - y) / 2
-    bent = half * half + cross * cross
-    even = bent == 0
-    apart = torch.where(
-        even, 0, torch.where(even, 1, bent).sqrt()
-    )  # the gradient of sqrt at 0 is not finite
-    grown = (middle + apart - _SHRINKING).clamp(0, 1)
-    longer, shorter = (middle + apart) * grown, (middle - apart) * grown
-    least = torch.maximum(shorter, longer * _BREADTH)
-    stretch = functional.relu(longer - _ROUND * least)
-    breadth = torch.maximum(
-        (longer + shorter - stretch) / 2, least
-    )  # the mean of both sides where nothing is stretched
-    return _Footprint(breadth, stretch, torch.atan2(cross, torch.where(even, 1, half)) / 2)
-
-
-def _mesh(n: int, like: Float[Tensor, "*shape"]) -> Int[Tensor, " knots"]:
-    """Where the mesh's lines lie along an axis of `n` pixels, from the first to the last."""
-    cells = max(1, min(_CELLS, n - 1))
-    return (torch.arange(cells + 1, device=like.device) * (n - 1) + cells // 2) // cells
-
-
-def _shares(
-    breadth: Float[Tensor, "batch rows columns"], top: int
-) -> Float[Tensor, "batch levels rows columns"]:
-    """How much of each level a read takes; they sum to 1."""
-    ramps = [(0.0, 1.0 - _PLATEAU)] + [
-        (4.0**k * (1 + 3 * _PLATEAU), 4.0 ** (k + 1) * (1 - 0.75 * _PLATEAU))
-        for k in range(top - 1)
-    ]
-    passed = [((breadth - first) / (last - first)).clamp(0, 1) for first, last in ramps]
-    reached = [torch.ones_like(breadth), *passed, torch.zeros_like(breadth)]
-    return torch.stack([a - b for a, b in pairwise(reached)], dim=1)
-
-
-def _taps(
-    footprint: _Footprint, size: Sequence[int]
-) -> tuple[Float[Tensor, "batch 1 rows columns"], Float[Tensor, "batch 2 rows columns"]]:
-    """The share of each outer read of three, growing from 0 to a third as footprints grow long, and
-    its distance from the middle one.
-    """
-    room = (2 * footprint.breadth).clamp(min=1e-6)
-    share = (footprint.stretch / room).clamp(max=1) / _TAPS
-    distance = (
-        torch.maximum(footprint.stretch, room) / 8
-    ).sqrt()  # so that the variance, 2 share distance^2, is stretch / 12
-    step = [
-        distance * footprint.angle.cos() * (2 / size[1]),
-        distance * footprint.angle.sin() * (2 / size[0]),
-    ]
-    return share[:, None], torch.stack(step, dim=1)
-
-
-def _full(
+def _upsample(
     cells: Float[Tensor, "parts k rows columns"],
     size: tuple[int, int],
-    looks: int,
+    num_grids: int,
     mode: str = "bilinear",
 ) -> Float[Tensor, "batch k height width"]:
-    """For every pixel what is known of the mesh's cells; the looks below each other."""
-    return (
-        functional.interpolate(cells, size, mode=mode)
-        .unflatten(0, (-1, looks))
-        .transpose(1, 2)
-        .flatten(2, 3)
-    )
+    """Interpolate from the mesh's cells to all pixels; stack the grids along the height."""
+    full = functional.interpolate(cells, size, mode=mode)
+    return full.unflatten(0, (-1, num_grids)).transpose(1, 2).flatten(2, 3)
 
 
-def _anywhere(what: Bool[Tensor, "n *shape"]) -> list[bool]:
-    """For each of `n`, whether it is so anywhere; True where asking is dear (a GPU would be waited
-    for) or impossible (a traced tensor).
+def _any_of_each(condition: Bool[Tensor, "n *shape"]) -> list[bool]:
+    """Tell for each of `n` whether the condition holds anywhere.
+
+    True where asking is slow (a GPU would be waited for) or impossible (a traced tensor).
     """
-    if what.device.type == "cpu" and not torch.compiler.is_compiling():
+    if condition.device.type == "cpu" and not torch.compiler.is_compiling():
         with contextlib.suppress(RuntimeError):  # inside of torch.func.vmap
-            found: list[bool] = what.flatten(1).any(1).tolist()
-            return found
-    return [True] * len(what)
+            answers: list[bool] = condition.flatten(1).any(1).tolist()
+            return answers
+    return [True] * len(condition)
 
 
 def _blend(
     image: Float[Tensor, "batch channels h_in w_in"],
-    reads: list[tuple[list[Tensor], list[Tensor | float]]],
+    reads: list[Read],
     padding: Padding,
-    kept: list[int],
+    levels: list[int],
 ) -> Float[Tensor, "batch channels height width"]:
-    """The sum of all reads: grids, with a weight for each of the kept levels."""
-    sides = [
-        n + -n % (1 << max(0, kept[-1] - 2)) for n in image.shape[2:]
-    ]  # whole cells of every level
-    levels = _levels(_field(image, sides, padding), padding, kept)
-    limit = (
-        2 if padding == "zeros" else 1
-    )  # beyond the outermost samples, or not; infinity is no number to count with
+    """Return the weighted sum of all samples.
+
+    Args:
+        image: what is sampled.
+        reads: grids, with a weight for each of `levels`.
+        padding: what is read out of bounds.
+        levels: those with a weight, in ascending order.
+    """
+    cell = 1 << max(0, levels[-1] - 2)
+    sides = [n + -n % cell for n in image.shape[2:]]  # whole cells of every level
+    pyramid = _pyramid(_canvas(image, sides, padding), padding, levels)
+    limit = 2 if padding == "zeros" else 1  # beyond the outermost samples or not; finite
     total: Tensor | None = None
     for grids, weights in reads:
-        places = [_placed(grid, image.shape[2:], sides, padding).to(image.dtype) for grid in grids]
-        for level, weight in zip(kept, weights, strict=True):
+        placed = [_to_canvas(grid, image.shape[2:], sides, padding) for grid in grids]
+        placed = [points.to(image.dtype) for points in placed]
+        for level, weight in zip(levels, weights, strict=True):
             if level == 0 and len(grids) == 1:  # bit for bit, where nothing shrinks
                 values = sampling.bilinear(image, grids[0], padding)
             else:
-                rim = (
-                    2.0 ** (level - 1) if level > 1 else 2 * (_RIM - level) - 1
-                )  # by which its outermost samples lie further apart
+                # by how many pixels the outermost samples lie further apart
+                rim = 2.0 ** (level - 1) if level > 1 else 2 * (_RIM - level) - 1
                 ratios = [side / (side + rim) for side in sides]
-                within = [
-                    functional.hardtanh(_scaled(place, ratios), -limit, limit) for place in places
+                inside = [functional.hardtanh(_scale(p, ratios), -limit, limit) for p in placed]
+                sampled = [
+                    deterministic_sample(pyramid[level], p, align_corners=True) for p in inside
                 ]
-                values = reduce(
-                    torch.add,
-                    [deterministic_sample(levels[level], place, corners=True) for place in within],
-                )
+                values = reduce(torch.add, sampled)
                 weight = weight * (4.0 ** -(level + 2) if level > 1 else 1 / 144 if level else 1.0)
             if total is None:
                 total = values * weight
+            elif isinstance(weight, float):
+                total = total + values * weight
             else:
-                total = (
-                    total + values * weight
-                    if isinstance(weight, float)
-                    else total.addcmul(values, weight)
-                )
+                total = total.addcmul(values, weight)
     assert total is not None
     return total
 
 
-def _placed(
+def _to_canvas(
     grid: Float[Tensor, "batch height width 2"],
     size: Sequence[int],
     sides: list[int],
     padding: Padding,
 ) -> Float[Tensor, "batch height width 2"]:
-    """The grid on a field of `sides` at whose start the image lies."""
+    """Convert points of an image to points of a canvas that begins with it."""
     if padding == "reflection":
         grid = 1 - (torch.remainder(grid + 1, 4) - 2).abs()
     if list(size) == sides:
         return grid
-    return _scaled(grid + 1, [n / side for n, side in zip(size, sides, strict=True)]) - 1
+    return _scale(grid + 1, [n / side for n, side in zip(size, sides, strict=True)]) - 1
 
 
-def _scaled(
+def _scale(
     grid: Float[Tensor, "batch height width 2"], ratios: list[float]
 ) -> Float[Tensor, "batch height width 2"]:
-    """y and x times a number each; twice as fast where it is the same number."""
+    """Multiply y and x by a number each; twice as fast if they are equal."""
     return grid * (ratios[0] if ratios[0] == ratios[1] else grid.new_tensor(ratios[::-1]))
 
 
-def _field(
+def _canvas(
     image: Float[Tensor, "batch channels height width"], sides: list[int], padding: Padding
 ) -> Float[Tensor, "batch channels *rimmed"]:
-    """The image at the start of a field of `sides` with a rim around it, where what lies outside of
-    the image is filled in.
-    """
+    """Put the image at the start of a padded canvas of `sides` with a rim."""
     if padding == "zeros":
         down, right = (side - n for side, n in zip(sides, image.shape[2:], strict=True))
         return functional.pad(image, (_RIM, _RIM + right, _RIM, _RIM + down))
@@ -329,63 +230,55 @@ def _field(
         n = image.shape[dim]
         index = torch.arange(-_RIM, side + _RIM, device=image.device)
         mirrored = torch.minimum(index % (2 * n), (-1 - index) % (2 * n))
-        image = image.index_select(
-            dim, mirrored if padding == "reflection" else index.clamp(0, n - 1)
-        )
+        index = mirrored if padding == "reflection" else index.clamp(0, n - 1)
+        image = image.index_select(dim, index)
     return image
 
 
-def _levels(
-    field: Float[Tensor, "batch channels height width"], padding: Padding, kept: list[int]
+def _pyramid(
+    canvas: Float[Tensor, "batch channels height width"], padding: Padding, levels: list[int]
 ) -> list[Tensor]:
-    """Levels 0 (the field itself, with its rim) to the last that is kept; level 1 is 144 times a
-    mean, level k > 1 4^(k+2) times.
+    """Return levels 0 (the canvas) to the last of `levels`; others may be fillers.
 
-    Those of level 1 are the field's, without its outermost. From level 2 on samples lie 2^(k-2)
-    pixels apart on the corners of pixels, from one outside of the field (without its rim) on each
-    side.
+    Level 1 is 144 times a mean, level k > 1 is 4^(k+2) times. Samples of level 1 are the canvas's,
+    without its outermost. From level 2 on they lie 2^(k-2) pixels apart on the corners of pixels,
+    from one outside of the canvas (without its rim) on each side.
     """
-    levels = [field]
-    if kept[-1] > 0:
-        levels.append(
-            _around(_around(field, 2), 3) if 1 in kept else field
-        )  # what is not kept is not read
-    step = (
-        1 if 2 in kept else 2
-    )  # where level 2 is not wanted, only every other sample is, for level 3
-    if kept[-1] > 1:
-        level = _spread(_spread(field, 2, step), 3, step)
-        levels.append(level)
-    while len(levels) <= kept[-1]:
-        cells = level if len(levels) == 3 and step == 2 else level[:, :, ::2, ::2]
-        cells = functional.pad(
-            cells, (1, 1, 1, 1), "constant" if padding == "zeros" else "replicate"
-        )
+    pyramid = [canvas]
+    if levels[-1] > 0:
+        pyramid.append(_mean_of_pixel(_mean_of_pixel(canvas, 2), 3) if 1 in levels else canvas)
+    # without level 2 only every other sample is needed, for level 3
+    step = 1 if 2 in levels else 2
+    if levels[-1] > 1:
+        level = _mean_of_two_pixels(_mean_of_two_pixels(canvas, 2, step), 3, step)
+        pyramid.append(level)
+    while len(pyramid) <= levels[-1]:
+        cells = level if len(pyramid) == 3 and step == 2 else level[:, :, ::2, ::2]
+        mode = "constant" if padding == "zeros" else "replicate"
+        cells = functional.pad(cells, (1, 1, 1, 1), mode)
         rows = cells[:, :, 1:] + cells[:, :, :-1]
         level = rows[..., 1:] + rows[..., :-1]
-        levels.append(level)
-    return levels
+        pyramid.append(level)
+    return pyramid
 
 
-def _spread(
+def _mean_of_two_pixels(
     image: Float[Tensor, "batch channels height width"], dim: int, step: int
 ) -> Float[Tensor, "batch channels lower narrower"]:
-    """What the bilinear image holds along `dim` within 2 pixels of the corner between them: they
-    weigh 1 7 7 1, in 16ths.
-    """
+    """Return 16 times the bilinear image's mean over two pixels: 1 7 7 1."""
     n = image.shape[dim] - 3
     a, b, c, d = (image[(slice(None),) * dim + (slice(i, i + n, step),)] for i in range(4))
     return (a + d).add_(b + c, alpha=7)
 
 
-def _around(
+def _mean_of_pixel(
     image: Float[Tensor, "batch channels height width"], dim: int
 ) -> Float[Tensor, "batch channels lower narrower"]:
-    """Each pixel and its neighbours along `dim`, which weigh 1 10 1, in 12ths.
+    """Return 12 times about the bilinear image's mean over a pixel: 1 10 1.
 
-    The bilinear image's mean within half a pixel is 1 6 1 in 8ths, but a read between two of these
-    blurs them once more; 1 22 1 in 24ths makes up for that on average, and is off at the pixels.
-    Halfway the error is smallest.
+    The mean itself is 1 6 1 in 8ths, but a sample between two of these blurs them once more;
+    1 22 1 in 24ths makes up for that on average, and is off at the pixels. Halfway the error is
+    smallest.
     """
     n = image.shape[dim] - 2
     a, b, c = (image.narrow(dim, i, n) for i in range(3))

@@ -47,7 +47,7 @@ def intersection_over_union(
         grids: sampling grids of `n` crops of each image.
         cells: areas are counted on `cells` x `cells` points of the image.
     """
-    points = lattice.points((cells, cells), grids).flatten(0, 1)
+    points = lattice.points((cells, cells), lattice.upcast(grids)).flatten(0, 1)
     batch, n = grids.shape[:2]
     shown = contains_points(grids.flatten(0, 1), points.expand(batch * n, -1, -1))
     shown = shown.unflatten(0, (batch, n)).float()

@@ -1,14 +1,13 @@
-"""Reading an image at a grid: bilinear, nearest, bicubic, trilinear; four ways to treat what lies
-outside.
+"""Sampling an image at a grid: bilinear, nearest, bicubic, trilinear, with four kinds of padding.
 
-PyTorch's `grid_sample` does the reading. Around it stands what makes it exact:
+PyTorch's `grid_sample` does the work. Around it stands what makes it exact:
 
 - Arithmetic is float32 or better, whatever autocast says; the result has the image's precision and
   memory format.
 - Coordinates are rounded to 2^-22 of a canvas whose sides are powers of two, on which every pixel
   centre is representable. A grid that means a pixel's centre then reads exactly that pixel: the
   identity returns the image bit for bit, for every family and size.
-- Points far outside are brought to the rim, where they read the same and have the same (zero)
+- Points far out of bounds are moved to the rim, where they read the same and have the same (zero)
   gradient, so no coordinate overflows.
 
 Convention:
@@ -31,8 +30,8 @@ from stn_lightning.geometry.deterministic import deterministic_sample
 from stn_lightning.geometry.lattice import upcast
 
 Padding = Literal["zeros", "border", "reflection"] | Sequence[float]
-"""What lies outside the image: zeros, the nearest border pixel, the image mirrored at its border,
-or a colour (a number a channel).
+"""What is read out of bounds: zeros, the nearest border pixel, the image mirrored at its border, or
+a colour (one number for each channel).
 """
 
 _RIM = 2
@@ -46,8 +45,11 @@ def bilinear(
     grid: Float[Tensor, "batch height width 2"],
     padding: Padding = "zeros",
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each output pixel is the mean of its four neighbours in the input, weighted by nearness
-    (equation 5).
+    """Average the four nearest pixels, weighted by nearness (equation 5).
+
+    >>> image = torch.arange(4.0).reshape(1, 1, 2, 2)
+    >>> bilinear(image, torch.zeros(1, 1, 1, 2)).item()
+    1.5
     """
     return _sample(image, grid, "bilinear", padding)
 
@@ -57,7 +59,7 @@ def nearest(
     grid: Float[Tensor, "batch height width 2"],
     padding: Padding = "zeros",
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each output pixel is its nearest neighbour in the input (equation 4); theta gets no gradient."""
+    """Copy the nearest pixel (equation 4); the grid gets no gradient."""
     return _sample(image, grid, "nearest", padding)
 
 
@@ -66,8 +68,9 @@ def bicubic(
     grid: Float[Tensor, "batch height width 2"],
     padding: Padding = "zeros",
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each output pixel weighs 16 neighbours by Keys' kernel (A = -0.75); it may overshoot the
-    image's range.
+    """Weigh 16 pixels by Keys' kernel (A = -0.75).
+
+    The result may overshoot the image's range.
     """
     return _sample(image, grid, "bicubic", padding)
 
@@ -77,7 +80,7 @@ def trilinear(
     grid: Float[Tensor, "batch depth height width 3"],
     padding: Padding = "zeros",
 ) -> Float[Tensor, "batch channels depth height width"]:
-    """Each output voxel is the mean of its eight neighbours in the input, weighted by nearness."""
+    """Average the eight nearest voxels, weighted by nearness."""
     return _sample(volume, grid, "bilinear", padding)
 
 
@@ -88,124 +91,113 @@ def _sample(
     padding: Padding,
 ) -> Float[Tensor, "batch channels *out_size"]:
     if not isinstance(padding, str):
-        return _on_colour(image, grid, kernel, padding)
-    dtype = torch.promote_types(upcast(image).dtype, upcast(grid).dtype)
-    canvas, values = (
-        image.to(dtype),
-        upcast(grid),
-    )  # rounded in the grid's own precision: its errors are wiped out for any image
-    size, offset = image.shape[2:], 0
-    if (
-        kernel == "bicubic" and padding != "zeros"
-    ):  # the only kernel that reads pixels outside with a weight
-        canvas, offset = _extended(canvas, padding), _RIM
+        return _sample_on_colour(image, grid, kernel, padding)
+    grid = upcast(grid)
+    dtype = torch.promote_types(upcast(image).dtype, grid.dtype)
+    canvas, size, offset = image.to(dtype), image.shape[2:], 0
+    if kernel == "bicubic" and padding != "zeros":  # reads pixels out of bounds with a weight
+        canvas, offset = _extend(canvas, padding), _RIM
     sides = [1 << (n - 1).bit_length() for n in canvas.shape[2:]]
-    canvas = _padded(canvas, sides)
-    beyond = (
-        _RIM if padding == "zeros" else 1 if kernel == "bicubic" else 0
-    )  # how many pixels outside a point may stay
+    canvas = _pad_to(canvas, sides)
+    # how many pixels out of bounds a point may stay
+    beyond = _RIM if padding == "zeros" else 1 if kernel == "bicubic" else 0
+    # rounded in the grid's own precision: that removes its errors whatever the image's
     if len(set(size)) == 1:  # all axes at once
-        where = _on_canvas(values, size[0], sides[0], offset, beyond, padding)
+        points = _to_canvas(grid, size[0], sides[0], offset, beyond, padding)
     else:
-        axes = zip(values.unbind(-1), size[::-1], sides[::-1], strict=True)
-        where = torch.stack(
-            [_on_canvas(x, n, side, offset, beyond, padding) for x, n, side in axes], 1
-        ).movedim(1, -1)
-    return restore_format(deterministic_sample(canvas, where.to(dtype), kernel), image)
+        axes = zip(grid.unbind(-1), size[::-1], sides[::-1], strict=True)
+        moved = [_to_canvas(x, n, side, offset, beyond, padding) for x, n, side in axes]
+        points = torch.stack(moved, 1).movedim(1, -1)
+    return restore_format(deterministic_sample(canvas, points.to(dtype), kernel), image)
 
 
 def restore_format(
     sampled: Float[Tensor, "batch channels *out_size"],
     image: Float[Tensor, "batch channels *in_size"],
 ) -> Tensor:
-    """What was sampled, in the image's precision and memory format; `grid_sample` itself forgets
-    the format.
+    """Convert to the image's precision and memory format.
+
+    `grid_sample` itself forgets the format.
     """
     sampled = sampled.to(image.dtype)
-    if (
-        image.dim() == 4
-        and image.shape[1] > 1
-        and (image.stride(1), image.stride(3)) == (1, image.shape[1])
-    ):  # as torch.func.vmap can tell
-        return (
-            sampled.movedim(1, -1).contiguous().movedim(-1, 1)
-        )  # channels_last, in words that vmap knows
+    channels = image.shape[1]
+    # channels_last, asked and answered in operations that torch.func.vmap knows
+    if image.dim() == 4 and channels > 1 and (image.stride(1), image.stride(3)) == (1, channels):
+        return sampled.movedim(1, -1).contiguous().movedim(-1, 1)
     return sampled
 
 
 def padding_colour(
     image: Float[Tensor, "batch channels *in_size"], colour: Sequence[float]
 ) -> Float[Tensor, "colours *ones"]:
-    """A padding colour as a tensor that can be added to the image.
+    """Convert a padding colour to a tensor that adds to the image.
 
     Raises:
-        ValueError: where it has neither one number nor one a channel.
+        ValueError: the colour has neither one number nor one for each channel.
     """
     if len(colour) not in (1, image.shape[1]):
         raise ValueError(
-            f"a padding colour of {len(colour)} numbers for an image of {image.shape[1]} channels; give one number a channel"
+            f"a padding colour of {len(colour)} numbers for an image of {image.shape[1]} channels; "
+            "give one number for each channel"
         )
     return image.new_tensor(list(colour)).reshape(-1, *[1] * (image.dim() - 2))
 
 
-def _on_colour(
+def _sample_on_colour(
     image: Float[Tensor, "batch channels *in_size"],
     grid: Float[Tensor, "batch *out_size dimensions"],
     kernel: Literal["bilinear", "nearest", "bicubic"],
     colour: Sequence[float],
 ) -> Float[Tensor, "batch channels *out_size"]:
-    """Zeros outside, plus the colour in the measure in which a pixel lies outside."""
+    """Sample with zeros; add the colour by the fraction of a pixel that is out of bounds."""
     values = upcast(image)
     inside = _sample(torch.ones_like(values[:, :1]), grid, kernel, "zeros")
     mixed = _sample(values, grid, kernel, "zeros") + (1 - inside) * padding_colour(values, colour)
     return mixed.to(image.dtype)
 
 
-def _on_canvas(
+def _to_canvas(
     x: Float[Tensor, "*points"], n: int, side: int, offset: int, beyond: int, padding: Padding
 ) -> Float[Tensor, "*points"]:
-    """Coordinates along an axis of `n` pixels as coordinates of the canvas of `side` on which the
-    image starts at `offset`.
+    """Convert coordinates along an axis of an image to those of its canvas.
+
+    Args:
+        x: coordinates in the image.
+        n: pixels of the image.
+        side: pixels of the canvas.
+        offset: the canvas's pixel at which the image starts.
+        beyond: pixels that a point may be out of bounds; others are moved there.
+        padding: as for the sampler.
     """
     if padding == "reflection":
         mirrored = 1 - (torch.remainder(x + 1, 4) - 2).abs()
         x = torch.where(x.abs() > 1, mirrored, x)
     ratio = n / side
     # The canvas coordinate plus 3 lies in [2, 4), where float32's step is 2^-22: adding 3 rounds to
-    # that step, on which all pixel
-    # centres lie, and wipes out the rounding errors of x.
+    # that step, on which all pixel centres lie, and removes the rounding errors of x.
     shifted = (x * ratio).add_(ratio + 2 * offset / side + 2)
-    first, last = (
-        (2 * (offset - beyond) + 1) / side + 2,
-        (2 * (offset + n - 1 + beyond) + 1) / side + 2,
-    )
-    if (
-        padding == "zeros"
-        # no kernel has a slope at this rim, so whether the rim itself passes a gradient on does not
-        # matter
-    ):
-        return functional.hardtanh(shifted, first, last).sub_(
-            3
-        )  # clamp's backward takes four passes over memory, this one's one
+    first = (2 * (offset - beyond) + 1) / side + 2
+    last = (2 * (offset + n - 1 + beyond) + 1) / side + 2
+    if padding == "zeros":
+        # hardtanh's backward goes through memory once, clamp's four times; whether it is right at
+        # the rim itself does not matter, as no kernel has a slope there
+        return functional.hardtanh(shifted, first, last).sub_(3)
     return shifted.clamp(first, last).sub_(3)
 
 
-def _padded(
+def _pad_to(
     image: Float[Tensor, "batch channels *size"], sides: Sequence[int]
 ) -> Float[Tensor, "batch channels *sides"]:
-    """The image at the start of a larger canvas of zeros; itself where it already fills it."""
+    """Put the image at the start of a larger canvas of zeros."""
     missing = [side - n for n, side in zip(image.shape[2:], sides, strict=True)]
-    return (
-        functional.pad(image, [p for m in reversed(missing) for p in (0, m)])
-        if any(missing)
-        else image
-    )
+    after = [p for m in reversed(missing) for p in (0, m)]
+    return functional.pad(image, after) if any(missing) else image
 
 
-def _extended(
+def _extend(
     image: Float[Tensor, "batch channels *size"], padding: Padding
 ) -> Float[Tensor, "batch channels *extended"]:
-    """The image with a rim of its own border pixels, or of its mirror image."""
+    """Add a rim of border pixels, or of the mirrored image."""
     for dim in range(2, image.dim()):
         n = image.shape[dim]
         index = torch.arange(-_RIM, n + _RIM, device=image.device)

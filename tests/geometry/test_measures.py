@@ -145,7 +145,7 @@ def test_gradients_of_both_parts_of_excess_are_the_slopes_of_their_values() -> N
         assert found[0, i].item() == pytest.approx(slope, abs=1e-7)
 
 
-def test_excess_pulls_no_point_harder_than_1_and_is_finite_anywhere() -> None:
+def test_excess_pulls_no_point_harder_than_1_and_is_finite_any_of_each() -> None:
     theta = torch.tensor([[1.0, 0, 1e20, 0, 1, -1e20], [1e20, 0, 0, 0, 1e20, 0]]).requires_grad_()
     value = measures.out_of_bounds_penalty(affine.grid(theta, (9, 9)))
     (gradient,) = torch.autograd.grad(value.sum(), theta)

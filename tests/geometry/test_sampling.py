@@ -514,7 +514,7 @@ def test_nearest_gives_the_image_a_gradient_and_the_grid_none() -> None:
 def test_a_colour_that_does_not_fit_the_channels_is_refused_with_advice(
     colour: list[float],
 ) -> None:
-    with pytest.raises(ValueError, match=r"image of 3 channels; give one number a channel"):
+    with pytest.raises(ValueError, match=r"image of 3 channels; give one number for each channel"):
         sampling.bilinear(noise(1, 3, 4, 4), lattice.points((4, 4), noise(1))[None], colour)
 
 

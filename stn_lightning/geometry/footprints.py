@@ -1,0 +1,121 @@
+"""Footprints: what each output pixel covers of the image, and how it is sampled.
+
+A footprint is the parallelogram of the input onto which the grid maps an output pixel. Its sides
+are the singular values of the grid's Jacobian, which is measured by differences over the cells of a
+mesh. `antialiasing` says how footprints are used.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+_CELLS = 8
+"""Greatest number of cells of the mesh along each axis."""
+
+_PLATEAU = 0.1
+"""A footprint this near to a level's own, as a fraction of the way to the next one, is sampled from
+that level alone.
+"""
+
+_SHRINKING = 1 + 2.0**-10
+"""Squared scale from which on a pixel shrinks; the margin is for rounding."""
+
+_ROUND = 1.4
+"""A footprint counts as round, and is sampled once, up to this ratio of its squared sides."""
+
+NUM_SAMPLES = 3
+"""Number of samples of a long footprint."""
+
+_BREADTH = (0.75 / NUM_SAMPLES) ** 2
+"""Samples of a third of a long footprint would cover it evenly; narrower ones let through a little
+aliasing and blur less across.
+"""
+
+_FAR = 2.0**10
+"""Coordinates are clamped here: no footprint is told from a larger one."""
+
+
+class Footprint(NamedTuple):
+    """Footprint in each cell of the mesh, (batch, rows, columns); lengths in squared pixels."""
+
+    breadth: Tensor
+    """Side of the square that each sample averages."""
+    stretch: Tensor
+    """Excess of the longer side; 0 where the footprint is round."""
+    angle: Tensor
+    """Angle between the longer side and the x axis."""
+
+
+def measure_footprints(
+    grid: Float[Tensor, "batch height width 2"], size: Sequence[int], top: int
+) -> Footprint:
+    """Measure what an output pixel covers of an image, in each cell of the mesh.
+
+    Args:
+        grid: sampling grid.
+        size: (height, width) of the image.
+        top: the highest level.
+    """
+    rows, columns = (_mesh(n, grid) for n in grid.shape[1:3])
+    knots = grid.index_select(1, rows).index_select(2, columns).clamp(-_FAR, _FAR)
+    right = (knots[:, :, 1:] - knots[:, :, :-1]) / columns.diff().clamp(min=1)[:, None]
+    down = (knots[:, 1:] - knots[:, :-1]) / rows.diff().clamp(min=1)[:, None, None]
+    # columns of the Jacobian J
+    sides = ((right[:, 1:] + right[:, :-1]) / 2, (down[:, :, 1:] + down[:, :, :-1]) / 2)
+    pixel = grid.new_tensor([size[1] / 2, size[0] / 2])
+    limit = 2.0 ** (top + 2)  # larger than any level, small enough to square
+    (ax, ay), (bx, by) = ((side * pixel).clamp(-limit, limit).unbind(-1) for side in sides)
+    # J J^T, whose eigenvalues are the squared sides
+    x, y, cross = ax * ax + bx * bx, ay * ay + by * by, ax * ay + bx * by
+    middle, half = (x + y) / 2, (x - y) / 2
+    squared = half * half + cross * cross
+    even = squared == 0
+    # the gradient of sqrt at 0 is not finite
+    difference = torch.where(even, 0, torch.where(even, 1, squared).sqrt())
+    grown = (middle + difference - _SHRINKING).clamp(0, 1)
+    longer, shorter = (middle + difference) * grown, (middle - difference) * grown
+    least = torch.maximum(shorter, longer * _BREADTH)
+    stretch = functional.relu(longer - _ROUND * least)
+    # the mean of both sides where nothing is stretched
+    breadth = torch.maximum((longer + shorter - stretch) / 2, least)
+    return Footprint(breadth, stretch, torch.atan2(cross, torch.where(even, 1, half)) / 2)
+
+
+def _mesh(n: int, like: Float[Tensor, "*shape"]) -> Int[Tensor, " knots"]:
+    """Return the pixels on the mesh's lines along an axis, from first to last."""
+    cells = max(1, min(_CELLS, n - 1))
+    return (torch.arange(cells + 1, device=like.device) * (n - 1) + cells // 2) // cells
+
+
+def level_shares(
+    breadth: Float[Tensor, "batch rows columns"], top: int
+) -> Float[Tensor, "batch levels rows columns"]:
+    """Return the share of each level in a sample; they sum to 1."""
+    ramps = [(0.0, 1.0 - _PLATEAU)] + [
+        (4.0**k * (1 + 3 * _PLATEAU), 4.0 ** (k + 1) * (1 - 0.75 * _PLATEAU))
+        for k in range(top - 1)
+    ]
+    reached = [((breadth - first) / (last - first)).clamp(0, 1) for first, last in ramps]
+    reached = [torch.ones_like(breadth), *reached, torch.zeros_like(breadth)]
+    return torch.stack([a - b for a, b in pairwise(reached)], dim=1)
+
+
+def outer_samples(
+    footprint: Footprint, size: Sequence[int]
+) -> tuple[Float[Tensor, "batch 1 rows columns"], Float[Tensor, "batch 2 rows columns"]]:
+    """Return the share of each outer sample, and its distance from the middle one.
+
+    The share grows from 0 to a third as footprints grow long.
+    """
+    room = (2 * footprint.breadth).clamp(min=1e-6)
+    share = (footprint.stretch / room).clamp(max=1) / NUM_SAMPLES
+    # so that the variance, 2 share distance^2, is stretch / 12
+    distance = (torch.maximum(footprint.stretch, room) / 8).sqrt()
+    x = distance * footprint.angle.cos() * (2 / size[1])
+    y = distance * footprint.angle.sin() * (2 / size[0])
+    return share[:, None], torch.stack([x, y], dim=1)
