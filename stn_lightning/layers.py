@@ -36,11 +36,13 @@ def initialise_for_relu(layer: nn.Module) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def conv2d(out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+def conv2d(
+    out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = True
+) -> nn.Conv2d:
     """Build a convolution that learns its number of input channels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return _LazyConv2d(out_channels, kernel_size, stride, padding)
+        return _LazyConv2d(out_channels, kernel_size, stride, padding, bias=bias)
 
 
 def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:

@@ -1,12 +1,13 @@
-"""Backbones: image(s) to logits."""
+"""Backbones: image(s) -> logits; feature extractors: image -> feature map."""
 
-from stn_lightning.backbones.cub import MultiCropClassifier, SmallConvNet
+from stn_lightning.backbones.conv_nets import PlainConvNet, SmallConvNet
+from stn_lightning.backbones.cub import MultiCropClassifier
 from stn_lightning.backbones.feature_extractors import (
     FeatureExtractor,
     TimmFeatures,
     TorchvisionFeatures,
 )
-from stn_lightning.backbones.mnist import CNN, FCN, PlainConvNet
+from stn_lightning.backbones.mnist import CNN, FCN
 from stn_lightning.backbones.svhn import MultiDigitCNN, SharedLayersCNN
 from stn_lightning.backbones.volumes import DepthProjection
 

@@ -1,7 +1,7 @@
 """Pre-trained networks without their classifier: image -> feature map.
 
-A trunk brings the normalisation that its weights were trained with, so pictures are floats from 0
-to 1 everywhere else, and what a sampler reads outside of a picture is a colour as people mean it.
+A feature extractor has the normalisation that its weights were trained with. So images are floats
+from 0 to 1 everywhere else, and a sampler's padding is a colour as people mean it.
 """
 
 from abc import abstractmethod
@@ -16,24 +16,24 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's channels, 0 to 1."""
-STEPS = 8
-"""In which learning rates rise through a network, at most: a parameter group for each."""
+"""of ImageNet's channels, 0 to 1"""
+LR_STEPS = 8
+"""in which learning rates rise through a network, at most: a parameter group for each"""
 
 
 class FeatureExtractor(nn.Module):
-    """Normalises, then runs a network as far as its last feature map.
+    """Normalise an image, then run a network up to its last feature map.
 
     Args:
-        mean: of each channel, that is subtracted.
-        std: of each channel, that is divided by.
-        frozen: whether nothing in it learns; its batch normalisation then keeps its statistics.
-        lr_scales: learning rates of the first layer and of the last, over that of the rest; they
-            rise geometrically between the two, so that layers that know edges forget less than
-            layers that know heads.
+        mean: of each channel, to be subtracted.
+        std: of each channel, to divide by.
+        frozen: whether nothing in it is trained; its batch normalisation keeps its statistics.
+        lr_scales: learning rates of the first and of the last layer over that of other networks;
+            they rise geometrically between the two, so that layers that know edges forget less
+            than layers that know heads.
 
     Raises:
-        ValueError: where a rate is not above 0.
+        ValueError: where a scale is not above 0.
     """
 
     mean: Tensor
@@ -50,66 +50,71 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         if not min(lr_scales) > 0:
             raise ValueError(
-                f"rates {lr_scales[0]:g} and {lr_scales[1]:g} of the first and the last layer must be above 0; to learn nothing: frozen"
+                f"lr_scales {lr_scales[0]:g} and {lr_scales[1]:g} must be above 0; "
+                "to train nothing, give frozen: true"
             )
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.frozen = frozen
-        self.rates = lr_scales
+        self.lr_scales = lr_scales
 
     @abstractmethod
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
-        """Of a normalised image: a map, or a row of tokens of which the first is the class's."""
+        """Return a map of a normalised image, or tokens, whose last ones are its patches."""
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch features rows columns"]:
-        found = self.features((image - self.mean) / self.std)
-        if found.dim() == 3:  # a vision transformer's patches are a square
-            side = int((found.shape[1] - 1) ** 0.5)
-            found = found[:, -(side * side) :].transpose(1, 2).unflatten(2, (side, side))
-        return found
+        maps = self.features((image - self.mean) / self.std)
+        if maps.dim() == 3:  # a vision transformer's patches are a square
+            side = int((maps.shape[1] - 1) ** 0.5)
+            maps = maps[:, -(side * side) :].transpose(1, 2).unflatten(2, (side, side))
+        return maps
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
-        """A frozen trunk stays as it is in evaluation."""
+        """Set the mode; a frozen network stays in evaluation."""
         return super().train(mode and not self.frozen)
 
     def parameter_lr_scales(self) -> Iterator[tuple[nn.Parameter, float]]:
-        """Each parameter with the factor of its learning rate; layers come in the order in which
-        the network has them.
-        """
+        """Yield each parameter with the factor of its learning rate, in the network's order."""
         layers = [
             own
             for module in self.network.modules()
             if (own := list(module.parameters(recurse=False)))
         ]
-        (first, last), steps = self.rates, min(STEPS, len(layers))
+        (first, last), steps = self.lr_scales, min(LR_STEPS, len(layers))
         for i, layer in enumerate(layers):
-            rate = first * (last / first) ** (i * steps // len(layers) / max(steps - 1, 1))
-            yield from ((parameter, rate) for parameter in layer)
+            scale = first * (last / first) ** (i * steps // len(layers) / max(steps - 1, 1))
+            yield from ((parameter, scale) for parameter in layer)
 
     def freeze(self) -> None:
-        """Let nothing learn, if that is wanted."""
+        """Stop the training of its parameters, where `frozen` asks for it."""
         if self.frozen:
             self.requires_grad_(False).eval()
 
 
 class TorchvisionFeatures(FeatureExtractor):
-    """A network of torchvision's.
+    """A network of torchvision as a feature extractor.
 
     Args:
         network: its name there, for example googlenet, resnet50, vit_b_16 or convnext_tiny.
-        node: where to stop, after torchvision's `get_graph_node_names`: inception5b, layer4,
+        node: where to stop, by torchvision's `get_graph_node_names`: inception5b, layer4,
             encoder.ln, features.
         weights: a name of torchvision's (IMAGENET1K_V1), which are downloaded; or a file of the
             network in torchvision's layout, .pth or .safetensors; from scratch when left out.
-        frozen: whether nothing in it learns.
+        frozen: whether nothing in it is trained.
         options: of the network's constructor.
-        lr_scales: learning rates of its first and its last layer, over that of the rest; 0.01 and
-            0.1, for example, for trained weights.
+        lr_scales: learning rates of its first and its last layer over that of other networks;
+            0.01 and 0.1, for example, for trained weights.
 
     Raises:
-        ValueError: where the weights cannot be had or are another network's.
+        ValueError: where torchvision has not the network or the node, or the weights cannot be
+            loaded or are another network's.
+
+    Example:
+        >>> network = TorchvisionFeatures("resnet18", "layer4")
+        >>> network(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 512, 2, 2])
     """
 
     def __init__(
@@ -124,15 +129,17 @@ class TorchvisionFeatures(FeatureExtractor):
         super().__init__(MEAN, STD, frozen, lr_scales)
         if network not in models.list_models():
             raise ValueError(
-                f"torchvision has no network {network!r}; it has {', '.join(models.list_models()[:8])}, ..."
+                f"torchvision has no network {network!r}; "
+                f"it has {', '.join(models.list_models()[:8])}, ..."
             )
-        whole = models.get_model(network, **(options or {}))
+        built = models.get_model(network, **(options or {}))
         try:
-            self.network = create_feature_extractor(whole, {node: "map"})
-        except ValueError as problem:
+            self.network = create_feature_extractor(built, {node: "map"})
+        except ValueError as error:
             raise ValueError(
-                f"{network} has no node {node!r}; for example layer4 of a resnet, inception5b of googlenet"
-            ) from problem
+                f"{network} has no node {node!r}; "
+                "for example layer4 of a resnet, inception5b of googlenet"
+            ) from error
         if weights is not None:
             state = (
                 read_weights(Path(weights))
@@ -143,24 +150,29 @@ class TorchvisionFeatures(FeatureExtractor):
         self.freeze()
 
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
-        found: Tensor = self.network(image)["map"]
-        return found
+        maps: Tensor = self.network(image)["map"]
+        return maps
 
 
 class TimmFeatures(FeatureExtractor):
-    """A network of timm's, with the extra `timm`.
+    """A network of timm as a feature extractor; needs the extra `timm`.
 
     Args:
         network: its name there.
         weights: "pretrained", which are downloaded; or a file in timm's layout, .pth or
             .safetensors; from scratch when left out.
-        frozen: whether nothing in it learns.
+        frozen: whether nothing in it is trained.
         options: of `timm.create_model`; `img_size: 448` for a vision transformer, for example.
         lr_scales: as in `TorchvisionFeatures`.
 
     Raises:
-        ValueError: where timm is not installed, or the weights cannot be had or are another
+        ValueError: where timm is not installed, or the weights cannot be loaded or are another
             network's.
+
+    Example:
+        >>> network = TimmFeatures("vit_tiny_patch16_224", options={"depth": 1, "img_size": 64})
+        >>> network(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 192, 4, 4])
     """
 
     def __init__(
@@ -173,35 +185,36 @@ class TimmFeatures(FeatureExtractor):
     ) -> None:
         try:
             import timm
-        except ImportError as problem:
+        except ImportError as error:
             raise ValueError(
                 "TimmFeatures needs timm; install it with: pip install 'stn-lightning[timm]'"
-            ) from problem
+            ) from error
         try:
-            whole = timm.create_model(
+            built = timm.create_model(
                 network, pretrained=weights == "pretrained", num_classes=0, **(options or {})
             )
-        except (RuntimeError, OSError) as problem:
-            said = str(problem).splitlines()[0]
+        except (RuntimeError, OSError) as error:
             raise ValueError(
-                f"timm cannot make {network!r} ({said}); without a network, give weights as a file, or none"
-            ) from problem
-        config: Any = whole.pretrained_cfg
+                f"timm cannot make {network!r} ({str(error).splitlines()[0]}); "
+                "where there is no internet, give weights as a file, or none"
+            ) from error
+        config: Any = built.pretrained_cfg
         super().__init__(tuple(config["mean"]), tuple(config["std"]), frozen, lr_scales)
-        self.network = whole
+        self.network = built
         if weights is not None and weights != "pretrained":
             load(self.network, read_weights(Path(weights)), weights)
         self.freeze()
 
     def features(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
         forward: Any = self.network.forward_features
-        found: Tensor = forward(image)
-        return found
+        maps: Tensor = forward(image)
+        return maps
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors file, or a .pth file in which nothing but tensors and
-    plain values is read.
+    """Read tensors by name from a .safetensors or .pth file.
+
+    Of a .pth file nothing but tensors and plain values is read.
 
     Raises:
         ValueError: where the file is neither.
@@ -213,14 +226,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    except Exception as problem:  # of many kinds, all about the file
+    except Exception as error:  # of many kinds, all about the file
         raise ValueError(
-            f"{path}: holds no weights that can be read ({type(problem).__name__}); give a .pth or .safetensors file"
-        ) from problem
+            f"{path}: holds no weights that can be read ({type(error).__name__}); "
+            "give a .pth or .safetensors file"
+        ) from error
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Give a network its weights; what the state has beyond (a classifier) is left out.
+    """Load a network's weights; others in `state`, of a classifier, are left out.
 
     Raises:
         ValueError: where one is missing or has another shape.
@@ -231,7 +245,8 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"{source}: {len(wrong)} of {len(own)} tensors are missing or of another shape, the first is {wrong[0]}; is it another network?"
+            f"{source}: {len(wrong)} of {len(own)} tensors are missing or of another shape, "
+            f"the first is {wrong[0]}; is it another network?"
         )
     network.load_state_dict({name: state[name] for name in own})
 
@@ -240,14 +255,16 @@ def _downloaded(network: str, weights: str) -> Mapping[str, Tensor]:
     kinds = models.get_model_weights(network)
     if weights not in kinds.__members__:
         raise ValueError(
-            f"{network} has no weights {weights!r}; torchvision has {', '.join(kinds.__members__)}, or give a file"
+            f"{network} has no weights {weights!r}; "
+            f"torchvision has {', '.join(kinds.__members__)}, or give a file"
         )
     url = kinds[weights].url
     try:
         return torch.hub.load_state_dict_from_url(
             url, progress=False, check_hash=True, weights_only=True, map_location="cpu"
         )
-    except (OSError, RuntimeError) as problem:
+    except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{url} could not be had ({problem}); put it here by other means and give `weights` the file, or none"
-        ) from problem
+            f"{url} cannot be downloaded ({error}); "
+            "copy it here by other means and give `weights` the file, or none"
+        ) from error

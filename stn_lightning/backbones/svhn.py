@@ -1,8 +1,8 @@
-"""The paper's classifier for house numbers: one picture to five digits, with or without
-transformers between its layers.
+"""The paper's classifier for house numbers: one image to five digits.
 
-Convolutions keep the size of what they see and each pooling halves it, border to border, so a theta
-means the same place in the picture and in all its feature maps.
+Transformers may stand between its layers. Convolutions keep the size of their input and each
+pooling halves it, border to border, so a theta means the same place in the image and in all its
+feature maps.
 
 Reference:
     Jaderberg et al. 2015, section 4.2 and appendix A.5; Finnveden et al. 2020, "Understanding when
@@ -19,30 +19,33 @@ from torch.nn import functional
 from stn_lightning import layers
 
 FILTERS = (48, 64, 128, 160, 192, 192, 192, 192)
-"""Of the paper's eight convolutions, 5 x 5 each; a pooling follows the first, third, fifth and
-seventh.
-"""
-UNITS = (3072, 3072, 3072)
-"""Of its fully connected layers."""
+"""of the paper's eight convolutions, 5 x 5 each; pooling follows the first, third, ..."""
+HIDDEN_SIZES = (3072, 3072, 3072)
+"""of its fully connected layers"""
 
 
 class MultiDigitCNN(nn.Module):
-    """Eight convolutions, three fully connected layers, and a softmax for each digit of the number.
+    """Eight convolutions, three fully connected layers, and a classifier of each digit.
 
-    A picture of 128 px leaves 8 x 8 pixels for the first fully connected layer where one of 64 px
-    leaves 4 x 4; the paper says nothing of what it changed, and here nothing else changes (?).
+    An image of 128 px leaves 8 x 8 pixels for the first fully connected layer where one of 64 px
+    leaves 4 x 4; the paper does not say what it changed, and here nothing else changes (?).
 
     Args:
         width: of every layer over the paper's, for smaller machines.
         transformers: one before each of the first convolutions, from the first on; the paper's
             ST-CNN Multi has four.
         dropout: after every layer but the first; the paper's is 0.5.
-        num_digits: how many a number has at most.
-        num_classes: of each; the ten digits and "no digit here".
+        num_digits: of a number at most.
+        num_classes: of each digit: the ten digits and "no digit here".
 
     Raises:
         ValueError: where there are more transformers than convolutions, or no layer has a filter
             left.
+
+    Example:
+        >>> import torch
+        >>> MultiDigitCNN(width=0.1)(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 5, 11])
     """
 
     def __init__(
@@ -57,9 +60,10 @@ class MultiDigitCNN(nn.Module):
         given = transformers or []
         if len(given) > len(FILTERS):
             raise ValueError(
-                f"{len(given)} transformers before {len(FILTERS)} convolutions; give {len(FILTERS)} at most"
+                f"{len(given)} transformers before {len(FILTERS)} convolutions; "
+                f"give {len(FILTERS)} at most"
             )
-        filters, units = ([round(width * n) for n in layer] for layer in (FILTERS, UNITS))
+        filters, units = ([round(width * n) for n in layer] for layer in (FILTERS, HIDDEN_SIZES))
         if min(filters) < 1:
             raise ValueError(f"width {width} leaves no filter; give {1 / min(FILTERS):.2f} or more")
         self.transformers = nn.ModuleList(given)
@@ -73,8 +77,8 @@ class MultiDigitCNN(nn.Module):
             ]
         )
         self.heads = nn.Linear(units[-1], num_digits * num_classes)
-        self.dropout = dropout
-        self.digits = num_digits
+        self.dropout = nn.Dropout(dropout)
+        self.num_digits = num_digits
         for layer in [*self.convolutions, *self.hidden[1:]]:
             layers.initialise_for_relu(layer)
 
@@ -83,12 +87,12 @@ class MultiDigitCNN(nn.Module):
     ) -> Float[Tensor, "batch digits classes"]:
         features = self._features(image, len(self.convolutions)).flatten(1)
         for layer in self.hidden:
-            features = self._dropped(functional.relu(layer(features)))
+            features = self.dropout(functional.relu(layer(features)))
         logits: Tensor = self.heads(features)
-        return logits.unflatten(1, (self.digits, -1))
+        return logits.unflatten(1, (self.num_digits, -1))
 
     def _features(self, image: Tensor, depth: int) -> Tensor:
-        """Of the first `depth` convolutions."""
+        """Return the features after the first `depth` convolutions."""
         features = image
         for i, convolution in enumerate(self.convolutions[:depth]):
             if i < len(self.transformers):
@@ -96,33 +100,37 @@ class MultiDigitCNN(nn.Module):
             features = convolution(features)
             if i % 2 == 0:
                 features = functional.max_pool2d(features, 2)
-            features = functional.relu(
-                features
-            )  # after the pooling the same, of a quarter of the values
+            features = functional.relu(features)  # the same as before pooling, of a quarter
             if i:
-                features = self._dropped(features)
+                features = self.dropout(features)
         return features
-
-    def _dropped(self, features: Tensor) -> Tensor:
-        return functional.dropout(features, self.dropout, self.training)
 
 
 class SharedLayersCNN(MultiDigitCNN):
-    """A transformer that warps the picture, and finds where to look with the classifier's own first
-    layers.
+    """A transformer of the image whose localisation shares the classifier's first layers.
 
-    A transformer on feature maps cannot undo what happened to the picture: features of a turned
-    digit are not turned features. So the picture itself is read anew and goes through the same
-    layers again.
+    A transformer of feature maps cannot undo what happened to the image: features of a turned digit
+    are not turned features. So the image itself is warped and goes through the same layers again.
 
     Args:
-        transformer: a `SpatialTransformer` whose localisation reads feature maps.
-        depth: how many convolutions the two share; in the paper's Multi the last transformer sees
-            those of three.
+        transformer: a `SpatialTransformer` whose localisation takes feature maps.
+        depth: how many convolutions the two share; in the paper's Multi the last transformer comes
+            after three.
         width: as in `MultiDigitCNN`.
-        dropout: as there.
-        num_digits: as there.
-        num_classes: as there.
+        dropout: likewise.
+        num_digits: likewise.
+        num_classes: likewise.
+
+    Raises:
+        ValueError: where the network has not that many convolutions.
+
+    Example:
+        >>> import torch
+        >>> from stn_lightning.transformers import Affine, FullyConnectedLocalisation
+        >>> from stn_lightning.transformers import SpatialTransformer
+        >>> transformer = SpatialTransformer(FullyConnectedLocalisation(), Affine())
+        >>> SharedLayersCNN(transformer, width=0.1)(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 5, 11])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Volumes as pictures.
+"""Classify volumes as images.
 
 Reference:
     Jaderberg et al. 2015, appendix A.3: what the transformer has turned upright is flattened along
@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 
 class DepthProjection(nn.Module):
-    """A volume seen from the front: the mean along its depth, as a picture for another backbone.
+    """Classify the mean of a volume along its depth as an image.
 
     Args:
-        backbone: picture -> logits.
+        backbone: image -> logits.
+
+    Example:
+        >>> import torch
+        >>> from stn_lightning.backbones import CNN
+        >>> DepthProjection(CNN(8))(torch.rand(2, 1, 30, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, backbone: nn.Module) -> None:

@@ -28,14 +28,14 @@ from stn_lightning.transformers import (
 from stn_lightning.transformers.transformer import Regression, record_warps
 from tests.transformers.doubles import awaken
 
-small_trunk = functools.partial(SmallConvNet, (4, 8))
+small_extractor = functools.partial(SmallConvNet, (4, 8))
 
 
 def transformer_of(
     n: int, size: int = 32, shrink: int = 1, scale: float = 0.5
 ) -> ParallelTransformer:
     return ParallelTransformer(
-        FeatureLocalisation(small_trunk(), shrink, 8, 8),
+        FeatureLocalisation(small_extractor(), shrink, 8, 8),
         Translation(scale),
         n,
         (size, size),
@@ -46,7 +46,7 @@ def transformer_of(
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_streams_equal_each_crop_by_itself(shared: bool) -> None:
-    network = MultiCropClassifier(small_trunk(), 3, shared, num_classes=5).eval()
+    network = MultiCropClassifier(small_extractor(), 3, shared, num_classes=5).eval()
     crops = torch.rand(2, 3, 3, 16, 16)
     logits = network(crops)
     assert logits.shape == (2, 5)
@@ -59,14 +59,14 @@ def test_streams_equal_each_crop_by_itself(shared: bool) -> None:
 
 def test_one_image_is_one_crop() -> None:
     network, image = (
-        MultiCropClassifier(small_trunk(), num_classes=5).eval(),
+        MultiCropClassifier(small_extractor(), num_classes=5).eval(),
         torch.rand(2, 3, 16, 16),
     )
     assert torch.equal(network(image), network(image[:, None]))
 
 
-def test_shared_streams_run_the_trunk_once() -> None:
-    network, calls = MultiCropClassifier(small_trunk(), 4, shared=True, num_classes=5), []
+def test_shared_streams_run_the_feature_extractor_once() -> None:
+    network, calls = MultiCropClassifier(small_extractor(), 4, shared=True, num_classes=5), []
     network.feature_extractors[0].register_forward_hook(lambda *_: calls.append(1))
     network(torch.rand(2, 4, 3, 16, 16))
     assert len(calls) == 1
@@ -74,14 +74,14 @@ def test_shared_streams_run_the_trunk_once() -> None:
 
 def test_another_number_of_crops_is_refused() -> None:
     with pytest.raises(ValueError, match="2 crops an image, the backbone expects 3"):
-        MultiCropClassifier(small_trunk(), 3)(torch.rand(2, 2, 3, 16, 16))
+        MultiCropClassifier(small_extractor(), 3)(torch.rand(2, 2, 3, 16, 16))
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_gradients_reach_each_transformer_and_each_stream(n: int) -> None:
     transformer, backbone = (
         transformer_of(n),
-        MultiCropClassifier(small_trunk(), n, dropout=0.0, num_classes=5),
+        MultiCropClassifier(small_extractor(), n, dropout=0.0, num_classes=5),
     )
     image = torch.rand(4, 3, 64, 64)
     backbone(transformer(image)).square().sum().backward()
@@ -100,7 +100,7 @@ def test_gradients_reach_each_transformer_and_each_stream(n: int) -> None:
 def test_crops_can_reach_every_corner(x: int, y: int) -> None:
     """A single step of training moves a crop to where the loss wants it, whichever corner that is."""
     transformer = ParallelTransformer(
-        FeatureLocalisation(small_trunk(), 1, 8, 8),
+        FeatureLocalisation(small_extractor(), 1, 8, 8),
         Translation(0.5),
         2,
         (32, 32),
@@ -136,11 +136,11 @@ def step(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def birds() -> tuple[nn.Sequential, Tensor]:
-    """Two transformers that have left their start, two streams and pictures for them."""
+    """Two transformers that have left their start, two streams and images for them."""
     torch.manual_seed(0)
     network, image = (
         nn.Sequential(
-            transformer_of(2), MultiCropClassifier(small_trunk(), 2, dropout=0.0, num_classes=5)
+            transformer_of(2), MultiCropClassifier(small_extractor(), 2, dropout=0.0, num_classes=5)
         ),
         torch.rand(4, 3, 64, 64),
     )
@@ -150,9 +150,9 @@ def birds() -> tuple[nn.Sequential, Tensor]:
 
 
 def thetas(network: nn.Sequential, image: Tensor) -> Tensor:
-    with record_warps(network) as looks, torch.no_grad():
+    with record_warps(network) as records, torch.no_grad():
         network(image)
-    return looks[0].output.theta
+    return records[0].output.theta
 
 
 def test_bfloat16_changes_the_loss_and_the_gradients_little_and_theta_less() -> None:
@@ -195,7 +195,7 @@ def test_looking_twice_as_closely_costs_the_localisation_and_the_streams_the_sam
     for side, shrink in ((64, 1), (128, 2)):
         transformer, backbone = (
             transformer_of(2, 32, shrink).eval(),
-            MultiCropClassifier(small_trunk(), 2, num_classes=5).eval(),
+            MultiCropClassifier(small_extractor(), 2, num_classes=5).eval(),
         )
         image = torch.rand(2, 3, side, side)
         crops = transformer(image)
@@ -218,18 +218,18 @@ def test_local_weights_in_the_original_layout_give_the_networks_own_features(
     path = tmp_path / f"weights.{ending}"
     state = resnet().state_dict()
     torch.save(state, path) if ending == "pth" else save_file(state, path)
-    trunk, image = (
+    extractor, image = (
         TorchvisionFeatures("resnet18", "layer4", str(path)).eval(),
         torch.rand(2, 3, 64, 64),
     )
-    assert trunk(image).shape == (2, 512, 2, 2)
+    assert extractor(image).shape == (2, 512, 2, 2)
     original = resnet().eval()
     mean, std = (
         torch.tensor(feature_extractors.MEAN)[:, None, None],
         torch.tensor(feature_extractors.STD)[:, None, None],
     )
     torch.testing.assert_close(
-        original.fc(trunk(image).mean((2, 3))), original((image - mean) / std)
+        original.fc(extractor(image).mean((2, 3))), original((image - mean) / std)
     )
 
 
@@ -243,27 +243,27 @@ def test_local_weights_in_the_original_layout_give_the_networks_own_features(
         ),
     ],
 )
-def test_inception_convnext_and_vision_transformers_are_trunks(
+def test_inception_convnext_and_vision_transformers_are_feature_extractors(
     network: str, node: str, shape: tuple[int, ...], options: dict[str, object]
 ) -> None:
-    trunk = TorchvisionFeatures(network, node, options=dict(options)).eval()
+    extractor = TorchvisionFeatures(network, node, options=dict(options)).eval()
     with torch.no_grad():
-        assert trunk(torch.rand(1, 3, 64, 64)).shape == (1, *shape)
+        assert extractor(torch.rand(1, 3, 64, 64)).shape == (1, *shape)
 
 
-def test_a_vision_transformer_of_timms_is_a_trunk(tmp_path: Path) -> None:
+def test_a_vision_transformer_of_timms_is_a_feature_extractor(tmp_path: Path) -> None:
     small: dict[str, object] = {"img_size": 64, "depth": 2}
-    trunk = TimmFeatures("vit_tiny_patch16_224", options=small).eval()
-    torch.save(trunk.network.state_dict(), tmp_path / "weights.pth")
+    extractor = TimmFeatures("vit_tiny_patch16_224", options=small).eval()
+    torch.save(extractor.network.state_dict(), tmp_path / "weights.pth")
     other, image = (
         TimmFeatures("vit_tiny_patch16_224", str(tmp_path / "weights.pth"), options=small).eval(),
         torch.rand(1, 3, 64, 64),
     )
-    assert trunk(image).shape == (1, 192, 4, 4)
-    assert torch.equal(trunk(image), other(image))
+    assert extractor(image).shape == (1, 192, 4, 4)
+    assert torch.equal(extractor(image), other(image))
 
 
-def test_a_frozen_trunk_learns_nothing_and_keeps_its_statistics() -> None:
+def test_a_frozen_feature_extractor_learns_nothing_and_keeps_its_statistics() -> None:
     network = MultiCropClassifier(
         TorchvisionFeatures("resnet18", "layer4", frozen=True), num_classes=3
     ).train()
@@ -291,7 +291,7 @@ def test_weights_that_cannot_be_had_are_refused_in_a_line(
     for weights, said in (
         (
             "IMAGENET1K_V1",
-            r"resnet18-.*\.pth could not be had \(no route to host\); put it here by other means",
+            r"resnet18-.*\.pth cannot be downloaded \(no route to host\); copy it here by other means",
         ),
         ("IMAGENET1K", "resnet18 has no weights 'IMAGENET1K'; torchvision has IMAGENET1K_V1"),
         (
@@ -308,15 +308,3 @@ def test_weights_that_cannot_be_had_are_refused_in_a_line(
         TorchvisionFeatures("resnet19", "layer4")
     with pytest.raises(ValueError, match="resnet18 has no node 'layer5'"):
         TorchvisionFeatures("resnet18", "layer5")
-
-
-def test_a_small_trunk_halves_where_it_is_told_to() -> None:
-    assert SmallConvNet((4, 8, 8))(torch.rand(2, 1, 28, 28)).shape == (2, 8, 4, 4)
-    assert SmallConvNet((4, 8, 8), strides=[1, 2, 1])(torch.rand(2, 1, 28, 28)).shape == (
-        2,
-        8,
-        14,
-        14,
-    )
-    with pytest.raises(ValueError, match="2 strides for 3 filters; give each convolution one"):
-        SmallConvNet((4, 8, 8), strides=[1, 2])

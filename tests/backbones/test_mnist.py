@@ -5,7 +5,7 @@ import torch
 from scipy import signal
 from torch import nn
 
-from stn_lightning.backbones import CNN, FCN, PlainConvNet
+from stn_lightning.backbones import CNN, FCN
 
 Array = npt.NDArray[np.float64]
 SIZES = (21, 28, 42, 60)
@@ -97,23 +97,24 @@ def test_every_parameter_gets_a_gradient(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("network", [FCN([16, 16]), CNN(4)], ids=["FCN", "CNN"])
-def test_pictures_of_a_batch_do_not_see_each_other(network: nn.Module) -> None:
+def test_images_of_a_batch_do_not_affect_each_other(network: nn.Module) -> None:
     images = torch.rand(5, 1, 28, 28)
     together = network(images)
     torch.testing.assert_close(together[2:3], network(images[2:3]), rtol=0, atol=1e-5)
 
 
-def test_the_plain_trunk_is_its_padded_convolutions_with_rectifiers_between() -> None:
-    trunk, image = PlainConvNet([4, 6], [9, 5], [4, 1]), torch.rand(2, 3, 84, 40)
-    found = trunk(image)
-    first, second = trunk.layers
-    torch.testing.assert_close(found, nn.Sequential(first, nn.ReLU(), second)(image))
-    assert found.shape == (2, 6, 21, 10)
-    assert (found < 0).any()
-
-
-def test_a_plain_trunk_with_a_kernel_missing_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="2 filters, 1 kernel_sizes and 2 strides; give each layer one"
-    ):
-        PlainConvNet([4, 6], [9], [4, 1])
+def test_batch_normalisation_and_dropout_are_options_of_the_cnn() -> None:
+    network, image = CNN(4, batch_norm=True, dropout=0.5), torch.rand(64, 1, 28, 28)
+    network(image)
+    assert {name for name, _ in network.named_parameters() if "conv" in name} == {
+        "conv1.weight",
+        "conv2.weight",
+    }
+    normalised: list[torch.Tensor] = []
+    for norm in network.norms:
+        norm.register_forward_hook(lambda _, __, output: normalised.append(output))
+    assert not torch.equal(network(image), network(image))
+    for output in normalised:
+        torch.testing.assert_close(output.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
+        torch.testing.assert_close(output.std((0, 2, 3)), torch.ones(4), rtol=0, atol=1e-2)
+    assert torch.equal(network.eval()(image), network(image))

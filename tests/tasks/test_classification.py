@@ -405,7 +405,7 @@ def test_without_rates_a_trained_network_is_one_group() -> None:
 def test_rates_that_teach_nothing_are_refused() -> None:
     with pytest.raises(
         ValueError,
-        match="rates 0 and 1 of the first and the last layer must be above 0; to learn nothing: frozen",
+        match="lr_scales 0 and 1 must be above 0; to train nothing, give frozen: true",
     ):
         TorchvisionFeatures("resnet18", "layer4", lr_scales=(0.0, 1.0))
 
