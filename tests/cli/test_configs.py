@@ -27,12 +27,12 @@ PAIRS = [
 ONE_STEP = ("--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu")
 
 
-def test_the_eight_networks_and_five_data_sets_of_table_1_are_there_and_six_networks_beyond() -> (
+def test_the_eight_networks_and_five_data_sets_of_table_1_are_there_and_seven_networks_beyond() -> (
     None
 ):
     assert NETWORKS == [
         "cnn", "fcn", "modern", "st_cnn_affine", "st_cnn_diffeomorphic", "st_cnn_learnt_target", "st_cnn_projective", "st_cnn_tps",
-        "st_fcn_affine", "st_fcn_projective", "st_fcn_tps", "st_modern", "st_modern_composed", "st_modern_moments",
+        "st_compact", "st_fcn_affine", "st_fcn_projective", "st_fcn_tps", "st_modern", "st_modern_composed", "st_modern_moments",
     ]  # fmt: skip
     assert DATA == ["cluttered", "elastic", "projective", "rotated", "rts"]
 
