@@ -58,7 +58,7 @@ test: .venv/.installed-dev  ## the tests, in a few minutes
 	.venv/bin/python -m pytest -n 2 -m "not slow and not cluster" $(ARGS)
 
 test-slow: .venv/.installed-dev  ## the long proofs: kills, resumes, training curves
-	.venv/bin/python -m pytest -m slow $(ARGS)
+	.venv/bin/python -m pytest -n 2 -m slow $(ARGS)
 
 test-cluster: .venv/.installed-dev  ## the same on a SLURM that it starts here (Debian, root): ROUNDS=3
 	STN_ROUNDS=$(ROUNDS) .venv/bin/python -m pytest -m cluster tests/cluster $(ARGS)

@@ -1,5 +1,6 @@
 """The documents' own commands and files, so that tests can do what a page tells its reader to do."""
 
+import os
 import re
 import runpy
 import shlex
@@ -23,6 +24,9 @@ def write_files(page: Path, folder: Path) -> list[str]:
     return list(found)
 
 
+_OUTER_MAKE = re.compile(r"(GNU)?MAKE|MFLAGS").match  # what the make that runs the tests hands on
+
+
 def commands(page: Path) -> list[str]:
     """Its indented lines that are commands, without the remarks behind them."""
     return _COMMAND.findall(page.read_text())
@@ -35,8 +39,9 @@ def words(command: str) -> list[str]:
             part for file in (".installed", ".installed-dev") for part in ("-o", f".venv/{file}")
         ]
         said = subprocess.run(
-            ["make", "-n", *done, *shlex.split(command)[1:]],
+            ["make", "--no-print-directory", "-n", *done, *shlex.split(command)[1:]],
             cwd=REPOSITORY,
+            env={name: value for name, value in os.environ.items() if not _OUTER_MAKE(name)},
             check=True,
             capture_output=True,
             text=True,
