@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from benchmarks.alternating import alternate, chosen, in_a_process, report, table, times_as_long
-from stn_lightning.analysis.predict import BATCH, predict
-from stn_lightning.runs.loading import load_run
+from stn_lightning import load_run
+from stn_lightning.analysis.predict import predict
+from stn_lightning.analysis.predictions import BATCH
 from stn_lightning.runs.shipped_configs import CONFIGS
 
 

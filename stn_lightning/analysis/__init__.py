@@ -1,1 +1,1 @@
-"""Use a trained run: predict, report, demo, export."""
+"""Use and inspect trained runs: predict, report, demo, export."""

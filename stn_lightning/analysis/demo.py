@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stn_lightning.runs.loading import Run, load_run
+from stn_lightning.runs.loading import TrainedNetwork as Run
 from stn_lightning.runs.options import Options
 
 PAGE = Path(__file__).with_name("demo.html")
@@ -43,7 +43,7 @@ def demo(arguments: list[str]) -> int:
     )
     chosen = options.parse_args(arguments)
     try:
-        run = load_run(chosen.run)
+        run = Run.load(chosen.run)
         server = serving(run, chosen.port)
     except OverflowError:
         print(f"stn demo: --port {chosen.port}; give 0 to 65535", file=sys.stderr)
@@ -51,7 +51,7 @@ def demo(arguments: list[str]) -> int:
     except (ValueError, OSError) as problem:
         print(f"stn demo: {problem}", file=sys.stderr)
         return 2
-    print(f"{run.run.path} on http://localhost:{server.server_port}/ - Ctrl-C ends it", flush=True)
+    print(f"{run.folder} on http://localhost:{server.server_port}/ - Ctrl-C ends it", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -69,7 +69,7 @@ def serving(run: Run, port: int) -> ThreadingHTTPServer:
     """
     if len(run.image_shape) != 3 or run.image_shape[0] != 1 or run.task.transformer is None:
         raise ValueError(
-            f"{run.run.path} has no transformer in front, or takes images of shape {run.image_shape}; the demo draws in grey"
+            f"{run.folder} has no transformer in front, or takes images of shape {run.image_shape}; the demo draws in grey"
         )
     page = PAGE.read_bytes()
 
@@ -117,7 +117,7 @@ def serving(run: Run, port: int) -> ThreadingHTTPServer:
 def about(run: Run) -> dict[str, Any]:
     """What the page has to know before the first question."""
     _, height, width = run.image_shape
-    return {"name": run.run.name, "height": height, "width": width, "classes": run.class_names}
+    return {"name": run.name, "height": height, "width": width, "classes": run.class_names}
 
 
 def look(run: Run, grey: bytes) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def look(run: Run, grey: bytes) -> dict[str, Any]:
         picture, and a crop, rows of 0 to 255.
     """
     pixels = np.frombuffer(grey, np.uint8).astype(np.float32) / 255
-    logits, seen = run.see(torch.from_numpy(pixels).view(1, *run.image_shape))
+    logits, seen = run.infer(torch.from_numpy(pixels).view(1, *run.image_shape))
     assert seen is not None
     crops = seen.output.image.reshape(-1, *seen.output.image.shape[-2:]).float().cpu()
     outlines = [

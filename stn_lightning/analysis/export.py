@@ -1,167 +1,185 @@
-"""`stn export`: a run's network for other programs, each file checked against the run before it is
-announced.
-"""
+"""`stn export`: write a run's network for other programs, each file checked against the run."""
 
 import copy
 import importlib.util
 import io
 import json
-import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+import yaml
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from stn_lightning.runs.loading import Run, load_run
+from stn_lightning.runs.loading import Network, TrainedNetwork
 from stn_lightning.runs.options import Options
 from stn_lightning.runtime.atomic_files import atomic_write
 
+Format = Literal["safetensors", "exported", "onnx"]
+FORMATS: tuple[Format, ...] = ("safetensors", "exported", "onnx")
 TOLERANCE = 1e-5
-"""Of logits, over the largest of them where that is above 1."""
+"""Largest difference of logits, over the largest logit where that is above 1."""
 OPSET = 20
 """The first ONNX with a GridSample of its present form."""
 ONNX = ("onnx", "onnxscript", "onnxruntime")
-
-
-class Network(nn.Module):
-    """What a task computes, without the task: image to logits."""
-
-    def __init__(self, transformer: nn.Module | None, backbone: nn.Module) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.backbone = backbone
-
-    def forward(
-        self, image: Float[Tensor, "batch channels *size"]
-    ) -> Float[Tensor, "batch *digits classes"]:
-        logits: Tensor = self.backbone(
-            image if self.transformer is None else self.transformer(image)
-        )
-        return logits
 
 
 def export(arguments: list[str]) -> int:
     """Write what other programs read.
 
     Returns:
-        the process's exit code: 0 all is written and agrees with the run, 1 something does not
-        agree, 2 the user got something wrong.
+        0 all is written and agrees with the run, 2 wrong arguments or a file that does not agree.
     """
-    options = Options(
-        "export", "A run's network as safetensors, torch.export and ONNX, for batches of any size."
-    )
-    options.add_argument("run", metavar="RUN", help="its name, or its folder")
+    options = Options("export", "Write a run's network as safetensors, torch.export and ONNX.")
+    options.add_argument("run", metavar="RUN", help="name of a run, or its folder")
     options.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="RUN's folder export/ when left out"
+        "--out", type=Path, metavar="FOLDER", help="export/ in RUN's folder when left out"
     )
     options.add_argument(
-        "--formats",
-        nargs="+",
-        choices=list(FORMATS),
-        default=list(FORMATS),
-        help="all when left out",
+        "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all when left out"
     )
+    options.add_argument("--checkpoint", help="a file in RUN's checkpoints; best.ckpt if left out")
     chosen = options.parse_args(arguments)
     try:
-        run = load_run(chosen.run)
-        folder = chosen.out or run.run.path / "export"
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run.run.config, folder / "config.yaml")
-        (folder / "about.json").write_text(json.dumps(about(run), indent=2) + "\n")
-        return max([_one(run, name, folder) for name in chosen.formats])
+        return export_run(chosen.run, chosen.out, chosen.formats, chosen.checkpoint)
     except (ValueError, OSError) as problem:
         print(f"stn export: {problem}", file=sys.stderr)
         return 2
 
 
-def about(run: Run) -> dict[str, object]:
-    """What goes in and what comes out, and what the run came to."""
-    results = run.run.path / "results.json"
-    known = json.loads(results.read_text()) if results.exists() else {}
-    kept = {
-        key: known[key] for key in ("name", "seed", "commit", "versions", "metrics") if key in known
-    }
-    return {
-        "image_shape": run.image_shape,
-        "classes": run.class_names,
-        "preprocess": run.data.preprocess_summary,
-        **kept,
-    }
+def export_run(
+    run: str,
+    out: Path | None = None,
+    formats: Sequence[Format] = FORMATS,
+    checkpoint: str | None = None,
+) -> int:
+    """Write a run's network as safetensors, torch.export and ONNX, for batches of any size.
 
+    Args:
+        run: name of a run, or its folder.
+        out: folder; export/ in the run's folder when left out.
+        formats: which to write.
+        checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
-def _one(run: Run, name: str, folder: Path) -> int:
-    """Make one format, read it back, compare; write it."""
-    if name == "onnx" and (
-        missing := [package for package in ONNX if importlib.util.find_spec(package) is None]
-    ):
-        print(
-            f"not written: ONNX needs {', '.join(missing)}; pip install 'stn-lightning[export]'",
-            file=sys.stderr,
-        )
-        return 2
-    file, write, read = FORMATS[name]
-    network = Network(run.task.transformer, run.task.backbone).cpu().eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's exporters warn of PyTorch's own ways
-        content = write(network, (torch.rand(3, *run.image_shape),))
-        worst = max(_difference(network, read(network, content), run, batch) for batch in (1, 5))
-    if worst > TOLERANCE:
-        raise ValueError(
-            f"{folder / file} is not written: it differs from the run by {worst:.1e}; leave it out with --formats"
-        )
-    with atomic_write(folder / file) as out:
-        out.write(content)
-    print(f"{folder / file}: as the run, to {worst:.0e}", flush=True)
+    Returns:
+        0.
+
+    Raises:
+        ValueError: if there is no such run, or a file does not agree with it.
+    """
+    network = TrainedNetwork.load(run, checkpoint=checkpoint)
+    print(f"weights of {network.checkpoint}", flush=True)
+    write_formats(network, out, formats, announce=lambda line: print(line, flush=True))
     return 0
 
 
+def write_formats(
+    network: TrainedNetwork,
+    folder: str | Path | None = None,
+    formats: Sequence[Format] = FORMATS,
+    announce: Callable[[str], object] = lambda _: None,
+) -> Path:
+    """Write a network in each format, with its configuration and `about.json`.
+
+    Args:
+        network: on the CPU or a GPU; what is written runs on either.
+        folder: `export` in the run's folder when left out.
+        formats: which to write.
+        announce: is called with a line about each file.
+
+    Returns:
+        the folder.
+
+    Raises:
+        ValueError: if a format's libraries are missing, or its file differs from the run; that
+            file is then not written.
+    """
+    folder = Path(folder) if folder is not None else network.folder / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(network.config, sort_keys=False))
+    (folder / "about.json").write_text(json.dumps(about(network), indent=2) + "\n")
+    for name in formats:
+        announce(_write(network, name, folder))
+    return folder
+
+
+def about(network: TrainedNetwork) -> dict[str, object]:
+    """Describe input, output and origin of a network."""
+    kept = ("name", "seed", "commit", "versions", "metrics")
+    return {
+        "image_shape": network.image_shape,
+        "classes": network.class_names,
+        "preprocess": network.data.preprocess_summary,
+        "checkpoint": str(network.checkpoint),
+        **{key: network.results[key] for key in kept if key in network.results},
+    }
+
+
+def _write(run: TrainedNetwork, name: Format, folder: Path) -> str:
+    """Make one format, read it back, compare; write it."""
+    missing = [each for each in ONNX if importlib.util.find_spec(each) is None]
+    if name == "onnx" and missing:
+        raise ValueError(f"ONNX needs {', '.join(missing)}; pip install 'stn-lightning[export]'")
+    file, write, read = WRITERS[name]
+    network = copy.deepcopy(run.network).float().cpu()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporters warn of PyTorch's own ways
+        content = write(network, (torch.rand(3, *run.image_shape),))
+        loaded = read(network, content)
+        worst = max(_difference(network, loaded, run.image_shape, batch) for batch in (1, 5))
+    if not worst <= TOLERANCE:  # not ">": NaN is refused, too
+        raise ValueError(
+            f"{folder / file} is not written: it differs from the run by {worst:.1e}; leave it out "
+            "with --formats"
+        )
+    with atomic_write(folder / file) as out:
+        out.write(content)
+    return f"{folder / file}: as the run, to {worst:.0e}"
+
+
 def _difference(
-    network: nn.Module, loaded: Callable[[Tensor], Tensor], run: Run, batch: int
+    network: nn.Module, loaded: Callable[[Tensor], Tensor], shape: Sequence[int], batch: int
 ) -> float:
-    """Largest difference of logits over noise, over the largest logit where that is above 1."""
-    image = torch.rand(batch, *run.image_shape, generator=torch.Generator().manual_seed(batch))
+    """Return the largest difference of logits of noise, relative to the largest above 1."""
+    image = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
-        expected = network(image)
-        found = loaded(image)
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+        expected, found = network(image), loaded(image)
+    return float(((found - expected).abs() / expected.abs().max().clamp(min=1)).max())
 
 
-def _write_safetensors(network: nn.Module, _example: tuple[Tensor]) -> bytes:
-    return save(
-        {name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}
-    )
+def _write_safetensors(network: Network, _example: tuple[Tensor]) -> bytes:
+    weights = network.state_dict().items()
+    return save({name: value.detach().contiguous().clone() for name, value in weights})
 
 
-def _read_safetensors(network: nn.Module, content: bytes) -> Callable[[Tensor], Tensor]:
+def _read_safetensors(network: Network, content: bytes) -> Callable[[Tensor], Tensor]:
     other: nn.Module = copy.deepcopy(network)
     other.load_state_dict(load(content))
     return other
 
 
-def _write_exported(network: nn.Module, example: tuple[Tensor]) -> bytes:
+def _write_exported(network: Network, example: tuple[Tensor]) -> bytes:
     file = io.BytesIO()
-    torch.export.save(torch.export.export(network, example, dynamic_shapes=_free()), file)
+    torch.export.save(torch.export.export(network, example, dynamic_shapes=_any_batch()), file)
     return file.getvalue()
 
 
-def _read_exported(_network: nn.Module, content: bytes) -> Callable[[Tensor], Tensor]:
+def _read_exported(_network: Network, content: bytes) -> Callable[[Tensor], Tensor]:
     loaded: Callable[[Tensor], Tensor] = torch.export.load(io.BytesIO(content)).module()
     return loaded
 
 
-def _write_onnx(network: nn.Module, example: tuple[Tensor]) -> bytes:
+def _write_onnx(network: Network, example: tuple[Tensor]) -> bytes:
     program: Any = torch.onnx.export(
         network,
         example,
         dynamo=True,
         opset_version=OPSET,
-        dynamic_shapes=_free(),
+        dynamic_shapes=_any_batch(),
         verbose=False,
         input_names=["image"],
         output_names=["logits"],
@@ -169,21 +187,27 @@ def _write_onnx(network: nn.Module, example: tuple[Tensor]) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _read_onnx(_network: nn.Module, content: bytes) -> Callable[[Tensor], Tensor]:
+def _read_onnx(_network: Network, content: bytes) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content)
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
-def _free() -> tuple[dict[int, torch.export.Dim]]:
-    """Batches of any size."""
+def _any_batch() -> tuple[dict[int, torch.export.Dim]]:
     return ({0: torch.export.Dim("batch", min=1)},)
 
 
-FORMATS = {
-    "safetensors": ("weights.safetensors", _write_safetensors, _read_safetensors),
-    "exported": ("network.pt2", _write_exported, _read_exported),
-    "onnx": ("network.onnx", _write_onnx, _read_onnx),
+class Writer(NamedTuple):
+    """A format: its file, and how that is written and read back."""
+
+    file: str
+    write: Callable[[Network, tuple[Tensor]], bytes]
+    read: Callable[[Network, bytes], Callable[[Tensor], Tensor]]
+
+
+WRITERS: dict[Format, Writer] = {
+    "safetensors": Writer("weights.safetensors", _write_safetensors, _read_safetensors),
+    "exported": Writer("network.pt2", _write_exported, _read_exported),
+    "onnx": Writer("network.onnx", _write_onnx, _read_onnx),
 }
-"""File, how it is written, and how it is read back."""

@@ -1,305 +1,228 @@
-"""`stn predict`: what a run says of pictures in files, and where it looks in them."""
+"""`stn predict`: label images in files, and say where their crops lie."""
 
 import contextlib
 import csv
-import glob
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw
-from torch import Tensor
 
+from stn_lightning.analysis.predictions import (
+    CORNERS,
+    CropOutline,
+    Prediction,
+    Unreadable,
+    find_images,
+    predictions,
+)
 from stn_lightning.callbacks.warp_images import COLOURS
-from stn_lightning.datamodules.preprocessing import PreprocessedImage
-from stn_lightning.datasets.image_files import decode, image_size
-from stn_lightning.datasets.image_folder import ENDINGS
-from stn_lightning.runs.loading import Run, load_run
+from stn_lightning.datasets.image_files import decode
+from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.runs.options import Options
-from stn_lightning.transformers import WarpRecord
 
-BATCH = 64
 UNREADABLE = 1
-"""The exit code where some pictures have no answer."""
-CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
-"""Of what the transformer hands to the classifier: of a crop that is upside down, top_left lies at
-the bottom right.
-"""
+"""Exit code where some images have no answer."""
 SIDE = 256
-"""Longest side of a drawn picture, in pixels."""
-
-
-class CropOutline(NamedTuple):
-    """Where one transformer looks in a picture."""
-
-    theta: list[float]
-    outline: Tensor
-    """(points, 2), the rim of the grid in the picture's pixels"""
-    corners: list[list[float]]
-    """(x, y) in the picture's pixels"""
-    crop: Tensor
-    """(channels, height, width)"""
-
-
-class Prediction(NamedTuple):
-    """What is said of a picture."""
-
-    file: Path
-    label: str
-    probability: float
-    gazes: list[CropOutline]
+"""Longest side of a drawn image, in pixels."""
 
 
 def predict(arguments: list[str]) -> int:
-    """Print label, probability, theta and outline of each picture.
+    """Print label, probability, theta and crop of each image.
 
     Returns:
-        the process's exit code: 0 each picture has its answer, 1 some files could not be read, 2
-        the user got something wrong.
+        0 each image has its answer, 1 some could not be read, 2 wrong arguments.
     """
     chosen = _options().parse_args(arguments)
     try:
-        if chosen.out and chosen.out.suffix not in (".csv", ".jsonl"):
-            raise ValueError(f"--out {chosen.out}: give a file that ends in .csv or .jsonl")
-        files = find_images(chosen.pictures)
-        first = next(files, None)
-        if first is None:
-            raise ValueError(
-                f"no pictures in {', '.join(chosen.pictures)}; JPEG, PNG and WebP files are read"
-            )
-        return _answer(
-            load_run(chosen.run), itertools.chain([first], files), chosen.out, chosen.draw
-        )
+        return predict_files(chosen.run, chosen.images, chosen.out, chosen.draw, chosen.checkpoint)
     except (ValueError, OSError) as problem:
         print(f"stn predict: {problem}", file=sys.stderr)
         return 2
 
 
 def _options() -> Options:
-    options = Options(
-        "predict", "What a run says of pictures in files: label, probability, theta, outline."
-    )
-    options.add_argument("run", metavar="RUN", help="its name, or its folder")
+    options = Options("predict", "Print label, probability, theta and crop of images in files.")
+    options.add_argument("run", metavar="RUN", help="name of a run, or its folder")
     options.add_argument(
-        "pictures",
+        "images",
         nargs="+",
-        metavar="PICTURES",
-        help="files, folders with all that is in them, patterns as 'a/*.png'",
+        metavar="IMAGES",
+        help="files, folders with all that is in them, patterns such as 'a/*.png'",
     )
     options.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="FILE.csv or FILE.jsonl, a JSON object a line; else CSV on the screen",
+        help="FILE.csv, or FILE.jsonl with a JSON object a line; CSV on the screen when left out",
     )
     options.add_argument(
         "--draw",
         type=Path,
         metavar="FOLDER",
-        help="for a PNG of each picture with the outline, and the warped crop beside",
+        help="write a PNG of each image with the outlines of its crops, and the crops, into FOLDER",
     )
+    options.add_argument("--checkpoint", help="a file in RUN's checkpoints; best.ckpt if left out")
     return options
 
 
-def find_images(patterns: Iterable[str]) -> Iterator[Path]:
-    """Files one by one: those named, whatever their ending, and in folders all JPEG, PNG and WebP
-    files in the order of their names.
+def predict_files(
+    run: str,
+    images: list[str],
+    out: Path | None = None,
+    draw: Path | None = None,
+    checkpoint: str | None = None,
+) -> int:
+    """Write label, probability, theta and crop of each image to a file or the screen.
+
+    Args:
+        run: name of a run, or its folder.
+        images: files, folders with all that is in them, patterns such as `a/*.png`.
+        out: a .csv file, or a .jsonl file with a JSON object a line; CSV on the screen when left
+            out.
+        draw: folder for a PNG of each image with the outlines of its crops.
+        checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
+
+    Returns:
+        0 each image has its answer, 1 some could not be read.
 
     Raises:
-        ValueError: where a name stands for nothing.
+        ValueError: if the run, the images or the file's ending make no sense.
     """
-    for pattern in patterns:
-        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path's takes no absolute pattern
-        if not paths:
-            raise ValueError(f"{pattern}: there is no such file, folder or pattern")
-        for path in paths:
-            yield from _below(path) if Path(path).is_dir() else [Path(path)]
-
-
-def _below(folder: str) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (
-            Path(root, name) for name in sorted(names) if Path(name).suffix.lower() in ENDINGS
+    if out and out.suffix not in (".csv", ".jsonl"):
+        raise ValueError(f"--out {out}: give a file that ends in .csv or .jsonl")
+    files = find_images(images)
+    first = next(files, None)
+    if first is None:
+        raise ValueError(f"no images in {', '.join(images)}; JPEG, PNG and WebP files are read")
+    network = TrainedNetwork.load(run, checkpoint=checkpoint)
+    number, unreadable, start = 0, 0, time.perf_counter()
+    with _opened(out) as file:
+        write = (
+            _json_writer(file, network)
+            if out and out.suffix == ".jsonl"
+            else _csv_writer(file, network)
         )
-
-
-def predictions(run: Run, files: Iterable[Path], unreadable: list[str]) -> Iterator[Prediction]:
-    """Of each file that can be read, in order; a line for each other one goes to `unreadable`.
-
-    A batch is read while the one before is looked at, and there are never more than two of them.
-    """
-    read: Callable[[Path], PreprocessedImage | str] = lambda file: _read(run, file)  # noqa: E731
-    with ThreadPoolExecutor(2) as threads:
-        chunks = iter(lambda: list(itertools.islice(files, BATCH)), [])
-        files = iter(files)
-        ahead = [(chunk, threads.map(read, chunk)) for chunk in itertools.islice(chunks, 1)]
-        while ahead:
-            chunk, pending = ahead.pop()
-            fits = list(pending)
-            ahead = [(later, threads.map(read, later)) for later in itertools.islice(chunks, 1)]
-            unreadable += [fit for fit in fits if isinstance(fit, str)]
-            good = [
-                (file, fit)
-                for file, fit in zip(chunk, fits, strict=True)
-                if not isinstance(fit, str)
-            ]
-            if good:
-                yield from _looked_at(run, good)
-
-
-def _read(run: Run, file: Path) -> PreprocessedImage | str:
-    try:
-        image_size(file)  # refuses what would unfold into gigabytes
-        return run.data.preprocess(
-            torch.from_numpy(decode(file).copy()).permute(2, 0, 1), run.image_shape
-        )
-    except (ValueError, OSError) as problem:
-        return str(problem)
-
-
-def _looked_at(run: Run, pictures: list[tuple[Path, PreprocessedImage]]) -> Iterator[Prediction]:
-    logits, look = run.see(torch.stack([fit.image for _, fit in pictures]))
-    said = run.task.predictions(logits, run.class_names)
-    gazes = _gazes(look, [fit for _, fit in pictures]) if look is not None else itertools.repeat([])
-    for (file, _), (label, probability), seen in zip(pictures, said, gazes):  # noqa: B905  # gazes may be endless
-        yield Prediction(file, label, probability, seen)
-
-
-def _gazes(look: WarpRecord, fits: list[PreprocessedImage]) -> Iterator[list[CropOutline]]:
-    """Of each picture, what each transformer looks at; all that can be is done for the batch at
-    once.
-    """
-    grids = look.grids.float().cpu()  # (B, n, H, W, 2)
-    height, width = grids.shape[2:4]
-    sides = [
-        grids[:, :, 0],
-        grids[:, :, 1:, -1],
-        grids[:, :, -1].flip(2)[:, :, 1:],
-        grids[:, :, 1:-1, 0].flip(2),
-    ]
-    rims = torch.cat(sides, 2)  # (B, n, points, 2), clockwise from the top left
-    corners = [0, width - 1, width + height - 2, 2 * width + height - 3]
-    crops = (
-        look.output.image.float().cpu().unflatten(0, (-1, 1))
-        if look.output.image.dim() == 4
-        else look.output.image.float().cpu()
-    )
-    for fit, thetas, rim, crop in zip(fits, look.thetas.tolist(), rims, crops, strict=True):
-        outlines = fit.in_picture(rim)  # (n, points, 2)
-        places = outlines[:, corners].tolist()
-        yield [CropOutline(*parts) for parts in zip(thetas, outlines, places, crop, strict=True)]
-
-
-def _answer(run: Run, files: Iterable[Path], out: Path | None, folder: Path | None) -> int:
-    if len(run.image_shape) != 3 or run.image_shape[0] not in (1, 3):
-        raise ValueError(
-            f"{run.run.path} takes images of shape {run.image_shape}; pictures in files are flat, grey or in colour"
-        )
-    unreadable: list[str] = []
-    number, start = 0, time.perf_counter()
-    with out.open("w", newline="") if out else contextlib.nullcontext(sys.stdout) as file:
-        write = _as_json(file) if out and out.suffix == ".jsonl" else _as_csv(file)
-        for answer in predictions(run, files, unreadable):
+        for answer in predictions(network, itertools.chain([first], files)):
+            if isinstance(answer, Unreadable):
+                unreadable += 1
+                print(f"not read: {answer.reason}", file=sys.stderr)
+                continue
             write(answer)
             number += 1
-            if folder:
-                _save(draw_prediction(answer), folder, answer.file, number)
-    rate = number / (time.perf_counter() - start)
-    channels, height, width = run.image_shape
-    made = f"{width} x {height} px in {'grey' if channels == 1 else 'colour'}, {run.data.preprocess_summary}"
-    print(f"{number:,} pictures, {rate:,.0f} a second; each became {made}", file=sys.stderr)
-    for line in unreadable:
-        print(f"not read: {line}", file=sys.stderr)
+            if draw:
+                _save(draw_prediction(answer), draw, answer.file, number)
+    _summarise(network, number, time.perf_counter() - start)
     if unreadable:
-        print(
-            f"stn predict: {len(unreadable):,} of {number + len(unreadable):,} files could not be read",
-            file=sys.stderr,
-        )
+        total = number + unreadable
+        print(f"stn predict: {unreadable:,} of {total:,} files could not be read", file=sys.stderr)
     return UNREADABLE if unreadable else 0
 
 
-def _as_json(file: Any) -> Callable[[Prediction], Any]:
+def _summarise(network: TrainedNetwork, number: int, seconds: float) -> None:
+    channels, height, width = network.image_shape
+    print(
+        f"{number:,} images, {number / seconds:,.0f} a second, by {network.checkpoint}; each "
+        f"became {width} x {height} px in {'grey' if channels == 1 else 'colour'}, "
+        f"{network.data.preprocess_summary}",
+        file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def _opened(out: Path | None) -> Iterator[Any]:
+    """Open the output; file names that are not UTF-8 are written with their own bytes."""
+    if out:
+        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            yield file
+        return
+    before = getattr(sys.stdout, "errors", None)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")
+    yield sys.stdout
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors=before)
+
+
+def _json_writer(file: Any, network: TrainedNetwork) -> Callable[[Prediction], Any]:
     def write(answer: Prediction) -> None:
-        looks = [{"theta": gaze.theta, "corners": gaze.corners} for gaze in answer.gazes]
+        crops = [{"theta": crop.theta, "corners": crop.corners} for crop in answer.crops]
         line = {
             "file": str(answer.file),
             "label": answer.label,
             "probability": answer.probability,
-            "looks": looks,
+            "crops": crops,
+            "checkpoint": str(network.checkpoint),
         }
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(line, allow_nan=False) + "\n")
 
     return write
 
 
-def _as_csv(file: Any) -> Callable[[Prediction], Any]:
+def _csv_writer(file: Any, network: TrainedNetwork) -> Callable[[Prediction], Any]:
     table = csv.writer(file, lineterminator="\n")
-    begun = False
+    header_written = False
 
     def write(answer: Prediction) -> None:
-        nonlocal begun
-        if not begun:
-            begun = True
-            table.writerow(["file", "label", "probability", *_columns(answer)])
-        numbers = [
-            n for gaze in answer.gazes for n in (*gaze.theta, *itertools.chain(*gaze.corners))
-        ]
-        table.writerow(
-            [answer.file, answer.label, f"{answer.probability:.6f}", *(f"{n:.6g}" for n in numbers)]
+        nonlocal header_written
+        if not header_written:
+            header_written = True
+            table.writerow(["file", "label", "probability", *_columns(answer.crops), "checkpoint"])
+        numbers = (
+            f"{number:.6g}"
+            for crop in answer.crops
+            for number in (*crop.theta, *itertools.chain(*crop.corners))
         )
+        head = [answer.file, answer.label, f"{answer.probability:.6f}"]
+        table.writerow([*head, *numbers, network.checkpoint])
 
     return write
 
 
-def _columns(answer: Prediction) -> Iterator[str]:
-    """Of parallel transformers, each has its number in front."""
-    for n, gaze in enumerate(answer.gazes):
-        prefix = "" if len(answer.gazes) == 1 else f"{n}."
-        yield from (f"{prefix}theta.{i:02d}" for i in range(len(gaze.theta)))
+def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
+    """Name the columns of crops; with several transformers each has its number in front."""
+    crops = list(crops)
+    for n, crop in enumerate(crops):
+        prefix = "" if len(crops) == 1 else f"{n}."
+        yield from (f"{prefix}theta.{i:02d}" for i in range(len(crop.theta)))
         yield from (f"{prefix}{corner}.{axis}" for corner in CORNERS for axis in "xy")
 
 
 def draw_prediction(answer: Prediction) -> Image.Image:
-    """The picture with the outline of where each transformer looks, and beside it what each hands
-    on.
-    """
-    with Image.open(answer.file) as opened:
-        picture = opened.convert("RGB")
-    factor = SIDE / max(picture.size)
-    width, height = (max(1, round(side * factor)) for side in picture.size)
+    """Draw the upright image with the outlines of its crops, and the crops beside it."""
+    image = Image.fromarray(np.asarray(decode(answer.file)))
+    factor = SIDE / max(image.size)
+    width, height = (max(1, round(side * factor)) for side in image.size)
     sheet = Image.new(
-        "RGB", (width + len(answer.gazes) * (SIDE + 4), SIDE if answer.gazes else height), "white"
+        "RGB", (width + len(answer.crops) * (SIDE + 4), SIDE if answer.crops else height), "white"
     )
-    enlarged = picture.resize(
+    enlarged = image.resize(
         (width, height), Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
     )
     pen = ImageDraw.Draw(enlarged)
-    for n, gaze in enumerate(answer.gazes):
-        rim = (gaze.outline * factor - 0.5).clamp(-SIDE, 2 * SIDE)
-        pen.line(
-            [(x, y) for x, y in [*rim.tolist(), rim[0].tolist()]],
-            fill=COLOURS[n % len(COLOURS)],
-            width=2,
-        )
-        crop = gaze.crop.clamp(0, 1) if gaze.crop.min() >= 0 else gaze.crop - gaze.crop.min()
-        values = (crop / max(1.0, float(crop.max())) * 255).round().byte().expand(3, -1, -1)
-        shown = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy()).resize(
-            (SIDE, SIDE), Image.Resampling.NEAREST
-        )
-        sheet.paste(shown, (width + 4 + n * (SIDE + 4), 0))
+    for n, crop in enumerate(answer.crops):
+        rim = (crop.outline * factor - 0.5).clamp(-SIDE, 2 * SIDE)
+        line = [(x, y) for x, y in [*rim.tolist(), rim[0].tolist()]]
+        pen.line(line, fill=COLOURS[n % len(COLOURS)], width=2)
+        sheet.paste(_draw_crop(crop), (width + 4 + n * (SIDE + 4), 0))
     sheet.paste(enlarged, (0, 0))
     return sheet
 
 
-def _save(picture: Image.Image, folder: Path, file: Path, number: int) -> None:
-    """Under a number and the file's name: files of one name may come from several folders."""
+def _draw_crop(crop: CropOutline) -> Image.Image:
+    """Draw a crop as a square; values beyond 0 to 1 are stretched into it."""
+    values = crop.crop.clamp(min=0) if crop.crop.min() >= 0 else crop.crop - crop.crop.min()
+    levels = (values / max(1.0, float(values.max())) * 255).round().byte().expand(3, -1, -1)
+    drawn = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    return drawn.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+def _save(image: Image.Image, folder: Path, file: Path, number: int) -> None:
+    """Save under a number and the file's name: several folders may have files of one name."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture.save(folder / f"{number:06d}-{file.stem}.png")
+    image.save(folder / f"{number:06d}-{file.stem}.png")

@@ -1,8 +1,8 @@
 """`stn report`: one page about one run or several, in one file."""
 
 import io
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from stn_lightning.analysis.page import page
 from stn_lightning.callbacks.warp_images import ROW, draw
 from stn_lightning.launch.table_format import read_table
-from stn_lightning.runs.loading import Run, load_run
+from stn_lightning.runs.loading import TrainedNetwork as Run
 from stn_lightning.runs.options import Options
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime.atomic_files import atomic_write
@@ -88,45 +88,93 @@ def report(arguments: list[str]) -> int:
     options.add_argument(
         "--strip", type=Path, metavar="FILE", help="also a few steps of it below each other, as PNG"
     )
+    options.add_argument(
+        "--checkpoint", help="a file in a run's checkpoints; best.ckpt if left out"
+    )
     chosen = options.parse_args(arguments)
     try:
-        runs = [load_run(name) for name in chosen.runs]
-        file = chosen.out or runs[0].run.path / "report.html"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        said = [collect(run) for run in runs]
-        text = page(said)
-        with atomic_write(file) as out:
-            out.write(text.encode())
-        for option, path, content in (
-            ("film", chosen.film, said[0].animation),
-            ("strip", chosen.strip, said[0].filmstrip),
-        ):
-            if path is None:
-                continue
-            if content is None:
-                raise ValueError(
-                    f"{runs[0].run.path} has no pictures of two epochs or more; leave --{option} out"
-                )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as out:
-                out.write(content)
+        return report_runs(chosen.runs, chosen.out, chosen.film, chosen.strip, chosen.checkpoint)
     except (ValueError, OSError) as problem:
         print(f"stn report: {problem}", file=sys.stderr)
         return 2
-    print(f"{file}, {len(text) / 2**20:.1f} MB: open it in any browser")
+
+
+def report_runs(
+    runs: Sequence[str],
+    out: Path | None = None,
+    film: Path | None = None,
+    strip: Path | None = None,
+    checkpoint: str | None = None,
+) -> int:
+    """Write a page about runs in one file: curves, the paper's numbers, crops, errors.
+
+    Args:
+        runs: names of runs, or their folders.
+        out: report.html in the folder of the first run when left out.
+        film: WebP of the first run's crops, epoch by epoch.
+        strip: PNG of a few epochs of it, below each other.
+        checkpoint: a file in the runs' folders `checkpoints`; best.ckpt when left out.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: if there is no such run, or it has no images of two epochs or more.
+    """
+    networks = [Run.load(name, checkpoint=checkpoint) for name in runs]
+    file = write_report(networks, out, film, strip)
+    print(f"{file}, {file.stat().st_size / 2**20:.1f} MB: open it in any browser")
     return 0
+
+
+def write_report(
+    networks: Sequence[Run],
+    path: str | Path | None = None,
+    film: str | Path | None = None,
+    strip: str | Path | None = None,
+) -> Path:
+    """Write a page about runs; return its path.
+
+    Args:
+        networks: compared side by side where there are several.
+        path: report.html in the folder of the first run when left out.
+        film: also a WebP of the first run's crops, epoch by epoch.
+        strip: also a PNG of a few epochs of it, below each other.
+
+    Raises:
+        ValueError: if a film or strip is asked for and there are no images of two epochs.
+    """
+    reports = [collect(network) for network in networks]
+    file = Path(path) if path is not None else networks[0].folder / "report.html"
+    _write(file, page(reports).encode())
+    for option, target, content in (
+        ("film", film, reports[0].animation),
+        ("strip", strip, reports[0].filmstrip),
+    ):
+        if target is None:
+            continue
+        if content is None:
+            raise ValueError(
+                f"{networks[0].folder} has no images of two epochs or more; leave --{option} out"
+            )
+        _write(Path(target), content)
+    return file
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as out:
+        out.write(content)
 
 
 def collect(run: Run) -> RunReport:
     """Read a run's folder, and look at the test pictures through it."""
-    file = run.run.path / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
-    curves, pictures = read_events(run.run.path)
-    numbers = paper_numbers(results, resolve_config(Path("configs/tables")))
+    curves, pictures = read_events(run.folder)
+    numbers = paper_numbers(run.results, resolve_config(Path("configs/tables")))
     config = yaml.safe_dump(run.config, sort_keys=False)
     return RunReport(
-        run.run.name,
-        results,
+        run.name,
+        run.results,
         config,
         run.class_names,
         curves,
@@ -232,7 +280,7 @@ def evaluate(run: Run) -> Evaluation:
     worst: list[Any] = []
     for batch in run.data.test_dataloader():
         batch = run.data.on_after_batch_transfer(batch, 0)
-        logits, look = run.see(batch.image)
+        logits, look = run.infer(batch.image)
         logits = logits.float().cpu()
         loss = (
             functional.cross_entropy(logits.movedim(-1, 1), batch.label, reduction="none")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stn_lightning.analysis.demo import demo, look, serving
-from stn_lightning.runs.loading import Run, load_run
+from stn_lightning.analysis.run import Run, load_run
 from tests.browser import CHROMIUM, REASON, Page, browser
 
 
@@ -92,7 +92,7 @@ def test_an_answer_is_what_the_run_says(address: str, small: Run) -> None:
     grey = torch.randint(0, 256, (42 * 42,), dtype=torch.uint8)
     with urllib.request.urlopen(f"{address}look", grey.numpy().tobytes()) as reply:
         answer = json.load(reply)
-    logits, seen = small.see(grey.view(1, 1, 42, 42) / 255)
+    logits, seen = small.infer(grey.view(1, 1, 42, 42) / 255)
     assert seen is not None
     assert answer["probabilities"] == pytest.approx(logits[0].softmax(0).tolist(), abs=1e-5)
     assert answer["outlines"][0][0] == pytest.approx(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from stn_lightning import load_run
 from stn_lightning.analysis import export as module
-from stn_lightning.analysis.export import FORMATS, ONNX, export
-from stn_lightning.runs.loading import load_run
+from stn_lightning.analysis.export import ONNX, WRITERS, Format, Writer, export
 from tests.mnist_miniature import write_mnist
 from tests.stn_command import CONFIGS, Stn
 
@@ -34,7 +34,7 @@ def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name", ["exported", pytest.param("onnx", marks=NEEDS_ONNX), "safetensors"]
 )
 def test_the_how_to_runs_as_it_stands(
-    name: str,
+    name: Format,
     exported: Path,
     small_run: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -42,14 +42,14 @@ def test_the_how_to_runs_as_it_stands(
 ) -> None:
     monkeypatch.chdir(exported)
     code = BLOCKS[["exported", "onnx", "safetensors"].index(name)]
-    assert FORMATS[name][0] in code
+    assert WRITERS[name].file in code
     known: dict[str, object] = {}
     exec(code.replace("filters=64", "filters=8"), known)
     if name == "safetensors":
         network, run = known["network"], load_run(small_run)
         image = torch.rand(3, 1, 42, 42)
         assert isinstance(network, torch.nn.Module)
-        torch.testing.assert_close(network(image), run.see(image)[0].clone(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(network(image), run.infer(image)[0].clone(), rtol=0, atol=1e-5)
         assert len(known["theta"]) == 7  # type: ignore[arg-type]
     else:
         assert capsys.readouterr().out.count("'") == 14
@@ -71,9 +71,9 @@ def test_a_file_that_does_not_agree_is_not_written(
 ) -> None:
     write, read = module._write_safetensors, module._read_safetensors
     monkeypatch.setitem(
-        FORMATS,
+        WRITERS,
         "safetensors",
-        ("weights.safetensors", write, lambda n, c: lambda image: read(n, c)(image) + 1e-3),
+        Writer("weights.safetensors", write, lambda n, c: lambda image: read(n, c)(image) + 1e-3),
     )
     assert export([str(small_run), "--out", str(tmp_path), "--formats", "safetensors"]) == 2
     assert (

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stn_lightning.analysis.predict import BATCH, draw_prediction, find_images, predict, predictions
-from stn_lightning.runs.loading import Run, load_run
+from stn_lightning.analysis.predict import draw_prediction, predict
+from stn_lightning.analysis.predictions import BATCH, Prediction, find_images, predictions
+from stn_lightning.analysis.run import Run, load_run
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
     assert predict([str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
     said = [json.loads(line) for line in out.read_text().splitlines()]
     batch = small.data.transform_batch(small.data.dataset("test")[_draw(BATCH + 6)])
-    logits, look = small.see((batch.image * 255).round() / 255)
+    logits, look = small.infer((batch.image * 255).round() / 255)
     assert look is not None
     assert [line["label"] for line in said] == [
         small.class_names[i] for i in logits.argmax(1).tolist()
@@ -54,7 +55,7 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
         rtol=0,
         atol=1e-5,
     )
-    theta = torch.tensor([line["looks"][0]["theta"] for line in said])
+    theta = torch.tensor([line["crops"][0]["theta"] for line in said])
     torch.testing.assert_close(theta, look.thetas[:, 0].clone(), rtol=0, atol=1e-4)
     # an affine crop's corner pixels lie half an output pixel inside of (-1, -1), (1, -1), ...; the
     # picture is 42 px wide
@@ -64,7 +65,7 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
     )
     expected = (torch.einsum("bij,nj->bni", theta.view(-1, 2, 3), points) + 1) * 21
     torch.testing.assert_close(
-        torch.tensor([line["looks"][0]["corners"] for line in said]), expected, rtol=0, atol=1e-2
+        torch.tensor([line["crops"][0]["corners"] for line in said]), expected, rtol=0, atol=1e-2
     )
 
 
@@ -91,7 +92,7 @@ def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
     assert [next(name for name in bad if name in line) for line in named] == sorted(bad)
     assert said.err.splitlines()[-1] == "stn predict: 5 of 100 files could not be read"
     assert list(rows[0])[:4] == ["file", "label", "probability", "theta.00"]
-    assert list(rows[0])[-2:] == ["bottom_left.x", "bottom_left.y"]
+    assert list(rows[0])[-2:] == ["bottom_left.y", "checkpoint"]
 
 
 def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_pictures_stream(small: Run, tmp_path: Path) -> None:
         for asked in range(number):
             yield tmp_path / f"digits/000{asked % 2}.png"
 
-    stream = predictions(small, endless(100 * BATCH), [])  # type: ignore[arg-type]
+    stream = predictions(small, endless(100 * BATCH))  # type: ignore[arg-type]
     next(stream)
     assert asked < 3 * BATCH
     for _ in range(2 * BATCH):
@@ -174,7 +175,7 @@ MISTAKES = {
     ),
     "an empty folder": (
         ["RUN", "."],
-        "stn predict: no pictures in .; JPEG, PNG and WebP files are read",
+        "stn predict: no images in .; JPEG, PNG and WebP files are read",
     ),
     "no format": (
         ["RUN", ".", "--out", "a.txt"],
@@ -203,5 +204,6 @@ def test_a_mistake_is_one_line(
 
 def test_a_picture_is_drawn_where_there_is_no_transformer(small: Run, tmp_path: Path) -> None:
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
-    answer = next(predictions(small, [tmp_path / "a.png"], []))
-    assert draw_prediction(answer._replace(gazes=[])).size == (256, 171)
+    answer = next(predictions(small, [tmp_path / "a.png"]))
+    assert isinstance(answer, Prediction)
+    assert draw_prediction(answer._replace(crops=[])).size == (256, 171)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stn_lightning import load_run
 from stn_lightning.analysis.report import (
     FRAMES,
     STEPS,
@@ -17,7 +18,6 @@ from stn_lightning.analysis.report import (
     paper_numbers,
     report,
 )
-from stn_lightning.runs.loading import load_run
 from tests.browser import CHROMIUM, REASON, browser
 from tests.stn_command import CONFIGS
 

@@ -1,0 +1,165 @@
+"""Predictions of a trained network for images in files, with the outlines of its crops."""
+
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stn_lightning.datamodules.preprocessing import PreprocessedImage
+from stn_lightning.datasets.image_files import decode, image_size
+from stn_lightning.datasets.image_folder import ENDINGS
+from stn_lightning.geometry import overlap
+from stn_lightning.runs.loading import TrainedNetwork
+from stn_lightning.transformers import WarpRecord
+
+BATCH = 64
+CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
+"""Corners of a crop as the classifier sees it: of one that is upside down, top_left lies at the
+bottom right of the image.
+"""
+
+
+class CropOutline(NamedTuple):
+    """Where one transformer's crop lies in an image."""
+
+    theta: list[float]
+    outline: Float[Tensor, "points 2"]
+    """(x, y) in pixels of the upright image, clockwise from the crop's upper left"""
+    corners: list[list[float]]
+    """(x, y) of each of CORNERS, in the same pixels"""
+    crop: Float[Tensor, "channels height width"]
+
+
+class Prediction(NamedTuple):
+    """The network's answer for one image."""
+
+    file: Path
+    label: str
+    probability: float
+    probabilities: Float[Tensor, "*digits classes"]
+    crops: list[CropOutline]
+    """one for each parallel transformer; empty where there is none in front"""
+
+
+class Unreadable(NamedTuple):
+    """A file without an answer."""
+
+    file: Path
+    reason: str
+    """names the file"""
+
+
+def predict_all(network: TrainedNetwork, paths: Iterable[str | Path]) -> list[Prediction]:
+    """Return the prediction for each image that the paths stand for.
+
+    Raises:
+        ValueError: if a path stands for nothing, or files cannot be read; it names each.
+    """
+    answers = list(predictions(network, find_images(paths)))
+    if bad := [answer.reason for answer in answers if isinstance(answer, Unreadable)]:
+        raise ValueError("\n".join(bad))
+    return [answer for answer in answers if isinstance(answer, Prediction)]
+
+
+def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield the files that paths, folders and patterns stand for.
+
+    A file that is named is taken whatever its ending; of a folder all JPEG, PNG and WebP files
+    below it, in the order of their names.
+
+    Raises:
+        ValueError: if one stands for nothing.
+    """
+    for path in map(str, paths):
+        found = [path] if Path(path).exists() else sorted(glob.glob(path, recursive=True))  # noqa: PTH207  # Path's takes no absolute pattern
+        if not found:
+            raise ValueError(f"{path}: there is no such file, folder or pattern")
+        for each in found:
+            yield from _files_below(each) if Path(each).is_dir() else [Path(each)]
+
+
+def _files_below(folder: str) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (
+            Path(root, name) for name in sorted(names) if Path(name).suffix.lower() in ENDINGS
+        )
+
+
+def predictions(
+    network: TrainedNetwork, files: Iterable[Path]
+) -> Iterator[Prediction | Unreadable]:
+    """Yield an answer for each file, in order.
+
+    A batch is read while the network works on the one before; there are never more than two.
+
+    Raises:
+        ValueError: if the network does not take flat images in grey or in colour.
+    """
+    shape = network.image_shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(
+            f"{network.folder} takes images of shape {shape}; images in files are flat, in grey "
+            "or in colour"
+        )
+    files = iter(files)
+    batches = iter(lambda: list(itertools.islice(files, BATCH)), [])
+    with ThreadPoolExecutor(2) as threads:
+        pending = threads.map(lambda file: _read(network, file), next(batches, []))
+        while items := list(pending):
+            pending = threads.map(lambda file: _read(network, file), next(batches, []))
+            answers = _answer(network, [item for item in items if not isinstance(item, Unreadable)])
+            yield from (item if isinstance(item, Unreadable) else next(answers) for item in items)
+
+
+def _read(network: TrainedNetwork, file: Path) -> tuple[Path, PreprocessedImage] | Unreadable:
+    try:
+        image_size(file)  # refuses what would unfold into gigabytes
+        pixels = torch.from_numpy(decode(file).copy()).permute(2, 0, 1)
+        return file, network.data.preprocess(pixels, network.image_shape)
+    except (ValueError, OSError) as problem:
+        return Unreadable(file, str(problem))
+
+
+def _answer(
+    network: TrainedNetwork, images: list[tuple[Path, PreprocessedImage]]
+) -> Iterator[Prediction | Unreadable]:
+    if not images:
+        return
+    logits, record = network.infer(torch.stack([each.image for _, each in images]))
+    logits = logits.float().cpu()
+    labels = network.task.predictions(logits, network.class_names)
+    crops = (
+        crop_outlines(record, [each for _, each in images])
+        if record is not None
+        else itertools.repeat([])
+    )
+    for (file, _), values, (label, probability), outlines in zip(
+        images, logits, labels, crops, strict=False
+    ):
+        if values.isfinite().all():
+            yield Prediction(file, label, probability, values.softmax(-1), outlines)
+        else:
+            yield Unreadable(file, f"{file}: the network's answer is NaN or infinite")
+
+
+def crop_outlines(
+    record: WarpRecord, images: list[PreprocessedImage]
+) -> Iterator[list[CropOutline]]:
+    """Yield the outlines of each image's crops."""
+    grids = record.grids.float().cpu()  # (batch, n, height, width, 2)
+    height, width = grids.shape[2:4]
+    rims = overlap.outline(grids.flatten(0, 1)).unflatten(0, grids.shape[:2])
+    corners = [0, width - 1, width + height - 2, 2 * width + height - 3]
+    crops = record.crops.float().cpu()
+    for image, thetas, rim, crop in zip(images, record.thetas.tolist(), rims, crops, strict=True):
+        outlines = image.in_picture(rim)  # (n, points, 2)
+        places = outlines[:, corners].tolist()
+        yield [CropOutline(*parts) for parts in zip(thetas, outlines, places, crop, strict=True)]

@@ -1,0 +1,91 @@
+"""A trained run in three lines of Python.
+
+run = stn_lightning.load_run("quickstart")
+predictions = run.predict(["scan.png"])
+logits = run.network(images)
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from stn_lightning.analysis import export, predictions, report
+from stn_lightning.datasets.image_files import decode
+from stn_lightning.runs.loading import TrainedNetwork
+
+
+class Run(TrainedNetwork):
+    """A trained network, and what one does with it."""
+
+    def predict(self, paths: Iterable[str | Path]) -> list[predictions.Prediction]:
+        """Return label, probability and crop outlines of each image.
+
+        Args:
+            paths: files, folders with all that is in them, or patterns such as `scans/*.png`.
+
+        Raises:
+            ValueError: if a path stands for nothing, or files cannot be read; it names each.
+        """
+        return predictions.predict_all(self, paths)
+
+    def preprocess(
+        self, image: str | Path | Image.Image | Tensor
+    ) -> Float[Tensor, "channels height width"]:
+        """Turn an image into what the network takes; add a batch axis with `[None]`.
+
+        Args:
+            image: a file, a Pillow image, or (3, height, width) as uint8; upright.
+        """
+        if isinstance(image, str | Path):
+            image = torch.from_numpy(decode(Path(image)).copy()).permute(2, 0, 1)
+        elif isinstance(image, Image.Image):
+            image = pil_to_tensor(image.convert("RGB"))
+        preprocessed: Tensor = self.data.preprocess(image, self.image_shape).image
+        return preprocessed.to(self.device, self.dtype)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write a page about the run; return its path.
+
+        Args:
+            path: report.html in the run's folder when left out.
+        """
+        return report.write_report([self], path)
+
+    def export(
+        self, folder: str | Path | None = None, formats: Sequence[export.Format] = export.FORMATS
+    ) -> Path:
+        """Write the network for other programs; return the folder.
+
+        Args:
+            folder: `export` in the run's folder when left out.
+            formats: some of safetensors, exported (torch.export) and onnx.
+
+        Raises:
+            ValueError: if a file differs from the run, which is then not written.
+        """
+        return export.write_formats(self, folder, formats)
+
+
+def load_run(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    checkpoint: str | None = None,
+) -> Run:
+    """Load a finished run by its name or folder.
+
+    Args:
+        name: name of a run below `runs/`, or its folder.
+        device: a GPU where there is one, else the CPU, when left out.
+        dtype: of weights and images; float32 when left out. Sampling grids stay float32.
+        checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
+
+    Raises:
+        ValueError: if there is no such run, or it cannot be read; one line says why.
+    """
+    return Run.load(name, device, dtype, checkpoint)

@@ -1,0 +1,77 @@
+"""A trained run in three lines, and the checkpoint that it is read from."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import stn_lightning
+
+
+@pytest.fixture
+def copied(small_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_run, tmp_path / "small"))
+
+
+def test_three_lines_predict_an_image(small_run: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "a.png")
+    run = stn_lightning.load_run(small_run)
+    (prediction,) = run.predict([tmp_path / "a.png"])
+    assert run.image_shape == (1, 42, 42)
+    assert run.class_names == tuple("0123456789")
+    probabilities = run.network(run.preprocess(tmp_path / "a.png")[None])[0].softmax(0)
+    assert prediction.label == run.class_names[int(probabilities.argmax())]
+    torch.testing.assert_close(prediction.probabilities, probabilities.detach())
+    torch.testing.assert_close(
+        run.preprocess(Image.open(tmp_path / "a.png")), run.preprocess(tmp_path / "a.png")
+    )
+
+
+def test_device_and_dtype_are_chosen(small_run: Path) -> None:
+    run = stn_lightning.load_run(small_run, device="cpu", dtype=torch.float64)
+    assert {p.dtype for p in run.network.parameters()} == {torch.float64}
+    logits, record = run.infer(torch.rand(2, 1, 42, 42))
+    assert logits.dtype == torch.float64
+    assert record is not None
+
+
+def test_the_package_exports_load_run_without_importing_pytorch() -> None:
+    code = (
+        "import sys, stn_lightning; print('torch' in sys.modules, callable(stn_lightning.load_run))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == ["False", "True"]
+
+
+def test_last_ckpt_is_never_taken_for_the_best_without_being_asked_for(copied: Path) -> None:
+    (copied / "checkpoints/best.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"best\.ckpt is missing; .* --checkpoint last\.ckpt"):
+        stn_lightning.load_run(copied)
+    run = stn_lightning.load_run(copied, checkpoint="last.ckpt")
+    assert run.checkpoint == copied / "checkpoints/last.ckpt"
+    assert "last.ckpt" in repr(run)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(copied: Path, value: float) -> None:
+    path = copied / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    name = next(name for name in checkpoint["state_dict"] if name.startswith("backbone."))
+    checkpoint["state_dict"][name].view(-1)[0] = value
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=rf"best\.ckpt: the weight {name} holds NaN or infinite"):
+        stn_lightning.load_run(copied)
+
+
+def test_bad_files_are_all_named(small_run: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    (tmp_path / "c.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"b\.png: .*\n.*c\.png: "):
+        stn_lightning.load_run(small_run).predict([tmp_path])
