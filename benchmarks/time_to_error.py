@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.alternating import report, table
 from stn_lightning.callbacks import ThroughputLogger
-from stn_lightning.cli.command import run
+from stn_lightning.cli.training import run
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "mnist"
 

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.alternating import chosen, in_a_process, report, table, times_as_long
 from stn_lightning.backbones import CNN
-from stn_lightning.cli.command import run
+from stn_lightning.cli.training import run
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import MNIST
 from stn_lightning.distortions import CounterRandom, RotatedScaledTranslated

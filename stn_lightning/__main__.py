@@ -15,11 +15,11 @@ from stn_lightning.runtime.exit_codes import FAILED, FINISHED, USAGE
 
 COMMANDS = {
     "fit": (
-        "cli.command:fit",
+        "cli.training:fit",
         "train, then test the best checkpoint; goes on where a run of that name was stopped",
     ),
-    "validate": ("cli.command:validate", "error of a run on the validation images"),
-    "test": ("cli.command:test", "error of a run on the test images; writes results.json"),
+    "validate": ("cli.training:validate", "error of a run on the validation images"),
+    "test": ("cli.training:test", "error of a run on the test images; writes results.json"),
     "predict": ("analysis.predict:predict", "label, probability and crop of your own images"),
     "export": ("analysis.export:export", "a run's network as safetensors, torch.export and ONNX"),
     "report": ("analysis.report:report", "a page about runs: curves, crops, errors"),
@@ -72,30 +72,31 @@ def main() -> int:
     if arguments[0] in ("fit", "validate", "test", "tune"):
         signals.start_listening()  # before seconds of imports, in which a signal would kill
     module, _, function = COMMANDS[arguments[0]][0].partition(":")
-    command: Callable[[list[str]], int] = getattr(
-        importlib.import_module(f"stn_lightning.{module}"), function
-    )
-    return _read_by_someone(command, arguments[1:])
+    command = getattr(importlib.import_module(f"stn_lightning.{module}"), function)
+    from stn_lightning.cli.typed_command import call  # a hundredth of a second
+
+    return _until_unread(call, command, arguments[1:])
 
 
-def _read_by_someone(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """The command's exit code; 1 where the reader of its output, `head` for one, leaves before its
-    end.
-    """
+def _until_unread(
+    call: Callable[[Callable[..., int], list[str]], int],
+    command: Callable[..., int],
+    arguments: list[str],
+) -> int:
+    """Return the command's exit code; 1 where the reader of its output, as `head`, leaves."""
     try:
-        code = command(arguments)
+        code = call(command, arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python flushes once more on its way out
+        # Python flushes once more on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print("stn: stopped, as nothing reads its output any more", file=sys.stderr)
         return FAILED
     return code
 
 
 def about() -> str:
-    """What matters in a bug report, one line each, without importing any of it."""
+    """Return what matters in a bug report, one line each, without importing any of it."""
     found = {
         **provenance.versions(),
         "commit": provenance.commit(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stn_lightning.cli.command import run
+from stn_lightning.cli.training import run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 Stn = Callable[..., tuple[int, str, str]]

@@ -1,7 +1,8 @@
-"""What a run came to, with everything needed to know where the number is from."""
+"""Write the record of a run after its test."""
 
-import json
+import contextlib
 import platform
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,54 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from stn_lightning.callbacks.throughput import ThroughputLogger
+from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runtime.checkpointing import AtomicCheckpoint
 from stn_lightning.runtime.provenance import commit, versions
 
+TRAINING = (
+    "epochs",
+    "samples_seen",
+    "train_seconds",
+    "images_per_second",
+    "monitor",
+    "best_validation",
+    "lengths",
+)
+"""Fields of the record that a training knows, and a later test takes from the earlier record."""
+
 
 class RecordWriter(Callback):
-    """After a test, writes `results.json` into the trainer's default_root_dir, and hyper-parameters
-    with the final metric to TensorBoard.
+    """Write `results.json` after a test, into the trainer's default_root_dir.
+
+    TensorBoard gets the hyper-parameters with the final metrics.
 
     Args:
         name: of the run.
         configs: the configuration files it was started with.
         seed: of the run.
-        hyper_parameters: flat, for TensorBoard's table of runs.
+        settings: its resolved configuration.
     """
 
-    def __init__(
-        self, name: str, configs: list[str], seed: int, hyper_parameters: dict[str, Any]
-    ) -> None:
+    def __init__(self, name: str, configs: list[str], seed: int, settings: dict[str, Any]) -> None:
         self.name = name
         self.configs = configs
         self.seed = seed
-        self.hyper_parameters = hyper_parameters
+        self.settings = settings
+        self.lengths: list[str] = []
         self.training: dict[str, Any] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"lengths": self.lengths}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lengths = list(state_dict["lengths"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (length := training_length(trainer.max_epochs, trainer.max_steps)) not in self.lengths:
+            self.lengths.append(length)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the totals of the training: testing the best checkpoint brings back those of its
-        epoch.
-        """
+        """Keep the totals of the training: testing the best checkpoint restores its epoch's."""
         throughput = next(
             callback
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -49,62 +70,87 @@ class RecordWriter(Callback):
             "samples_seen": throughput.samples,
             "train_seconds": round(throughput.seconds, 1),
             "images_per_second": round(throughput.images_per_second, 1),
+            "lengths": self.lengths if len(self.lengths) > 1 else [],
             **_best(trainer),
         }
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir)  # trainer.log_dir waits for the other processes
+        file = Path(trainer.default_root_dir) / RECORD  # trainer.log_dir waits for all processes
         metrics = {
             key: round(float(value), 4)
             for key, value in trainer.callback_metrics.items()
             if key.startswith("test/")
         }
-        results = {
-            "name": self.name,
-            "configs": self.configs,
-            "seed": self.seed,
-            "commit": commit(),
-            "versions": versions(),
-            "device": device_name(pl_module.device),
-            "devices": trainer.world_size,
-            "precision": str(trainer.precision),
-            "parameters": sum(p.numel() for p in pl_module.parameters()),
-            **self._training_so_far(folder),
-            "samples_tested": int(metrics.pop("test/samples", 0)),
-            "metrics": metrics,
-        }
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        record = RunRecord(
+            name=self.name,
+            configs=self.configs,
+            seed=self.seed,
+            commit=commit(),
+            versions=versions(),
+            device=device_name(pl_module.device),
+            devices=trainer.world_size,
+            precision=str(trainer.precision),
+            parameters=sum(p.numel() for p in pl_module.parameters()),
+            **(self.training or _earlier(file)),
+            samples_tested=int(metrics.pop("test/samples", 0)),
+            metrics=metrics,
+            date=datetime.now(UTC).date().isoformat(),
+            settings=self.settings,
+            checkpoint=Path(trainer.ckpt_path).name if trainer.ckpt_path else None,
+            initialised_from=self.settings.get("init_weights"),
+        )
+        record.write(file)
         if isinstance(trainer.logger, TensorBoardLogger):
             final = {f"final/{key}": value for key, value in metrics.items()}
             # without the first of these TensorBoard asks all runs what they have, and shows first
             # what differs
-            _, start, end = hparams(self.hyper_parameters, final)
+            _, start, end = hparams(_hyper_parameters(self.settings), final)
             for summary in (start, end):
                 trainer.logger.experiment.file_writer.add_summary(summary)
             trainer.logger.log_metrics(final, 0)
 
-    def _training_so_far(self, folder: Path) -> dict[str, Any]:
-        """From this process's training, else from the results that an earlier one wrote."""
-        keys = (
-            "epochs",
-            "samples_seen",
-            "train_seconds",
-            "images_per_second",
-            "monitor",
-            "best_validation",
-        )
-        if not self.training and (folder / "results.json").exists():
-            earlier = json.loads((folder / "results.json").read_text())
-            return {key: earlier.get(key) for key in keys}
-        return {key: self.training.get(key) for key in keys}
+
+def training_length(max_epochs: int | None, max_steps: int) -> str:
+    """Return the length of a training in words."""
+    if max_steps is not None and max_steps >= 0:
+        return f"{max_steps} steps"
+    return "no end" if max_epochs in (None, -1) else f"{max_epochs} epochs"
+
+
+def _earlier(file: Path) -> dict[str, Any]:
+    """Return what an earlier record says of the training; nothing where there is none."""
+    with contextlib.suppress(ValueError, OSError):
+        record = RunRecord.read(file)
+        return {name: getattr(record, name) for name in TRAINING}
+    return {}
+
+
+def _hyper_parameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return model and data settings with short dotted names, for TensorBoard's table of runs."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                name = (
+                    prefix
+                    if key == "init_args"
+                    else f"{prefix}.{key}".removesuffix(".class_path").strip(".")
+                )
+                walk(name, inner.rsplit(".", 1)[-1] if key == "class_path" else inner)
+        elif value is not None:
+            flat[prefix] = value if isinstance(value, int | float | str | bool) else str(value)
+
+    walk(
+        "", {key: settings[key] for key in ("seed_everything", "model", "data") if key in settings}
+    )
+    return flat
 
 
 def _best(trainer: Trainer) -> dict[str, Any]:
-    """The metric by which the checkpoint that is tested was chosen, and its best value; nothing
-    where none was kept.
-    """
+    """Return the metric that chose the best checkpoint and its value; nothing where none was kept."""
     kept = (
         callback
         for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -120,7 +166,7 @@ def _best(trainer: Trainer) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
+    """Return the name of the GPU, or of the processor with the threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -6,6 +6,7 @@ from functools import partial
 
 from stn_lightning.datasets import CUB, MNIST, SVHN, Source
 from stn_lightning.runs.config_errors import did_you_mean
+from stn_lightning.runtime.exit_codes import FINISHED, USAGE
 
 SETS: dict[str, Callable[[], Source]] = {
     "mnist": MNIST,
@@ -15,18 +16,24 @@ SETS: dict[str, Callable[[], Source]] = {
 }
 
 
-def prepare(arguments: list[str]) -> int:
-    """Download what is missing, check what is there, read every split; report all that is wrong at
-    once.
+def prepare(*data_sets: str) -> int:
+    """Download what is missing of data sets, and check what is there.
+
+    The data sets are mnist, cub, svhn and svhn-128. They lie in data/, or where STN_DATA says.
+    Every split is read, and all that is wrong is reported at once.
+
+    Args:
+        data_sets: names of data sets; all when left out.
 
     Returns:
-        the process's exit code: 0 all is well, 2 something is missing or wrong.
+        the exit code.
     """
     wrong = 0
-    for name in arguments or list(SETS):
+    for name in data_sets or SETS:
         if name not in SETS:
             print(
-                f"stn prepare: there is no data set '{name}'{did_you_mean(name, SETS)}; there is {', '.join(SETS)}",
+                f"stn prepare: there is no data set '{name}'{did_you_mean(name, SETS)}; "
+                f"there is {', '.join(SETS)}",
                 file=sys.stderr,
             )
             wrong += 1
@@ -39,4 +46,4 @@ def prepare(arguments: list[str]) -> int:
             for line in str(problem).splitlines():
                 print(f"stn prepare: {line}", file=sys.stderr)
             wrong += 1
-    return 2 if wrong else 0
+    return USAGE if wrong else FINISHED

@@ -2,7 +2,9 @@
 changes no run.
 """
 
+import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch.optim import Optimizer
 
 from stn_lightning.callbacks import LabelCheck
-from stn_lightning.cli.command import CommandLine, run
+from stn_lightning.cli.command import CommandLine
+from stn_lightning.cli.training import run
 from stn_lightning.runs.folder import RunFolder
-from stn_lightning.runs.options import Options
 from stn_lightning.tasks import ClassificationTask
 
 RANGE = (1e-5, 1.0)
@@ -33,46 +35,37 @@ ALONE = (
 """Of the trainer: one process, which keeps nothing and does not stop by itself."""
 
 
-def tune(arguments: list[str]) -> int:
-    """Print a suggestion, as the option that would take it.
+def tune(
+    *,
+    config: Sequence[Path] = (),
+    steps: int = 300,
+    batch_size: bool = False,
+    other_options: Sequence[str] = (),
+) -> int:
+    """Suggest a learning rate, or a batch size, for what stn fit would train.
+
+    The suggestion is printed as the option that takes it; nothing is written.
+
+    Args:
+        config: as for stn fit, whose other options are taken, too.
+        steps: of the search for a learning rate.
+        batch_size: find the largest batch that the GPU's memory holds instead.
+        other_options: options of `stn fit`.
 
     Returns:
-        the process's exit code: 0, or 2 where the user got something wrong.
+        the exit code.
+
+    Raises:
+        ValueError: where there are too few steps.
     """
-    options = Options(
-        "tune",
-        "Suggest a learning rate, or a batch size, for what `stn fit` with the same options would train.",
-    )
-    options.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="as for stn fit, whose other options are taken too",
-    )
-    options.add_argument(
-        "--steps",
-        type=int,
-        default=300,
-        metavar="N",
-        help="of the search for a learning rate; %(default)s when left out",
-    )
-    options.add_argument(
-        "--batch-size",
-        action="store_true",
-        help="instead: the largest batch size that the GPU's memory holds",
-    )
-    chosen, others = options.parse_known_args(arguments)
-    if chosen.steps < 2 * SKIPPED:
-        options.error(
-            f"--steps {chosen.steps} are too few to see a trend; give {2 * SKIPPED} or more"
-        )
-    files = [f"--config={file}" for file in chosen.config]
+    if steps < 2 * SKIPPED:
+        raise ValueError(f"--steps {steps} are too few to see a trend; give {2 * SKIPPED} or more")
+    files = [f"--config={file}" for file in config]
+    alone = [f"--trainer.{setting}" for setting in ALONE]
     with tempfile.TemporaryDirectory() as folder:
-        fit = ["fit", *files, *others, *(f"--trainer.{setting}" for setting in ALONE)]
         return run(
-            fit,
-            lambda given: Tuning(given, Path(folder), None if chosen.batch_size else chosen.steps),
+            ["fit", *files, *other_options, *alone],
+            lambda given: Tuning(given, Path(folder), None if batch_size else steps),
             "tune",
         )
 
@@ -98,6 +91,7 @@ class Tuning(CommandLine):
         return [LabelCheck()]
 
     def execute(self) -> None:
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # we say what was found
         if self.steps is None:
             self._suggest_batch_size()
         else:

@@ -11,17 +11,13 @@ import re
 import shlex
 import subprocess
 import sys
-from argparse import Namespace
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from stn_lightning.runs.config_errors import check_yaml
-from stn_lightning.runs.folder import nest_options
-from stn_lightning.runs.options import Options
-from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime.exit_codes import PREEMPTED, PROCESS_LOST
 from stn_lightning.runtime.provenance import program_name
 
@@ -66,43 +62,74 @@ elif [ $code -eq {PROCESS_LOST} ] || [[ $code =~ ^(134|137)$ && ${{SLURM_RESTART
 """
 
 
-def add_resources(options: Options, *, nodes: bool) -> None:
-    """The options that say what a job gets; `nodes` where it may be several."""
-    group = options.add_argument_group("the job")
-    if nodes:
-        group.add_argument("--nodes", type=int, default=1, metavar="N")
-        group.add_argument(
-            "--shared",
-            action="store_true",
-            help="this folder is the same on all nodes, whatever it looks like",
-        )
-    else:
-        options.set_defaults(nodes=1, shared=True)
-    group.add_argument(
-        "--gpus",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of each node, a process each; 0 for processors",
-    )
-    group.add_argument("--processes", type=int, metavar="N", help="of each node, where --gpus is 0")
-    group.add_argument("--cpus", type=int, metavar="N", help="cores of each process")
-    group.add_argument(
-        "--time",
-        default="24:00:00",
-        metavar="H:M:S",
-        help="limit; a job that reaches it saves, waits in the queue again, and goes on",
-    )
-    group.add_argument(
-        "--signal-before",
-        type=int,
-        default=180,
-        metavar="S",
-        help="seconds before the limit at which it saves",
-    )
-    group.add_argument(
-        "--site", type=Path, help=f"the cluster's own settings; {SITE} where there is one"
-    )
+@dataclass(frozen=True)
+class Resources:
+    """What a job gets on each node.
+
+    Args:
+        gpus: GPUs, with a process each; 0 trains on processors.
+        processes: processes, where gpus is 0.
+        cpus: cores of each process.
+        time: limit as H:M:S; a job that reaches it saves, waits in the queue and goes on.
+        signal_before: seconds before the limit at which it saves.
+        site: the cluster's own settings; slurm.yaml where there is one.
+    """
+
+    gpus: int = 1
+    processes: int | None = None
+    cpus: int | None = None
+    time: str = "24:00:00"
+    signal_before: int = 180
+    site: Path | None = None
+
+    @property
+    def processes_per_node(self) -> int:
+        return self.gpus or self.processes or 1
+
+    def check(self, nodes: int = 1) -> None:
+        """Refuse what would train nothing, or something else than was asked for.
+
+        Raises:
+            ValueError: says what disagrees.
+        """
+        for name, count, least in (("nodes", nodes, 1), ("gpus", self.gpus, 0)):
+            if count < least:
+                raise ValueError(f"--{name} {count}; give {least} or more")
+        if _seconds(self.time) < 2 * self.signal_before:
+            raise ValueError(
+                f"--time {self.time} is hardly begun when it saves, "
+                f"--signal-before {self.signal_before} s; give more time"
+            )
+        if self.gpus and self.processes:
+            raise ValueError(
+                f"--gpus {self.gpus} has a process for each GPU; "
+                "leave --processes out, or give --gpus 0"
+            )
+
+    def trainer_options(self, nodes: int = 1) -> list[str]:
+        """Return the options of `stn fit` that fit the job."""
+        trainer = {
+            "num_nodes": nodes,
+            "devices": self.processes_per_node,
+            "accelerator": "gpu" if self.gpus else "cpu",
+        }
+        return [part for key, value in trainer.items() for part in (f"--trainer.{key}", str(value))]
+
+    def check_settings(self, settings: dict[str, Any], nodes: int = 1) -> None:
+        """Refuse a configuration for another number of processes than the job has.
+
+        Args:
+            settings: resolved configuration, to which the user's own options came last.
+
+        Raises:
+            ValueError: names the option that disagrees.
+        """
+        for key, wanted in {"devices": self.processes_per_node, "num_nodes": nodes}.items():
+            if str(given := settings["trainer"][key]) != str(wanted):
+                raise ValueError(
+                    f"--trainer.{key} {given} disagrees with the job, which has {wanted}; "
+                    "leave it out, submit sets it"
+                )
 
 
 def read_site_config(given: Path | None) -> dict[str, Any]:
@@ -124,84 +151,64 @@ def read_site_config(given: Path | None) -> dict[str, Any]:
     return site
 
 
-def check_options(chosen: Namespace, configs: Iterable[Path], passed_on: list[str]) -> None:
-    """What would train something else than was asked for, or nothing.
+def check_shared_folder(shared: bool) -> None:
+    """Refuse a folder that the other nodes of a job do not see.
 
     Raises:
-        ValueError: says what disagrees.
+        ValueError: names its file system.
     """
-    for name, least in (("nodes", 1), ("gpus", 0)):
-        if getattr(chosen, name) < least:
-            raise ValueError(f"--{name} {getattr(chosen, name)}; give {least} or more")
-    if _seconds(chosen.time) < 2 * chosen.signal_before:
+    kind = _file_system(Path.cwd())
+    if not shared and kind not in SHARED and not kind.startswith("fuse"):
         raise ValueError(
-            f"--time {chosen.time} is hardly begun when it saves, --signal-before {chosen.signal_before} s; give more time"
-        )
-    if chosen.gpus and chosen.processes:
-        raise ValueError(
-            f"--gpus {chosen.gpus} has a process for each GPU; leave --processes out, or give --gpus 0"
-        )
-    for path in configs:
-        check_yaml(resolve_config(path))
-    for content in nest_options(passed_on):  # these come last and would win
-        for key, wanted in {"devices": _processes(chosen), "num_nodes": chosen.nodes}.items():
-            if (given := content.get("trainer", {}).get(key, wanted)) != wanted:
-                raise ValueError(
-                    f"--trainer.{key} {given} disagrees with the job, which has {wanted}; leave it out, submit sets it"
-                )
-    if (
-        chosen.nodes > 1
-        and not chosen.shared
-        and (kind := _file_system(Path.cwd())) not in SHARED
-        and not kind.startswith("fuse")
-    ):
-        raise ValueError(
-            f"{Path.cwd()} is on {kind}, which other nodes do not see; work on a shared file system, "
-            "or give --shared (make slurm: SHARED=1) if it is one"
+            f"{Path.cwd()} is on {kind}, which other nodes do not see; "
+            "work on a shared file system, or give --shared (make slurm: SHARED=1) if it is one"
         )
 
 
-def fit_command(
-    chosen: Namespace, arguments: list[str], site: dict[str, Any], passed_on: list[str]
-) -> str:
-    """The line that trains: `arguments` of `stn fit`, what the job has, and then what the user
-    wants.
-    """
-    trainer = {
-        "num_nodes": chosen.nodes,
-        "devices": _processes(chosen),
-        "accelerator": "gpu" if chosen.gpus else "cpu",
-    }
-    options = [part for key, value in trainer.items() for part in (f"--trainer.{key}", str(value))]
-    stn = [sys.executable, "-m", "stn_lightning", "fit", *arguments, *options, *passed_on]
+def fit_command(arguments: list[str], site: dict[str, Any]) -> str:
+    """Return the line of a job script that trains, with each word quoted."""
+    stn = [sys.executable, "-m", "stn_lightning", "fit", *arguments]
     return " ".join([SRUN, *map(shlex.quote, site.get("srun", [])), shlex.join(stn)])
 
 
 def job_script(
-    chosen: Namespace, site: dict[str, Any], file: Path, directives: dict[str, Any], run: str
+    resources: Resources,
+    site: dict[str, Any],
+    file: Path,
+    directives: dict[str, Any],
+    run: str,
+    nodes: int = 1,
 ) -> str:
-    """The whole job script, which is to lie in `file` and does `run`; the site's `directives` go
-    over these, and these over ours.
+    """Return a job script.
+
+    Args:
+        resources: what the job gets.
+        site: the cluster's own settings, whose directives go over all others.
+        file: where the script will lie.
+        directives: of this job; they go over those that follow from `resources`.
+        run: the lines that train.
+        nodes: number of nodes.
+
+    Raises:
+        ValueError: where a directive holds a control character, which would end its line.
     """
     ours = {
-        "nodes": chosen.nodes,
-        "ntasks-per-node": _processes(chosen),
-        **({"gres": f"gpu:{chosen.gpus}"} if chosen.gpus else {}),
-        **({"cpus-per-task": chosen.cpus} if chosen.cpus else {}),
-        "time": chosen.time,
-        "signal": f"USR1@{chosen.signal_before}",
+        "nodes": nodes,
+        "ntasks-per-node": resources.processes_per_node,
+        **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
+        **({"cpus-per-task": resources.cpus} if resources.cpus else {}),
+        "time": resources.time,
+        "signal": f"USR1@{resources.signal_before}",
         "requeue": None,
         "open-mode": "append",
     }
     directives = {**ours, **directives, **site.get("sbatch", {})}
     before = [shlex.join(["cd", str(Path.cwd())]), *_environment(), *site.get("before", [])]
+    written_by = f"{program_name()} {shlex.join(sys.argv[1:])}"
     return SCRIPT.format(
-        written_by=f"{program_name()} {shlex.join(sys.argv[1:])}",
-        file=shlex.quote(str(file)),
-        directives="\n".join(
-            f"#SBATCH --{key}" + ("" if value is None else f"={value}")
-            for key, value in directives.items()
-        ),
+        written_by=_one_line(written_by),
+        file=_one_line(shlex.quote(str(file))),
+        directives="\n".join(_directive(key, value) for key, value in directives.items()),
         before="".join(f"{line}\n" for line in before),
         run=run,
         preempted=PREEMPTED,
@@ -209,8 +216,27 @@ def job_script(
         job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
         if "array" in directives
         else "$SLURM_JOB_ID",
-        lost=LOST if chosen.nodes > 1 else "",
+        lost=LOST.replace("{process_lost}", str(PROCESS_LOST)) if nodes > 1 else "",
     )
+
+
+def _directive(key: str, value: Any) -> str:
+    """Return a line for sbatch, which splits it at spaces unless they are quoted.
+
+    Raises:
+        ValueError: at a control character.
+    """
+    text = "" if value is None else str(value)
+    if not (key + text).isprintable():
+        raise ValueError(f"--{key} {text!r}: a control character would end the line; rename it")
+    plain = re.fullmatch(r"[\w@%+=:,./\[\]-]*", text)
+    quoted = text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"#SBATCH --{key}" + ("" if value is None else f"={quoted}")
+
+
+def _one_line(text: str) -> str:
+    """Return a comment's text without what would end its line."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def submit_script(file: Path, text: str) -> str:
@@ -236,11 +262,6 @@ def submit_script(file: Path, text: str) -> str:
     number = sent.stdout.strip().partition(";")[0]
     file.write_text(f"{text}{SENT}{number}\n")
     return number
-
-
-def _processes(chosen: Namespace) -> int:
-    """Of each node."""
-    return chosen.gpus or chosen.processes or 1
 
 
 def _seconds(limit: str) -> int:

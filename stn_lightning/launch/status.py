@@ -5,6 +5,7 @@ wait.
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 
 from stn_lightning.launch.slurm import SENT
 from stn_lightning.runs.folder import RUNS
-from stn_lightning.runs.options import Options
 from stn_lightning.runtime.atomic_files import MACHINE, is_running
 from stn_lightning.runtime.exit_codes import FINISHED
 
@@ -37,30 +37,34 @@ class Line(NamedTuple):
     why: str
 
 
-def status(arguments: list[str]) -> int:
-    """Print a line for each run: what it is doing, its epoch, error, time left and job number.
+def status(*runs: str) -> int:
+    """Show how far the runs in runs/ are, the latest last.
+
+    Args:
+        runs: names of runs; all when left out.
 
     Returns:
-        the process's exit code: 0, or 2 where the user got something wrong.
+        the exit code.
+
+    Raises:
+        ValueError: where nothing was ever trained under a name.
     """
-    options = Options("status", "How far the runs in runs/ are, the latest last.")
-    options.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; all when left out")
-    chosen = options.parse_args(arguments)
-    folders = [RUNS / name for name in chosen.runs] or sorted(
+    folders = [RUNS / name for name in runs] or sorted(
         {file.parent for name in (STATE, JOB) for file in RUNS.glob(f"*/{name}")}
     )
-    states = {name: state for name, state in _waiting() if not chosen.runs or name in chosen.runs}
+    states = {name: state for name, state in _waiting() if not runs or name in runs}
     for folder in folders:
         if (folder / STATE).exists():
-            states[folder.name] = json.loads((folder / STATE).read_text())
+            if (state := _read(folder / STATE)) is not None:
+                states[folder.name] = state
         elif (number := _sent(folder / JOB)) is not None:
             states[folder.name] = {
                 **SUBMITTED,
                 "job": number,
                 "time": (folder / JOB).stat().st_mtime,
             }
-        elif chosen.runs and folder.name not in states:
-            options.error(f"{folder} has no {STATE}, so nothing was ever trained there")
+        elif runs and folder.name not in states:
+            raise ValueError(f"{folder} has no {STATE}, so nothing was ever trained there")
     lines = [
         line(name, state)
         for name, state in sorted(states.items(), key=lambda item: item[1]["time"])
@@ -76,6 +80,16 @@ def status(arguments: list[str]) -> int:
     if any(entry.state in ("stopped", "failed", "lost") for entry in lines):
         print("the command that began a run goes on with it")
     return FINISHED
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Read a state file; one that cannot be read is named and left out."""
+    try:
+        state = json.loads(file.read_text())
+        return state if state["doing"] and state["time"] else None
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        print(f"{file} is left out: {problem}", file=sys.stderr)
+        return None
 
 
 def line(name: str, state: dict[str, Any]) -> Line:

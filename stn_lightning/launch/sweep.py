@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 import warnings
-from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ import yaml
 
 from stn_lightning.launch.jobs import Ended, Job, run_jobs
 from stn_lightning.runs.config_errors import check_yaml
-from stn_lightning.runs.folder import RUNS, default_name
-from stn_lightning.runs.options import Options
+from stn_lightning.runs.folder import RUNS, check_name, default_name
+from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
 from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
@@ -53,79 +53,62 @@ class Sweep(NamedTuple):
         return f"{self.name}-{trial.number:04d}"
 
 
-def sweep(arguments: list[str]) -> int:
-    """Run trials until there are as many as were asked for; print the best as options.
+def sweep(
+    ranges: Path,
+    *,
+    config: Sequence[Path] = (),
+    name: str | None = None,
+    trials: int = 20,
+    jobs: int = 1,
+    fit_options: Sequence[str] = (),
+) -> int:
+    """Train with other values, and keep the best by its validation.
+
+    Options after -- go to every run. The best values are printed as options.
+
+    Args:
+        ranges: a YAML of options and their ranges, as configs/sweeps/learning_rates.yaml.
+        config: as for stn fit.
+        name: with which the names of its runs begin; the files' names joined by - when left out.
+        trials: runs in all, with earlier ones.
+        jobs: runs side by side.
+        fit_options: options of `stn fit`.
 
     Returns:
-        the process's exit code: 0 finished, 2 the user got something wrong, 75 stopped, and the
-        same command goes on, 1 no run finished.
+        the exit code: 1 where no run finished, 75 where it was stopped and the same command
+        resumes it.
+
+    Raises:
+        ValueError: where something is wrong, or was different before.
     """
-    at = arguments.index("--") if "--" in arguments else len(arguments)
-    chosen = _options().parse_args(arguments[:at])
-    try:
-        this = _opened(chosen, arguments[at + 1 :])
-        signals.start_listening()
-        _run(this, chosen.trials, chosen.jobs)
-    except (ValueError, OSError) as problem:
-        print(f"stn sweep: {problem}", file=sys.stderr)
-        return USAGE
-    finished = [trial for trial in this.study.trials if trial.value is not None]
+    if importlib.util.find_spec("optuna") is None:
+        raise ValueError("this needs Optuna; pip install 'stn-lightning[sweep]'")
+    if trials < 1 or jobs < 1:
+        raise ValueError(f"--trials {trials}, --jobs {jobs}; give 1 or more")
+    for path in (ranges, *config):
+        check_yaml(resolve_config(path))
+    content = yaml.safe_load(resolve_config(ranges).read_text())
+    name = default_name([*config, ranges]) if name is None else check_name(name)
+    distributions = read_ranges(content, ranges)
+    begun_with = {"ranges": content, "configs": [str(path) for path in config]}
+    study = _study(name, {**begun_with, "options": list(fit_options)}, side_by_side=jobs > 1)
+    this = Sweep(name, study, distributions, list(config), list(fit_options))
+    signals.start_listening()
+    _run(this, trials, jobs)
+    finished = [trial for trial in study.trials if trial.value is not None]
     if finished:
-        best = this.study.best_trial
+        best = study.best_trial
         print(f"best of {len(finished)}: {best.value:.4g}, {RUNS / this.run_name(best)}")
         print(" ".join(as_options(best.params)))
     return PREEMPTED if signals.caught_signal() else FINISHED if finished else FAILED
 
 
-def _options() -> Options:
-    options = Options(
-        "sweep",
-        "Train with other values, and keep the best by its validation. Options after -- go to every run.",
-    )
-    options.add_argument(
-        "ranges",
-        type=Path,
-        help="a YAML of options and their ranges, as configs/sweeps/learning_rates.yaml",
-    )
-    options.add_argument(
-        "--config", type=Path, action="append", default=[], metavar="FILE", help="as for stn fit"
-    )
-    options.add_argument(
-        "--name",
-        help="with which those of its runs begin; the files' names joined by - when left out",
-    )
-    options.add_argument(
-        "--trials",
-        type=int,
-        default=20,
-        metavar="N",
-        help="runs in all, with earlier ones; %(default)s when left out",
-    )
-    options.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs side by side; %(default)s when left out",
-    )
-    return options
-
-
-def _opened(chosen: Namespace, options: list[str]) -> Sweep:
-    """The sweep, which goes on where it was; `runs/sweeps/NAME.journal` says where that is.
+def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:
+    """Open Optuna's study, which goes on where it was; `runs/sweeps/NAME.journal` says where.
 
     Raises:
-        ValueError: where something is missing, or was different before.
+        ValueError: where it was begun with something else.
     """
-    if importlib.util.find_spec("optuna") is None:
-        raise ValueError("this needs Optuna; pip install 'stn-lightning[sweep]'")
-    if chosen.trials < 1 or chosen.jobs < 1:
-        raise ValueError(f"--trials {chosen.trials}, --jobs {chosen.jobs}; give 1 or more")
-    for path in (chosen.ranges, *chosen.config):
-        check_yaml(resolve_config(path))
-    ranges = yaml.safe_load(resolve_config(chosen.ranges).read_text())
-    name = chosen.name or default_name([*chosen.config, chosen.ranges])
-    distributions = read_ranges(ranges, chosen.ranges)
     import optuna  # seconds
     from optuna.storages import journal
 
@@ -135,23 +118,19 @@ def _opened(chosen: Namespace, options: list[str]) -> Sweep:
     storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(file)))
     study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # that it is experimental to let runs side by side know of each other
+        # that it is experimental to let runs side by side know of each other
+        warnings.simplefilter("ignore")
         study.sampler = optuna.samplers.TPESampler(
-            seed=len(study.trials), constant_liar=chosen.jobs > 1
+            seed=len(study.trials), constant_liar=side_by_side
         )
-    for key, value in {
-        "ranges": ranges,
-        "configs": [str(path) for path in chosen.config],
-        "options": options,
-    }.items():
+    for key, value in begun_with.items():
         if (before := study.user_attrs.get(key, value)) != value:
             raise ValueError(
-                f"{name} was begun with {key} {before}, now they are {value}; give the old ones, or another --name"
+                f"{name} was begun with {key} {before}, now they are {value}; "
+                "give the old ones, or another --name"
             )
         study.set_user_attr(key, value)
-    return Sweep(name, study, distributions, chosen.config, options)
+    return study
 
 
 def read_ranges(ranges: Any, path: Path) -> dict[str, Any]:
@@ -177,13 +156,20 @@ def read_ranges(ranges: Any, path: Path) -> dict[str, Any]:
             if isinstance(values, list):
                 distributions[option] = CategoricalDistribution(values)
             else:
-                whole = isinstance(values["low"], int) and isinstance(values["high"], int)
-                distributions[option] = (IntDistribution if whole else FloatDistribution)(**values)
+                numbers = {key: _number(value) for key, value in values.items()}
+                whole = isinstance(numbers["low"], int) and isinstance(numbers["high"], int)
+                kind = IntDistribution if whole else FloatDistribution
+                distributions[option] = kind(**numbers)
         except (ValueError, TypeError, KeyError) as problem:
             raise ValueError(
                 f"{path}: {option}: {values} is no range; give a list, or low and high, and log: true or a step"
             ) from problem
     return distributions
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text such as 1e-3 stands for, which YAML reads as text."""
+    return float(value) if isinstance(value, str) else value
 
 
 def as_options(params: dict[str, Any]) -> list[str]:
@@ -222,12 +208,10 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
     )
     head = f"{this.run_name(trial)}: {values}:"
     if ended.exit_code == FINISHED:
-        results = json.loads((RUNS / this.run_name(trial) / "results.json").read_text())
-        this.study.tell(trial.number, results["best_validation"])
-        print(
-            f"{head} {results['monitor']} {results['best_validation']:.4g} after {ended.seconds:.0f} s",
-            flush=True,
-        )
+        record = RunRecord.read(RUNS / this.run_name(trial) / RECORD)
+        this.study.tell(trial.number, record.best_validation)
+        best = f"{record.monitor} {record.best_validation:.4g}"
+        print(f"{head} {best} after {ended.seconds:.0f} s", flush=True)
         return
     if ended.exit_code == PREEMPTED:
         print(f"{head} stopped; the same command goes on with it", flush=True)

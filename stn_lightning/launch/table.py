@@ -1,27 +1,24 @@
 """`stn table`: the runs of a table of the paper, those that are missing, then the table."""
 
-import json
+import contextlib
 import statistics
 import sys
-from argparse import Namespace
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from stn_lightning.launch.jobs import Job, run_jobs
+from stn_lightning.launch.settings import describes, settings_of
 from stn_lightning.launch.slurm import (
-    add_resources,
-    check_options,
+    Resources,
     fit_command,
     job_script,
     read_site_config,
     submit_script,
 )
-from stn_lightning.launch.table_format import Table, draw_table, markdown, read_table
-from stn_lightning.runs.folder import RunFolder, default_name, matches
-from stn_lightning.runs.options import Options
+from stn_lightning.launch.table_format import Results, Table, draw_table, markdown, read_table
+from stn_lightning.runs.folder import RunFolder, default_name
+from stn_lightning.runs.record import RECORD, RunRecord, read_records, write_records
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
 from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
@@ -43,170 +40,133 @@ class Cell(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """Of `stn fit`, which runs it or goes on with it; the table's options come after them."""
+        """Of `stn fit`, which trains it or resumes it."""
+        return self.arguments_with([])
+
+    def arguments_with(self, others: list[str]) -> list[str]:
+        """Return the arguments with others, over which the user's own go."""
         files = [part for path in self.configs for part in ("--config", str(path))]
-        return [*files, "--seed_everything", str(self.seed), "--name", self.run.name]
+        seed_and_name = ["--seed_everything", str(self.seed), "--name", self.run.name]
+        return [*files, *seed_and_name, *others, *self.options]
 
-    def record(self, records: dict[str, Any]) -> dict[str, Any] | None:
-        """What the run came to: from its folder, else from `records`; None where neither is there
-        with these settings.
+    def record(self, records: dict[str, RunRecord]) -> RunRecord | None:
+        """Find what the run came to, in its folder or in `records`.
+
+        A record counts where the configuration in it is the one that the files and options mean.
         """
-        file, record = self.run.path / "results.json", records.get(self.run.name)
-        if file.exists() and self.run.config.exists():
-            date = datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
-            record = {
-                **json.loads(file.read_text()),
-                "date": date,
-                "settings": yaml.safe_load(self.run.config.read_text()),
-            }
-        return (
-            record
-            if record
-            and matches(
-                record["settings"],
-                self.configs,
-                ["--seed_everything", str(self.seed), *self.options],
-            )
-            else None
-        )
+        candidates = [self._own_record(), records.get(self.run.name)]
+        return next((each for each in candidates if each and describes(each, self.arguments)), None)
+
+    def _own_record(self) -> RunRecord | None:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                return RunRecord.read(self.run.path / RECORD)
+            except ValueError as problem:
+                print(f"left out {problem}", file=sys.stderr)
+        return None
 
 
-def table(arguments: list[str]) -> int:
-    """Run what is missing of a table; print it, and write it as Markdown, PNG and records of its
-    runs.
+def table(
+    table: Path,
+    *,
+    config: Sequence[Path] = (),
+    seeds: Sequence[int] = (0,),
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    jobs: int | None = None,
+    out: Path = Path("runs/tables"),
+    show: bool = False,
+    slurm: bool = False,
+    dry_run: bool = False,
+    job: Resources = Resources(),  # noqa: B008  # it is frozen
+    fit_options: Sequence[str] = (),
+) -> int:
+    """Run what is missing of a table, and print it beside the paper's numbers.
+
+    Options after -- go to every run. The table is written as Markdown, PNG and records of its runs.
+
+    Args:
+        table: its rows, columns and the paper's numbers, as configs/tables/mnist.yaml.
+        config: on top of every run's files, as a recipe.
+        seeds: of the runs.
+        rows: run these alone; the table has all rows, columns and seeds that are there.
+        columns: run these alone.
+        jobs: runs side by side, which share the cores or the GPUs; 1, with --slurm all.
+        out: folder for the table and its records.
+        show: print what is there, and run nothing.
+        slurm: submit a job array, each run an element; later --show prints the table.
+        dry_run: print the commands of the missing runs, or the job script.
+        job: what a run gets with --slurm.
+        fit_options: options of `stn fit`.
 
     Returns:
-        the process's exit code: 0 finished, 2 the user got something wrong, 75 stopped, and the
-        same command goes on, 1 a run failed.
+        the exit code: 1 where a run failed, 75 where it was stopped and the same command resumes.
+
+    Raises:
+        ValueError: where something is wrong with the table or the configuration of a run.
     """
-    at = arguments.index("--") if "--" in arguments else len(arguments)
-    chosen = _options().parse_args(arguments[:at])
-    try:
-        wanted = read_table(chosen.table)
-        cells = _cells(wanted, chosen, arguments[at + 1 :])
-        file = chosen.out / "-".join(path.stem for path in [chosen.table, *chosen.config])
-        records = _read(file.with_suffix(".jsonl"))
-        seeds = sorted({*chosen.seeds, *(record["seed"] for record in records.values())})
-        shown = _cells(
-            wanted,
-            Namespace(**vars(chosen) | {"rows": None, "columns": None, "seeds": seeds}),
-            arguments[at + 1 :],
-        )
-    except (ValueError, OSError) as problem:
-        print(f"stn table: {problem}", file=sys.stderr)
-        return USAGE
-    missing = [cell for cell in cells if cell.record(records) is None]
-    if chosen.slurm:
-        return _submit(missing, chosen, file)
-    if chosen.dry_run:
-        print(
-            "\n".join(
-                " ".join([program_name(), "fit", *cell.arguments, *cell.options])
-                for cell in missing
-            )
-        )
+    wanted = read_table(table)
+    for path in config:
+        if not resolve_config(path).is_file():
+            raise ValueError(f"--config {path}: there is no such file")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs {jobs}; give 1 or more")
+    file = out / "-".join(path.stem for path in [table, *config])
+    records = read_records(file.with_suffix(".jsonl"))
+    chosen = wanted.chosen("rows", rows), wanted.chosen("columns", columns)
+    cells = list(_cells(wanted, *chosen, seeds, config, fit_options))
+    missing = [] if show else [cell for cell in cells if cell.record(records) is None]
+    for cell in missing:  # all mistakes in files and options show before the first run
+        settings_of(cell.arguments)
+    if slurm:
+        return _submit(missing, job, file, jobs, f"{table}", dry_run=dry_run)
+    if dry_run:
+        for cell in missing:
+            print(" ".join([program_name(), "fit", *cell.arguments]))
         return FINISHED
     signals.start_listening()
-    failed = 0 if chosen.show else _run(missing, chosen.jobs or 1, wanted.metric)
-    results = [
+    failed = 0 if show else _run(missing, jobs or 1, wanted.metric)
+    known = sorted({*seeds, *(record.seed for record in records.values())})
+    everything = _cells(wanted, list(wanted.rows), list(wanted.columns), known, config, fit_options)
+    results: Results = [
         (cell.row, cell.column, record)
-        for cell in shown
+        for cell in everything
         if (record := cell.record(records)) is not None
     ]
-    records |= {record["name"]: record for _, _, record in results}
+    records |= {record.name: record for _, _, record in results}
+    write_records(file.with_suffix(".jsonl"), records.values())
     text = markdown(wanted, results)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for _, record in sorted(records.items()))
-    )
     file.with_suffix(".md").write_text(text)
     draw_table(wanted, results, file.with_suffix(".png"))
     print(f"{text}\nwritten to {file}.md, .png and .jsonl")
     return PREEMPTED if signals.caught_signal() else FAILED if failed else FINISHED
 
 
-def _options() -> Options:
-    options = Options(
-        "table",
-        "Run what is missing of a table, then print it beside the paper's numbers. Options after -- go to every run.",
-    )
-    options.add_argument(
-        "table",
-        type=Path,
-        help="its rows, columns and the paper's numbers, as configs/tables/mnist.yaml",
-    )
-    options.add_argument(
-        "--config",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="on top of every run's files, as a recipe",
-    )
-    options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    options.add_argument(
-        "--rows",
-        nargs="+",
-        metavar="ROW",
-        help="run these alone; the table has all rows, columns and seeds that are there",
-    )
-    options.add_argument("--columns", nargs="+", metavar="COLUMN", help="run these alone")
-    options.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs side by side, which share the cores or the GPUs; 1, with --slurm all",
-    )
-    options.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/tables"),
-        metavar="FOLDER",
-        help="where the table and its records go",
-    )
-    options.add_argument("--show", action="store_true", help="only what is there; run nothing")
-    options.add_argument(
-        "--slurm",
-        action="store_true",
-        help="a job array instead, each run an element; then --show has the table",
-    )
-    options.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="only print the commands of the missing runs, or the job script",
-    )
-    add_resources(options, nodes=False)
-    return options
-
-
-def _cells(wanted: Table, chosen: Namespace, options: list[str]) -> list[Cell]:
-    """A first seed of every cell before the second of any."""
-    rows, columns = wanted.chosen("rows", chosen.rows), wanted.chosen("columns", chosen.columns)
-    for path in chosen.config:
-        if not resolve_config(path).is_file():
-            raise ValueError(f"--config {path}: there is no such file")
-    if chosen.jobs is not None and chosen.jobs < 1:
-        raise ValueError(f"--jobs {chosen.jobs}; give 1 or more")
-    return [
-        Cell(row, column, seed, [wanted.rows[row], wanted.columns[column], *chosen.config], options)
-        for seed in chosen.seeds
-        for row in rows
-        for column in columns
-    ]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Records of runs, by the run's name."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    return {record["name"]: record for record in map(json.loads, lines)}
+def _cells(
+    wanted: Table,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    seeds: Sequence[int],
+    recipe: Sequence[Path],
+    options: Sequence[str],
+) -> Iterator[Cell]:
+    """Yield a first seed of every cell before the second of any."""
+    for seed in seeds:
+        for row in rows:
+            for column in columns:
+                files = [wanted.rows[row], wanted.columns[column], *recipe]
+                yield Cell(row, column, seed, files, list(options))
 
 
 def _run(missing: list[Cell], at_once: int, metric: str) -> int:
-    """Run cells side by side, a line for each; how many failed."""
+    """Run cells side by side, with a line for each; return how many failed.
+
+    Raises:
+        ValueError: at the first run whose configuration is wrong, as that of others may be.
+    """
     stn = [sys.executable, "-m", "stn_lightning"]
     jobs = [
-        Job([*stn, "fit", *cell.arguments, *cell.options], Path(f"runs/{cell.run.name}.log"))
-        for cell in missing
+        Job([*stn, "fit", *cell.arguments], Path(f"runs/{cell.run.name}.log")) for cell in missing
     ]
     failed, seconds = 0, []
     print(
@@ -220,7 +180,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
             seconds.append(ended.seconds)
             left = statistics.mean(seconds) * (len(jobs) - len(seconds) - failed) / at_once
             print(
-                f"{head} {record['metrics'][metric]:.2f} after {ended.seconds:.0f} s; {len(seconds)} of {len(jobs)}, {_time(left)} left",
+                f"{head} {record.metrics[metric]:.2f} after {ended.seconds:.0f} s; {len(seconds)} of {len(jobs)}, {_time(left)} left",
                 flush=True,
             )
         elif ended.exit_code == PREEMPTED:
@@ -228,6 +188,8 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
         else:
             failed += 1
             last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]
+            if ended.exit_code == USAGE:
+                raise ValueError(f"{head} {last} ({ended.job.log})")
             print(
                 f"{head} ended with exit code {ended.exit_code}: {last} ({ended.job.log})",
                 file=sys.stderr,
@@ -236,47 +198,47 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
     return failed
 
 
-def _submit(missing: list[Cell], chosen: Namespace, file: Path) -> int:
-    """Cells as a job array, whose script has a line for each; the exit code."""
+def _submit(
+    missing: list[Cell],
+    job: Resources,
+    file: Path,
+    at_once: int | None,
+    table: str,
+    *,
+    dry_run: bool,
+) -> int:
+    """Submit cells as a job array, whose script has a line for each; return the exit code."""
+    show = f"{program_name()} table {table} --show"
     if not missing:
-        print(f"0 runs to do; {program_name()} table {chosen.table} --show prints the table")
+        print(f"0 runs to do; {show} prints the table")
         return FINISHED
     script_path = Path.cwd() / file.with_suffix(".sh")
-    try:
-        site = read_site_config(chosen.site)
-        check_options(chosen, [], missing[0].options)
-        lines = [
-            f"{n}) {fit_command(chosen, cell.arguments, site, cell.options)} ;;"
-            for n, cell in enumerate(missing)
-        ]
-        at_once = f"%{chosen.jobs}" if chosen.jobs else ""
-        directives = {
-            "job-name": f"stn-{file.name}",
-            "dependency": "singleton",  # a second array of one table waits for the first
-            "array": f"0-{len(missing) - 1}{at_once}",
-            "output": f"{script_path.with_suffix('')}-%A_%a.out",
-        }
-        text = job_script(
-            chosen,
-            site,
-            script_path,
-            directives,
-            "\n".join(["case $SLURM_ARRAY_TASK_ID in", *lines, "esac"]),
-        )
-        if chosen.dry_run:
-            print(text, end="")
-            return FINISHED
-        job = submit_script(script_path, text)
-    except (ValueError, OSError) as problem:
-        print(f"stn table: {problem}", file=sys.stderr)
-        return USAGE
-    then = f"{program_name()} status; then {program_name()} table {chosen.table} --show, its other options as now"
-    print(f"job {job}, {len(missing)} runs: squeue -r -j {job}; {then}")
+    site = read_site_config(job.site)
+    job.check()
+    lines = []
+    for n, cell in enumerate(missing):
+        arguments = cell.arguments_with(job.trainer_options())
+        job.check_settings(settings_of(arguments))
+        lines.append(f"{n}) {fit_command(arguments, site)} ;;")
+    directives = {
+        "job-name": f"stn-{file.name}",
+        "dependency": "singleton",  # a second array of one table waits for the first
+        "array": f"0-{len(missing) - 1}" + (f"%{at_once}" if at_once else ""),
+        "output": f"{script_path.with_suffix('')}-%A_%a.out",
+    }
+    run = "\n".join(["case $SLURM_ARRAY_TASK_ID in", *lines, "esac"])
+    text = job_script(job, site, script_path, directives, run)
+    if dry_run:
+        print(text, end="")
+        return FINISHED
+    number = submit_script(script_path, text)
+    then = f"{program_name()} status; then {show}, its other options as now"
+    print(f"job {number}, {len(missing)} runs: squeue -r -j {number}; {then}")
     return FINISHED
 
 
 def _time(seconds: float) -> str:
-    """In hours and minutes."""
+    """Return a time in hours and minutes."""
     return (
         f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
         if seconds >= 3600

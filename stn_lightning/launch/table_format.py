@@ -3,14 +3,15 @@
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
 from stn_lightning.runs.config_errors import check_yaml, did_you_mean
+from stn_lightning.runs.record import RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
 
-RecordWriter = list[tuple[str, str, dict[str, Any]]]
+Results = list[tuple[str, str, RunRecord]]
 """Row, column and the record of a run."""
 SEEDS = 3
 """So many make a claim: one run's error varies by more than networks differ."""
@@ -93,7 +94,7 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def markdown(table: Table, results: RecordWriter) -> str:
+def markdown(table: Table, results: Results) -> str:
     """The table, the paper's claims checked, and where the numbers are from."""
     if not results:
         return f"# {table.title}\n\nNo run of it is there yet.\n"
@@ -127,13 +128,13 @@ def markdown(table: Table, results: RecordWriter) -> str:
     return "\n".join([*lines, "", *_provenance(results), ""])
 
 
-def cell_values(table: Table, results: RecordWriter, row: str, column: str) -> list[float]:
+def cell_values(table: Table, results: Results, row: str, column: str) -> list[float]:
     """The metric of every run of a cell."""
-    return [record["metrics"][table.metric] for r, c, record in results if (r, c) == (row, column)]
+    return [record.metrics[table.metric] for r, c, record in results if (r, c) == (row, column)]
 
 
-def _legend(table: Table, results: RecordWriter) -> str:
-    seeds = sorted({record["seed"] for _, _, record in results})
+def _legend(table: Table, results: Results) -> str:
+    seeds = sorted({record.seed for _, _, record in results})
     mean = "Mean ± standard deviation over seeds" if len(seeds) > 1 else f"Seed {seeds[0]}"
     if not table.paper:
         return f"{mean}."
@@ -157,7 +158,7 @@ def _cell(table: Table, row: str, column: str, measured: list[float]) -> str:
     )
 
 
-def _verdict(table: Table, results: RecordWriter, claim: Claim, column: str) -> str:
+def _verdict(table: Table, results: Results, claim: Claim, column: str) -> str:
     """Holds where the better row leads each other one; with several seeds, by twice the standard
     error of the difference.
     """
@@ -186,8 +187,8 @@ def _verdict(table: Table, results: RecordWriter, claim: Claim, column: str) -> 
     return ", ".join(said)
 
 
-def _range(runs: list[dict[str, Any]], key: str) -> str:
-    numbers = sorted({run[key] for run in runs if run[key] is not None})
+def _range(runs: list[RunRecord], key: str) -> str:
+    numbers = sorted({value for run in runs if (value := getattr(run, key)) is not None})
     return (
         " to ".join(f"{number:,}" for number in (numbers[0], numbers[-1]))
         if len(numbers) > 1
@@ -197,18 +198,18 @@ def _range(runs: list[dict[str, Any]], key: str) -> str:
     )
 
 
-def _minutes(runs: list[dict[str, Any]]) -> str:
-    seconds = [run["train_seconds"] for run in runs if run["train_seconds"]]
+def _minutes(runs: list[RunRecord]) -> str:
+    seconds = [run.train_seconds for run in runs if run.train_seconds]
     return f"{statistics.median(seconds) / 60:.1f} min" if seconds else "?"
 
 
-def _provenance(results: RecordWriter) -> list[str]:
+def _provenance(results: Results) -> list[str]:
     records = [record for _, _, record in results]
 
     def all_of(key: str) -> str:
-        return ", ".join(sorted({str(record[key]) for record in records}))
+        return ", ".join(sorted({str(getattr(record, key)) for record in records}))
 
-    torch = ", ".join(sorted({record["versions"]["torch"] for record in records}))
+    torch = ", ".join(sorted({record.versions["torch"] for record in records}))
     return [
         f"{len(records)} runs, seeds {all_of('seed')}, {all_of('samples_tested')} test samples each, on {all_of('device')}; "
         f"precision {all_of('precision')}, torch {torch}, commit {all_of('commit')}, {all_of('date')}. "
@@ -216,7 +217,7 @@ def _provenance(results: RecordWriter) -> list[str]:
     ]
 
 
-def draw_table(table: Table, results: RecordWriter, file: Path) -> None:
+def draw_table(table: Table, results: Results, file: Path) -> None:
     """Each column that has a run, or all where none has, as a panel: our runs as points, the
     paper's numbers as lines.
     """

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.metadata import (
 from tensorboard.util.tensor_util import make_ndarray
 
 from stn_lightning.callbacks.tensorboard_layout import LAYOUT
-from stn_lightning.cli.command import run
+from stn_lightning.cli.training import run
 from tests.browser import CHROMIUM, REASON, browser
 from tests.stn_command import CONFIGS
 

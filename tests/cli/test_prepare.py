@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from stn_lightning.cli.prepare import prepare
+from stn_lightning.cli.typed_command import call
 from tests.cub_miniature import write_cub
 from tests.mnist_miniature import write_mnist
 
@@ -13,7 +14,7 @@ def test_a_set_that_is_there_is_checked_and_counted(
     monkeypatch.delenv("STN_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     write_mnist(tmp_path / "data/mnist", monkeypatch)
-    assert prepare(["mnist"]) == 0
+    assert call(prepare, ["mnist"]) == 0
     assert capsys.readouterr().out == "mnist: checked, train 160, val 40, test 200\n"
 
 
@@ -24,7 +25,7 @@ def test_all_that_is_wrong_is_said_at_once(
     monkeypatch.chdir(tmp_path)
     write_mnist(tmp_path / "data/mnist", monkeypatch)
     (tmp_path / "data/mnist/t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
-    assert prepare(["mnsit", "mnist"]) == 2
+    assert call(prepare, ["mnsit", "mnist"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(
         "stn prepare: there is no data set 'mnsit' - did you mean mnist?; there is mnist"
@@ -39,13 +40,13 @@ def test_all_pictures_that_cannot_be_read_are_named_at_once(
     monkeypatch.delenv("STN_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     folder = write_cub(tmp_path / "data/cub")
-    assert prepare(["cub"]) == 0
+    assert call(prepare, ["cub"]) == 0
     assert capsys.readouterr().out.startswith(
         "cub: checked, train 3, val 9, test 6; 3 classes, 18 boxes, 36 visible parts; smallest side 256"
     )
     for name in ("001.Bird_1/Bird_1_0002.jpg", "003.Bird_3/Bird_3_0018.jpg"):
         (folder / "images" / name).write_bytes(b"no picture")
-    assert prepare(["cub"]) == 2
+    assert call(prepare, ["cub"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert ["Bird_1_0002.jpg: " in lines[0], "Bird_3_0018.jpg: " in lines[1]] == [True, True]
     assert (

@@ -8,6 +8,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from stn_lightning.cli import tune as module
 from stn_lightning.cli.tune import Tuning, largest_batch, tune
+from stn_lightning.cli.typed_command import call
 from stn_lightning.tasks import ClassificationTask
 from tests.stn_command import CONFIGS
 
@@ -28,7 +29,9 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_learning_rate_is_suggested_as_the_option_that_takes_it_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tune([*QUICK, "--steps", "120", "--trainer.max_epochs", "1"]) == 0  # one epoch has 35
+    assert (
+        call(tune, [*QUICK, "--steps", "120", "--trainer.max_epochs", "1"]) == 0
+    )  # one epoch has 35
     said, option = capsys.readouterr().out.splitlines()
     assert said.endswith("of 120 steps from 1e-05 to 1e+00")
     name, rate = option.split()
@@ -42,7 +45,9 @@ def test_transformers_learn_at_their_part_of_the_rate_while_it_is_searched() -> 
     watch = register_optimizer_step_post_hook(
         lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups])
     )
-    assert tune([*QUICK, "--steps", "20", "--model.init_args.localisation_lr_scale", "0.1"]) == 0
+    assert (
+        call(tune, [*QUICK, "--steps", "20", "--model.init_args.localisation_lr_scale", "0.1"]) == 0
+    )
     watch.remove()
     assert len(seen) == 20
     assert all(localisation == pytest.approx(0.1 * backbone) for backbone, localisation in seen)
@@ -91,7 +96,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, expected = MISTAKES[mistake]
     try:
-        code = tune(arguments)
+        code = call(tune, arguments)
     except SystemExit as leaving:
         code = int(leaving.code or 0)
     said = capsys.readouterr().err.strip()

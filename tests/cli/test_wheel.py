@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stn_lightning.cli.typed_command import call
 from stn_lightning.launch.table import table
 from stn_lightning.runs import shipped_configs
 from tests.pages import REPOSITORY
@@ -48,7 +49,8 @@ def test_stn_fit_and_stn_table_work_in_a_folder_without_configurations(
     assert (code, err) == (0, "")
     assert "training runs/quickstart-cpu" in out
     assert (
-        table(["configs/tables/mnist.yaml", "--dry-run", "--rows", "CNN", "--columns", "RTS"]) == 0
+        call(table, ["configs/tables/mnist.yaml", "--dry-run", "--rows", "CNN", "--columns", "RTS"])
+        == 0
     )
     assert capsys.readouterr().out.startswith(
         "stn fit --config configs/mnist/networks/cnn.yaml --config configs/mnist/data/rts.yaml"

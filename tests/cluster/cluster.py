@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from stn_lightning.cli.typed_command import call
 from stn_lightning.launch.submit import submit
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
 
@@ -121,8 +122,19 @@ class Cluster:
             contextlib.redirect_stdout(said),
         ):
             assert (
-                submit(
-                    [*files, "--name", name, "--gpus", "0", "--shared", "--time", "30:00", *options]
+                call(
+                    submit,
+                    [
+                        *files,
+                        "--name",
+                        name,
+                        "--gpus",
+                        "0",
+                        "--shared",
+                        "--time",
+                        "30:00",
+                        *options,
+                    ],
                 )
                 == 0
             )

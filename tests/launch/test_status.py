@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stn_lightning.cli.typed_command import call
 from stn_lightning.launch.status import line, status
 from stn_lightning.runtime.atomic_files import MACHINE
 from tests.stn_command import Stn
@@ -47,7 +48,7 @@ def test_a_run_tells_its_state_from_the_first_epoch_to_the_test(
     written = json.loads(Path("runs/quickstart/state.json").read_text())
     assert (written["doing"], written["epoch"], written["epochs"]) == ("tested", 2, 2)
     assert set(written["metrics"]) == {"val/error", "val/loss", "test/error"}
-    assert status([]) == 0
+    assert call(status, []) == 0
     error = written["metrics"]["test/error"]
     assert f"quickstart  finished  2/2    {error:.2f} % test" in capsys.readouterr().out
 
@@ -94,9 +95,7 @@ def test_a_run_that_there_is_not_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as leaving:
-        status(["none"])
-    assert leaving.value.code == 2
+    assert call(status, ["none"]) == 2
     assert "runs/none has no state.json" in capsys.readouterr().err
 
 
@@ -134,7 +133,7 @@ def test_runs_of_a_table_that_wait_in_the_queue_are_told_where_slurm_knows_of_th
     ]
 
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert status([]) == 0
+    assert call(status, []) == 0
     assert "mnist-1" not in capsys.readouterr().out
 
     squeue = tmp_path / "bin/squeue"
@@ -142,11 +141,11 @@ def test_runs_of_a_table_that_wait_in_the_queue_are_told_where_slurm_knows_of_th
     squeue.write_text(SQUEUE)
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    assert status([]) == 0
+    assert call(status, []) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == head
     assert sorted(said[1:]) == [training, *waiting]
-    assert status(["mnist-2"]) == 0
+    assert call(status, ["mnist-2"]) == 0
     assert "waits: Resources" in capsys.readouterr().out
 
 
@@ -176,7 +175,7 @@ def test_runs_in_all_states(
     (tmp_path / "runs/six/job.sh").write_text("#!/bin/bash\n# sent as job 4714\n")
     (tmp_path / "runs/seven").mkdir()
     (tmp_path / "runs/seven/job.sh").write_text("#!/bin/bash\n")  # the cluster did not take it
-    assert status([]) == 0
+    assert call(status, []) == 0
     assert capsys.readouterr().out.splitlines() == [
         "run    state      epoch  error        time left  job   why",
         "one    finished   13/13  1.00 % test",

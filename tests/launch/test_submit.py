@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stn_lightning.cli import typed_command
 from stn_lightning.launch import slurm as module
 from stn_lightning.launch.submit import submit
 from stn_lightning.runtime.exit_codes import PREEMPTED, PROCESS_LOST
@@ -26,7 +27,7 @@ def call(
     (tmp_path / "configs").symlink_to(CONFIGS)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        code = submit(list(arguments))
+        code = typed_command.call(submit, list(arguments))
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -61,7 +62,7 @@ def test_the_script_is_one_that_bash_can_read(
     call: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STN_DATA", "a folder")
-    _, text, _ = call(*QUICKSTART, "--gpus", "0", "--processes", "2", "--dry-run", "--name", "it's")
+    _, text, _ = call(*QUICKSTART, "--gpus", "0", "--processes", "2", "--dry-run", "--name", "its")
     (tmp_path / "job.sh").write_text(text)
     subprocess.run(["bash", "-n", "job.sh"], check=True)
     assert f"export 'STN_DATA={tmp_path}/a folder'\n" in text
@@ -143,12 +144,46 @@ def test_several_nodes_need_a_file_system_that_they_share(
     call: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_file_system", lambda _: "ext4")
-    code, _, err = call(*QUICKSTART, "--nodes", "2", "--dry-run")
+    monkeypatch.setenv("PATH", "")  # no sbatch
+    code, _, err = call(*QUICKSTART, "--nodes", "2")
     assert code == 2
     assert "is on ext4, which other nodes do not see" in err
-    assert call(*QUICKSTART, "--nodes", "2", "--dry-run", "--shared")[0] == 0
+    assert call(*QUICKSTART, "--nodes", "2", "--dry-run")[0] == 0, "a dry run needs no cluster"
+    assert "there is no sbatch" in call(*QUICKSTART, "--nodes", "2", "--shared")[2]
     monkeypatch.setattr(module, "_file_system", lambda _: "nfs4")
-    assert call(*QUICKSTART, "--nodes", "2", "--dry-run")[0] == 0
+    assert "there is no sbatch" in call(*QUICKSTART, "--nodes", "2")[2]
+
+
+@pytest.mark.parametrize("name", ["a b", "a\nb", "..", ".", "-a", "a/b", "", "a;b", "$(a)", "a'b"])
+def test_a_name_is_one_plain_word(name: str, call: Submit) -> None:
+    code, out, err = call(*QUICKSTART, f"--name={name}", "--dry-run")
+    assert (code, out) == (2, "")
+    assert "give one word of letters" in err
+
+
+def test_no_character_of_a_path_becomes_shell_or_ends_a_directive(
+    call: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / 'it\'s; touch "$HOME" $(touch harm)'
+    folder.mkdir()
+    (folder / "configs").symlink_to(CONFIGS)
+    monkeypatch.chdir(folder)
+    code, text, _ = call(*QUICKSTART, "--dry-run")
+    assert code == 0
+    output = str(folder).replace('"', '\\"')
+    assert f'#SBATCH --output="{output}/runs/quickstart/slurm-%j.out"\n' in text
+    (tmp_path / "job.sh").write_text(text.replace("srun ", "echo "))
+    done = subprocess.run(["bash", "../job.sh"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in folder.iterdir()] == ["configs"]
+    monkeypatch.chdir(tmp_path)
+    harmful = tmp_path / "a\nsrun rm"
+    harmful.mkdir()
+    (harmful / "configs").symlink_to(CONFIGS)
+    monkeypatch.chdir(harmful)
+    code, text, err = call(*QUICKSTART, "--dry-run")
+    assert (code, text) == (2, "")
+    assert "a control character would end the line" in err
 
 
 def test_what_the_cluster_says_no_to_is_one_line(

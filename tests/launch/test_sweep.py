@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stn_lightning.cli.typed_command import call
 from stn_lightning.launch import sweep as module
 from stn_lightning.launch.jobs import Ended, Job
-from stn_lightning.launch.sweep import sweep
+from stn_lightning.launch.sweep import read_ranges, sweep
+from stn_lightning.runs.record import RunRecord
 from stn_lightning.runtime import signals
 from tests.stn_command import CONFIGS
 
@@ -45,7 +47,9 @@ class Runs:
                 + float(words[words.index("--filters") + 1]) / 100
             )
             (folder / "results.json").write_text(
-                json.dumps({"monitor": "val/loss", "best_validation": value})
+                RunRecord(
+                    name=folder.name, seed=0, metrics={}, monitor="val/loss", best_validation=value
+                ).to_json()
             )
             job.log.write_text("first\nthe last line\n")
             if code == 75:
@@ -70,7 +74,10 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 def test_the_best_of_all_runs_is_printed_as_options(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep([*QUICK, "--trials", "25", "--jobs", "2", "--", "--trainer.max_epochs", "3"]) == 0
+    assert (
+        call(sweep, [*QUICK, "--trials", "25", "--jobs", "2", "--", "--trainer.max_epochs", "3"])
+        == 0
+    )
     assert len(runs.started) == 25
     assert all(words[-6:-4] == ["--trainer.max_epochs", "3"] for words in runs.started)
     *lines, best, options = capsys.readouterr().out.splitlines()
@@ -86,15 +93,15 @@ def test_a_stopped_sweep_goes_on_with_the_run_that_it_left_and_repeats_none(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.exit_codes = {2: 75}
-    assert sweep([*QUICK, "--trials", "5"]) == 75
+    assert call(sweep, [*QUICK, "--trials", "5"]) == 75
     assert len(runs.started) == 3
     signals.release()
-    assert sweep([*QUICK, "--trials", "5"]) == 0
+    assert call(sweep, [*QUICK, "--trials", "5"]) == 0
     assert runs.started[3] == runs.started[2]
     assert len({tuple(words) for words in runs.started}) == 5
     assert len({words[words.index(f"--{RATE}") + 1] for words in runs.started}) == 5
     assert "best of 5" in capsys.readouterr().out
-    assert sweep([*QUICK, "--trials", "5"]) == 0
+    assert call(sweep, [*QUICK, "--trials", "5"]) == 0
     assert len(runs.started) == 6
 
 
@@ -102,14 +109,20 @@ def test_a_run_that_fails_is_left_out_and_one_that_is_wrong_ends_the_sweep(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.exit_codes = {1: 1}
-    assert sweep([*QUICK, "--trials", "3"]) == 0
+    assert call(sweep, [*QUICK, "--trials", "3"]) == 0
     said = capsys.readouterr()
     assert "best of 2" in said.out
     assert said.err.endswith("ended with exit code 1: the last line\n")
     runs.exit_codes = {3: 2}
-    assert sweep([*QUICK, "--trials", "9"]) == 2
+    assert call(sweep, [*QUICK, "--trials", "9"]) == 2
     assert capsys.readouterr().err == "stn sweep: runs/try-0003.log: the last line\n"
     assert len(runs.started) == 4
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
+    text = "lr: {low: 1e-4, high: 1e-2, log: true}"
+    (range_,) = read_ranges(yaml.safe_load(text), Path("r.yaml")).values()
+    assert (range_.low, range_.high) == (1e-4, 1e-2)
 
 
 MISTAKES = {
@@ -137,11 +150,11 @@ def test_a_mistake_is_one_line(
 ) -> None:
     ranges, options, expected = MISTAKES[mistake]
     if mistake == "other ranges":
-        assert sweep([*QUICK, "--trials", "1"]) == 0
+        assert call(sweep, [*QUICK, "--trials", "1"]) == 0
     if ranges is not None:
         (tmp_path / "ranges.yaml").write_text(ranges)
     capsys.readouterr()
-    assert sweep([*QUICK, *options]) == 2
+    assert call(sweep, [*QUICK, *options]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"stn sweep: {expected}"), said
     assert said.count("\n") == 1
@@ -151,7 +164,7 @@ def test_without_optuna_one_line_says_what_to_install(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert sweep([*QUICK]) == 2
+    assert call(sweep, [*QUICK]) == 2
     assert "pip install 'stn-lightning[sweep]'" in capsys.readouterr().err
 
 
@@ -170,7 +183,7 @@ def test_real_runs_are_compared_by_what_their_folders_say(
         "1",
     )
     files = ("configs/sweeps/learning_rates.yaml", "--config", "configs/quickstart.yaml")
-    assert sweep([*files, "--trials", "2", "--jobs", "2", "--", *moment]) == 0
+    assert call(sweep, [*files, "--trials", "2", "--jobs", "2", "--", *moment]) == 0
     results = [
         json.loads(file.read_text())
         for file in Path("runs").glob("quickstart-learning_rates-*/results.json")

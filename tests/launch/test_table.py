@@ -1,7 +1,10 @@
 """A table runs what is missing, and nothing that is there."""
 
+import copy
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +17,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from stn_lightning.cli.typed_command import call
 from stn_lightning.launch.jobs import Job, run_jobs
+from stn_lightning.launch.settings import describes, settings_of
 from stn_lightning.launch.table import table
 from stn_lightning.launch.table_format import Claim, Table, draw_table, markdown, read_table
-from stn_lightning.runs.folder import matches
+from stn_lightning.runs.record import RunRecord, read_records, write_records
 from tests.stn_command import CONFIGS
 
+RESULTS = CONFIGS.parent / "docs/results"
 TABLES = sorted((CONFIGS / "tables").glob("*.yaml"))
 SHORT = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
 
@@ -44,23 +50,25 @@ def write_table(**content: Any) -> Path:
     return Path("digits.yaml")
 
 
-def record(row: str, column: str, error: float, seed: int = 0) -> tuple[str, str, dict[str, Any]]:
-    keys = {
-        "parameters": 1000,
-        "epochs": 12,
-        "train_seconds": 90.0,
-        "samples_tested": 100,
-        "device": "a machine",
-        "precision": "32-true",
-    }
-    more = {
-        "versions": {"torch": "2"},
-        "commit": "abc",
-        "date": "2026-11-22",
-        "seed": seed,
-        "metrics": {"test/error": error},
-    }
-    return row, column, {**keys, **more}
+def record(row: str, column: str, error: float, seed: int = 0) -> tuple[str, str, RunRecord]:
+    return (
+        row,
+        column,
+        RunRecord(
+            name=f"{row}-{column}-{seed}",
+            seed=seed,
+            commit="abc",
+            versions={"torch": "2"},
+            device="a machine",
+            precision="32-true",
+            parameters=1000,
+            epochs=12,
+            train_seconds=90.0,
+            samples_tested=100,
+            metrics={"test/error": error},
+            date="2026-11-22",
+        ),
+    )
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -74,28 +82,28 @@ def test_a_table_runs_what_is_missing_and_the_second_time_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [str(write_table()), "--jobs", "2", "--", *SHORT]
-    assert table(arguments) == 0
+    assert call(table, arguments) == 0
     first = capsys.readouterr().out
     assert "2 runs to do, 2 at once" in first
     assert "| ST | " in first
-    assert table(arguments) == 0
+    assert call(table, arguments) == 0
     assert "0 runs to do" in capsys.readouterr().out
     assert (Path("runs/tables/digits.png")).stat().st_size > 1000
     records = Path("runs/tables/digits.jsonl").read_text()
     for run in Path("runs").glob("*-cpu-0"):
         run.rename(f"{run}.moved")
-    assert table(arguments) == 0
+    assert call(table, arguments) == 0
     assert "0 runs to do" in capsys.readouterr().out, (
         "the records that stand with the table count too"
     )
     assert Path("runs/tables/digits.jsonl").read_text() == records
-    assert table([*arguments[:1], "--rows", "ST", *arguments[1:]]) == 0
+    assert call(table, [*arguments[:1], "--rows", "ST", *arguments[1:]]) == 0
     assert "| CNN | " in capsys.readouterr().out, (
         "a row that is there stays in the table when another one alone is run"
     )
-    assert table([*arguments[:1], "--show", "--seeds", "1", *arguments[1:]]) == 0
+    assert call(table, [*arguments[:1], "--show", "--seeds", "1", *arguments[1:]]) == 0
     assert "2 runs, seeds 0, " in capsys.readouterr().out, "so does a seed"
-    assert table([*arguments[:-1], "3"]) == 0
+    assert call(table, [*arguments[:-1], "3"]) == 0
     assert "2 runs to do" in capsys.readouterr().out, "other settings are other runs"
 
 
@@ -122,7 +130,10 @@ def test_a_stopped_table_goes_on_with_the_runs_that_it_left() -> None:
 
 def test_only_missing_runs_are_commanded(capsys: pytest.CaptureFixture[str]) -> None:
     path = write_table()
-    assert table([str(path), "--seeds", "0", "1", "--rows", "ST", "--dry-run", "--", *SHORT]) == 0
+    assert (
+        call(table, [str(path), "--seeds", "0", "1", "--rows", "ST", "--dry-run", "--", *SHORT])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     files = "--config configs/quickstart.yaml --config configs/hardware/cpu.yaml"
     assert lines == [
@@ -134,7 +145,9 @@ def test_only_missing_runs_are_commanded(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--slurm", "--gpus", "1", "--jobs", "2", "--dry-run"]
     assert (
-        table([str(write_table()), "--seeds", "0", "1", "--rows", "ST", *options, "--", *SHORT])
+        call(
+            table, [str(write_table()), "--seeds", "0", "1", "--rows", "ST", *options, "--", *SHORT]
+        )
         == 0
     )
     text = capsys.readouterr().out
@@ -155,12 +168,26 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
     assert not Path("runs").exists()
 
 
-def test_a_run_that_fails_is_named_with_what_it_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert table([str(write_table()), "--rows", "ST", "--", "--trainer.max_epoch", "1"]) == 1
+def test_a_mistake_in_the_options_of_all_runs_shows_before_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(write_table()), "--", "--trainer.max_epoch", "1"]
+    assert call(table, arguments) == 2
     said = capsys.readouterr()
-    assert "ST, here, seed 0: ended with exit code 2: stn fit:" in said.err
+    assert said.err.startswith("stn table: ")
     assert "did you mean trainer.max_epochs?" in said.err
-    assert "No run of it is there yet" in said.out
+    assert (said.out, Path("runs").exists()) == ("", False)
+
+
+def test_a_table_stops_at_the_first_run_that_its_configuration_keeps_from_starting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    option = "--model.init_args.backbone.init_args.num_classes"
+    assert call(table, [str(write_table()), "--", option, "7", *SHORT]) == 2
+    said = capsys.readouterr()
+    assert "2 runs to do" in said.out
+    assert "ST, here, seed 0: stn fit: " in said.err
+    assert said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -183,7 +210,7 @@ def test_a_mistake_is_one_line(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_table()
-    assert table(arguments) == 2
+    assert call(table, arguments) == 2
     assert capsys.readouterr().err.strip().endswith(complaint)
 
 
@@ -204,34 +231,79 @@ def test_a_file_that_is_no_table_is_named(content: dict[str, Any], complaint: st
         read_table(write_table(**content))
 
 
-def settings(passes: int, family: Any) -> dict[str, Any]:
-    """Of a run, as its config.yaml has them."""
-    return {
-        "trainer": {"max_epochs": passes, "devices": 1},
-        "model": {"class_path": "A", "init_args": {"family": family, "size": None}},
-    }
+FILES = ["--config", "configs/quickstart.yaml", "--config", "configs/hardware/cpu.yaml"]
+RATE = "model.init_args.optimizer.init_args.lr"
+
+
+def recorded(*options: str, **changes: Any) -> RunRecord:
+    """The record of a run that was started with `options`."""
+    made = RunRecord(
+        name="one", seed=0, metrics={}, settings=copy.deepcopy(settings_of([*FILES, *options]))
+    )
+    return dataclasses.replace(made, **changes)
 
 
 @pytest.mark.parametrize(
-    ("started_with", "options", "same"),
+    ("begun_with", "options", "same"),
     [
-        (settings(3, {"class_path": "B", "init_args": {}}), [], True),
-        (settings(3, {"class_path": "C"}), [], False),
-        (settings(4, {"class_path": "B"}), [], False),
-        (settings(4, {"class_path": "B"}), ["--trainer.max_epochs", "4"], True),
-        (settings(4, {"class_path": "B"}), ["--trainer.max_epochs=5"], False),
+        ([], [], True),
+        ([f"--{RATE}", "0.001"], [f"--{RATE}=1e-3"], True),
+        ([f"--{RATE}", "0.001"], [f"--{RATE}=2e-3"], False),
+        ([], ["--trainer.max_epochs", "5"], False),
+        (["--trainer.max_epochs", "5"], [], False),
+        ([], ["--trainer.detect_anomaly"], False),
+        (["--trainer.devices", "2"], [], True),
+        ([], ["--data", "stn_lightning.datamodules.MNISTDataModule"], True),
+        ([], ["--data", "MNISTDataModule"], True),
     ],
 )
-def test_a_run_counts_when_its_settings_are_what_the_files_and_options_say(
-    started_with: Any, options: list[str], same: bool
+def test_a_run_is_known_by_its_resolved_configuration(
+    begun_with: list[str], options: list[str], same: bool
 ) -> None:
-    Path("below.yaml").write_text(
-        "trainer: {max_epochs: 2}\nmodel: {class_path: X, init_args: {size: 7}}\n"
-    )
-    Path("above.yaml").write_text(
-        "trainer: {max_epochs: 3}\nmodel: {class_path: A, init_args: {family: B}}\n"
-    )
-    assert matches(started_with, [Path("below.yaml"), Path("above.yaml")], options) is same
+    assert describes(recorded(*begun_with), [*FILES, *options]) is same
+
+
+def test_an_option_that_is_new_has_its_default_in_an_earlier_record() -> None:
+    before = recorded()
+    del before.settings["model"]["init_args"]["overlap_penalty"]
+    assert describes(before, FILES)
+    assert not describes(before, [*FILES, "--model.init_args.overlap_penalty", "0.1"])
+
+
+def test_a_run_that_was_made_longer_or_is_from_another_version_is_another_run() -> None:
+    assert not describes(recorded(lengths=["10 epochs", "20 epochs"]), FILES)
+    unknown = recorded()
+    unknown.settings["model"]["init_args"]["no_such_option"] = 1
+    assert not describes(unknown, FILES)
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_committed_records_are_read_and_written_without_a_change(file: Path) -> None:
+    records = read_records(file)
+    write_records(Path(file.name), records.values())
+    again = [json.loads(line) for line in Path(file.name).read_text().splitlines()]
+    assert again == [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_committed_records_are_those_of_the_committed_files(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *recipe = file.stem.split("-")
+    group = {"synthetic_numbers": "svhn"}.get(name, name)
+    group = {"mnist": "mnist", "beyond": "mnist", "addition": "mnist"}.get(name, group)
+    files = [f"--config={path}" for path in _recipes(recipe, group)]
+    shutil.copy(file, file.name)
+    arguments = [f"configs/tables/{name}.yaml", *files, "--show", "--out", "."]
+    assert call(table, arguments) == 0
+    assert Path(f"{file.stem}.md").read_text() == file.with_suffix(".md").read_text()
+
+
+def _recipes(names: list[str], group: str) -> list[Path]:
+    """Files below configs by their stems."""
+    found = [sorted(Path("configs").glob(f"{group}/**/{name}.yaml")) for name in names]
+    return [paths[0] for paths in found]
 
 
 def digits() -> Table:
@@ -290,7 +362,7 @@ def test_three_seeds_make_a_win_and_a_claim() -> None:
     text = markdown(digits(), results)
     assert "0.80 ± 0.00 ✓ (1)" in text
     assert "holds (0.80 against 1.30 of two) |" in text
-    single = markdown(digits(), [result for result in results if result[2]["seed"] == 0])
+    single = markdown(digits(), [result for result in results if result[2].seed == 0])
     assert "0.80 (✓) (1)" in single
     assert "holds (0.80 against 1.30 of two, 1 seed) |" in single
 

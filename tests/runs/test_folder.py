@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stn_lightning.__main__ import main
 from stn_lightning.callbacks import WarpImages
 from stn_lightning.datasets import EmbeddedDigits
-from stn_lightning.runs.folder import RunFolder, matches
+from stn_lightning.runs.folder import RunFolder, differences
 from tests.mnist_miniature import write_mnist
 from tests.stn_command import CONFIGS, Stn
 
@@ -38,8 +39,8 @@ def test_fit_trains_tests_the_best_checkpoint_and_says_where_everything_is(
     assert lines[0] == "training runs/quickstart"
     assert lines[1].startswith("225,672 parameters (backbone 208,586, transformer 17,086) on cpu")
     assert lines[2].startswith("epoch   1/2  loss ")
-    assert lines[-3].endswith("% of 500 pictures")
-    assert lines[-2:] == ["run folder runs/quickstart", "where it looks runs/quickstart/panel.png"]
+    assert lines[-3].endswith("% of 500 images")
+    assert lines[-2:] == ["run folder runs/quickstart", "crops runs/quickstart/panel.png"]
     assert {path.name for path in folder.iterdir()} >= {
         "config.yaml",
         "checkpoints",
@@ -146,8 +147,8 @@ def test_a_run_that_crashed_goes_on_and_ends_in_the_weights_of_one_that_did_not(
     stn("fit", *QUICK, "--name", "whole")
     with monkeypatch.context() as patch:
         patch.setattr(WarpImages, "on_train_epoch_start", crash)
-        with pytest.raises(RuntimeError, match="struck"):
-            stn("fit", *QUICK, "--name", "parts")
+        code, _, err = stn("fit", *QUICK, "--name", "parts")
+        assert (code, "struck" in err) == (1, True)
     code, out, _ = stn("fit", *QUICK, "--name", "parts", "--resume", "must")
     assert code == 0
     assert out.startswith("going on with runs/parts")
@@ -223,7 +224,7 @@ MISTAKES = {
         "batch_size 0; give 1 or more",
     ),
     "nothing to resume": (("--resume", "must"), "holds no checkpoint; leave --resume out"),
-    "a name with a slash": (("--name", "a/b"), "without slashes"),
+    "a name with a slash": (("--name", "a/b"), "give one word of letters"),
     "the wrong number of classes": (
         ("--model.init_args.backbone.init_args.num_classes", "7"),
         "has 7 classes, the data has 10",
@@ -402,14 +403,12 @@ def test_a_configuration_that_others_may_be_reading_is_never_half_written(tmp_pa
     assert (run.path / "config.1.yaml").read_text() == "seed_everything: 0\n"
 
 
-def test_settings_hold_a_list_of_classes_whose_defaults_were_filled_in(tmp_path: Path) -> None:
-    (tmp_path / "network.yaml").write_text(
-        "transformers: [{class_path: Affine, init_args: {units: [32, 32]}}, Identity]"
-    )
-    filled = [
-        {"class_path": "Affine", "init_args": {"units": [32, 32], "bias": True}},
-        {"class_path": "Identity"},
-    ]
-    assert matches({"transformers": filled}, [tmp_path / "network.yaml"], [])
-    assert not matches({"transformers": filled[:1]}, [tmp_path / "network.yaml"], [])
-    assert not matches({"transformers": filled[::-1]}, [tmp_path / "network.yaml"], [])
+def test_where_data_lie_and_what_is_shown_is_no_change_and_a_value_is() -> None:
+    def settings(place: str, rate: float) -> dict[str, Any]:
+        source = {"class_path": "S", "init_args": {"root": place, "cache": place}}
+        data = {"init_args": {"num_workers": len(place), "source": source, "rootless": rate}}
+        return {"data": data, "trainer": {"devices": place, "enable_progress_bar": place}}
+
+    assert not list(differences(settings("a", 1), settings("bcd", 1)))
+    (change,) = differences(settings("a", 1), settings("a", 2))
+    assert change == ("data.init_args.rootless", 1, 2)

@@ -1,0 +1,106 @@
+"""The short help of `stn fit`, `validate` and `test`: our options and classes first."""
+
+import inspect
+import itertools
+from types import ModuleType
+
+from stn_lightning import backbones, datamodules, distortions, synthetic, tasks, transformers
+from stn_lightning.cli.command import OPTIONS
+
+WHAT = {
+    "fit": "Train a run and test its best checkpoint",
+    "validate": "Evaluate a run on the validation images",
+    "test": "Evaluate a run on the test images",
+}
+TRAINER = {
+    "max_epochs N": "length of the training in epochs",
+    "max_steps N": "length of the training in steps of the optimizer",
+    "accelerator NAME": "auto, cpu or gpu",
+    "devices N": "processes, one for each GPU",
+    "precision NAME": "32-true, bf16-mixed, 16-mixed, ...",
+    "gradient_clip_val X": "largest norm of the gradient",
+    "accumulate_grad_batches N": "batches for each step of the optimizer",
+    "check_val_every_n_epoch N": "epochs between validations",
+    "limit_train_batches N": "batches of an epoch, as a number or a part",
+    "log_every_n_steps N": "steps between two points of a curve",
+    "fast_dev_run": "one batch of everything: does it run?",
+}
+"""The Trainer's options that are used most."""
+CLASSES: dict[str, tuple[tuple[ModuleType, ...], str]] = {
+    "data modules (--data CLASS)": ((datamodules, synthetic), "DataModule"),
+    "tasks (--model CLASS)": ((tasks,), "Task"),
+    "backbones (--model.init_args.backbone)": ((backbones,), ""),
+    "transformers (--model.init_args.transformer)": ((transformers,), "Transformer"),
+    "distortions (--data.init_args.distortion)": ((distortions,), ""),
+}
+ABSTRACT = ("FeatureExtractor", "BaseDataModule", "Distortion", "Transformer")
+
+
+def answer_help(arguments: list[str]) -> bool:
+    """Print the help that `arguments` ask for, where it is ours; return whether it was.
+
+    Of `--help all`, the `all` is removed, and the parser answers.
+    """
+    command, *words = arguments
+    if command not in WHAT:
+        return False
+    following = dict(itertools.pairwise([*words, "--"]))
+    for option in ("--help", "-h"):
+        if following.get(option) == "all":
+            arguments.remove("all")
+            return False
+        if option in following:
+            print(short_help(command))
+            return True
+    for option, kind in {"--data.help": "data", "--model.help": "tasks"}.items():
+        if following.get(option, "").startswith("-"):
+            (name,) = (name for name in CLASSES if name.startswith(kind))
+            print("\n".join(_listing(name)))
+            print(f"\n{option} CLASS lists the arguments of one.")
+            return True
+    return False
+
+
+def short_help(command: str) -> str:
+    """Return the help of a command, on less than 120 lines."""
+    lines = [
+        f"usage: stn {command} [--config FILE ...] [OPTIONS]",
+        "",
+        f"{WHAT[command]}. An option goes over the files, a file over those before it.",
+        "",
+        "options:",
+        _line("--config FILE", "configuration file, one of yours or one that is shipped"),
+    ]
+    for name, (_, default, text) in OPTIONS.items():
+        lines.append(_line(f"--{name}", text + (f" (default: {default})" if default else "")))
+    lines.append(_line("--seed_everything N", "seed of all random numbers (default: 0)"))
+    lines.append(_line("--ckpt_path FILE", "checkpoint to start from, or to evaluate"))
+    lines.append(_line("--print_config", "print the configuration that results, and stop"))
+    for name in CLASSES:
+        lines += ["", *_listing(name)]
+    lines += ["", "the Trainer's most used options:"]
+    lines += [_line(f"--trainer.{name}", text) for name, text in TRAINER.items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"stn {command} --help all lists every option, --data.help CLASS and --model.help CLASS "
+            "the arguments of a class.",
+        ]
+    )
+
+
+def _listing(name: str) -> list[str]:
+    rooms, suffix = CLASSES[name]
+    lines = [f"{name}:"]
+    for room in rooms:
+        for public in room.__all__:
+            thing = getattr(room, public)
+            if inspect.isclass(thing) and public.endswith(suffix) and public not in ABSTRACT:
+                first = (inspect.getdoc(thing) or "").partition("\n")[0]
+                lines.append(_line(public, first))
+    return lines
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<28} {text}"

@@ -1,0 +1,42 @@
+"""What the console shows: our lines, and of Lightning's those that a user asked for."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+ASKED_FOR = ("callbacks", "profilers", "tuner")
+"""Folders of Lightning whose lines follow from an option: EarlyStopping(verbose), a profiler."""
+NOISE = (
+    ".*does not have many workers.*",  # the data are in memory
+    ".*srun. command is available.*",  # `stn submit` is how to use it
+    ".*LeafSpec.*is deprecated",  # lightning 2.6 calls torch 2.14 the old way
+    ".*Checkpoint directory .* exists and is not empty.*",  # resuming is what it is for
+)
+
+
+class _AskedFor(logging.Filter):
+    """Let warnings through, and lines of those parts of Lightning that a user asked for."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        asked_for = Path(record.pathname).parent.name in ASKED_FOR
+        return record.levelno > logging.INFO or asked_for
+
+
+def quieten() -> None:
+    """Leave out what Lightning says to everyone about everything."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(each, _AskedFor) for each in handler.filters):
+                handler.addFilter(_AskedFor())
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+
+
+@rank_zero_only
+def say(text: str, stream: Any = None) -> None:
+    """Print a line, once for all processes."""
+    print(text, file=stream or sys.stdout, flush=True)

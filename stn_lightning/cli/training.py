@@ -1,0 +1,103 @@
+"""`stn fit`, `stn validate` and `stn test`, and what their exit codes mean."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
+
+from stn_lightning.cli.arguments import add_config_of_run
+from stn_lightning.cli.command import CommandLine
+from stn_lightning.cli.help import answer_help
+from stn_lightning.cli.messages import quieten, say
+from stn_lightning.runs.config_errors import one_line
+from stn_lightning.runtime.distributed import destroy_process_groups, lost_process_reason
+from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, PROCESS_LOST, USAGE
+from stn_lightning.runtime.guards import NonFiniteError
+from stn_lightning.runtime.memory import keep_freed_memory
+from stn_lightning.runtime.preemption import Preempted
+
+PLAIN = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
+"""Errors whose message says enough without their class."""
+
+
+def fit(arguments: list[str]) -> int:
+    """Train a run, then test its best checkpoint."""
+    return run(["fit", *arguments])
+
+
+def validate(arguments: list[str]) -> int:
+    """Evaluate a run on the validation images."""
+    return run(["validate", *arguments])
+
+
+def test(arguments: list[str]) -> int:
+    """Evaluate a run on the test images and write its record."""
+    return run(["test", *arguments])
+
+
+def run(
+    arguments: list[str],
+    build: Callable[[list[str]], CommandLine] = CommandLine,
+    name: str | None = None,
+) -> int:
+    """Parse arguments and run their command.
+
+    An error before the end of the first batch is one line, whatever it is: a mistake in the
+    configuration shows there. With STN_TRACEBACK=1 its traceback is printed, too.
+
+    Args:
+        arguments: the command and its options.
+        build: makes the command of its arguments.
+        name: of the command as the user called it, where that is another one.
+
+    Returns:
+        one of `runtime.exit_codes`.
+    """
+    quieten()
+    keep_freed_memory()
+    called = f"stn {name or arguments[0]}"
+    if answer_help(arguments):
+        return FINISHED
+    command: CommandLine | None = None
+    try:
+        command = build(add_config_of_run(arguments))
+        command.execute()
+        destroy_process_groups()
+    except Preempted as stopped:
+        say(str(stopped))
+        destroy_process_groups()
+        return PREEMPTED
+    except SystemExit as leaving:  # --help
+        return int(leaving.code or 0)
+    except NonFiniteError as problem:
+        say(f"{called}: {problem}", sys.stderr)
+        return FAILED
+    except Exception as problem:
+        if isinstance(problem, RuntimeError) and (reason := lost_process_reason(problem)):
+            text = f"{called}: {reason}; started again it goes on from its last.ckpt"
+            print(text, file=sys.stderr, flush=True)
+            os._exit(PROCESS_LOST)  # whatever is tidied up now may wait for the other
+        return _report(problem, called, command)
+    return FINISHED
+
+
+def _report(problem: Exception, called: str, command: CommandLine | None) -> int:
+    """Print an error: in one line before the end of the first batch, else with its traceback."""
+    after_first_step = command is not None and command.first_step.done
+    if after_first_step or os.environ.get("STN_TRACEBACK"):
+        traceback.print_exception(problem)
+    if after_first_step:
+        return FAILED
+    text = one_line(str(problem))
+    if not isinstance(problem, PLAIN):
+        text = f"{text or type(problem).__name__}; STN_TRACEBACK=1 shows where ({type(problem).__name__})"
+    if command is None:  # what the arguments have wrong is the same for all processes
+        say(f"{called}: {text}", sys.stderr)
+    else:
+        rank = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it
+        process = f"process {rank}: " if rank else ""
+        print(f"{called}: {process}{text}", file=sys.stderr, flush=True)
+    return USAGE

@@ -1,0 +1,159 @@
+"""Command lines made from functions: types become options, the docstring becomes the help.
+
+    def status(*runs: str) -> int: ...             stn status RUN RUN
+    def table(table: Path, *, jobs: int = 1): ...  stn table TABLE --jobs 1
+
+A parameter before the `*` is a positional argument, one after it an option. `bool` is a flag, a
+`Literal` a choice; of a sequence of paths each is given with an option of its own, of other
+sequences all after one. A dataclass stands for its fields. `fit_options` takes what follows `--`,
+`other_options` what no other parameter takes. A function of `arguments` alone parses them itself.
+Standard library only.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from stn_lightning.runs.options import Options
+from stn_lightning.runtime.exit_codes import USAGE
+
+REST = ("fit_options", "other_options")
+
+
+def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
+    """Call `function` with what the command line says.
+
+    Returns:
+        the exit code: the function's, or 2 where it raises a ValueError or an OSError, whose
+        message is printed.
+    """
+    parameters = _parameters(function)
+    if list(parameters) == ["arguments"]:
+        return function(list(arguments))
+    options = Options(function.__name__, "")
+    text = inspect.getdoc(function) or ""
+    options.description = re.split(r"\n\n(?:Args|Returns|Raises):", text)[0]
+    values = {name: _add(options, p, text) for name, p in parameters.items() if name not in REST}
+    given, rest = list(arguments), []
+    if "fit_options" in parameters and "--" in given:
+        at = given.index("--")
+        given, rest = given[:at], given[at + 1 :]
+    if "other_options" in parameters:
+        chosen, rest = options.parse_known_args(given)
+    else:
+        chosen = options.parse_args(given)
+    before: list[Any] = []
+    named: dict[str, Any] = {name: rest for name in REST if name in parameters}
+    for name, value in values.items():
+        if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+            before += value(chosen)
+        elif parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
+            named[name] = value(chosen)
+        else:
+            before.append(value(chosen))
+    try:
+        return function(*before, **named)
+    except BrokenPipeError:  # nothing reads the output any more
+        raise
+    except (ValueError, OSError) as problem:
+        print(f"{options.prog}: {problem}", file=sys.stderr)
+        return USAGE
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return parameters by name, with their types."""
+    types_of = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters
+    return {name: p.replace(annotation=types_of[name]) for name, p in parameters.items()}
+
+
+def _add(options: Any, parameter: inspect.Parameter, docstring: str) -> Callable[[Any], Any]:
+    """Add the options of a parameter; return what reads its value from the parsed ones."""
+    name, kind = parameter.name, _without_none(parameter.annotation)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        group, text = options.add_argument_group(f"the {name}"), inspect.getdoc(kind) or ""
+        fields = _parameters(kind).values()
+        values = {
+            field.name: _add(group, field.replace(kind=field.KEYWORD_ONLY), text)
+            for field in fields
+        }
+        return lambda chosen: kind(**{name: value(chosen) for name, value in values.items()})
+    default = None if parameter.default is parameter.empty else parameter.default
+    text = _help(docstring, name)
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        required = parameter.default is parameter.empty
+        options.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=default,
+            required=required,
+            help=text + _shown(default),
+            **_option(kind, name),
+        )
+    else:
+        several = parameter.kind is parameter.VAR_POSITIONAL
+        required = parameter.default is parameter.empty and not several
+        element = typing.get_args(kind)[0] if _is_sequence(kind) else kind
+        count = "*" if several else "+" if _is_sequence(kind) else None if required else "?"
+        given = {} if required else {"default": [] if several else default}
+        options.add_argument(
+            name, type=element, nargs=count, metavar=_metavar(name), help=text, **given
+        )
+    return lambda chosen: getattr(chosen, name)
+
+
+def _option(kind: Any, name: str) -> dict[str, Any]:
+    """Return argparse's settings for an option of a type."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if _is_sequence(kind):
+        (element,) = typing.get_args(kind)
+        if element is Path:
+            return {"action": _Append, "type": Path, "metavar": "FILE"}
+        return {"nargs": "+", **_option(element, name)}
+    if typing.get_origin(kind) is Literal:
+        return {"choices": typing.get_args(kind)}
+    return {"type": kind, "metavar": {int: "N", Path: "PATH"}.get(kind, _metavar(name))}
+
+
+class _Append(argparse.Action):
+    """Append to a list; argparse's own action would append to the default."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), values])
+
+
+def _help(docstring: str, name: str) -> str:
+    """Return what the `Args:` of a docstring say of `name`."""
+    entry = re.search(rf"^    \*?{name}: (.*\n?(?:     .*\n?)*)", docstring, re.MULTILINE)
+    return " ".join(entry[1].split()).replace("%", "%%") if entry else ""
+
+
+def _shown(default: Any) -> str:
+    """Return a default for the help, where there is anything to show."""
+    if default is None or default is False or default == ():
+        return ""
+    words = default if isinstance(default, list | tuple) else [default]
+    return f" (default: {' '.join(map(str, words))})"
+
+
+def _metavar(name: str) -> str:
+    return name.replace("_", "-").upper().removesuffix("S")
+
+
+def _is_sequence(kind: Any) -> bool:
+    return typing.get_origin(kind) in (list, Sequence)
+
+
+def _without_none(kind: Any) -> Any:
+    """Return the type beside None."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
+    return kind

@@ -1,0 +1,97 @@
+"""Weights of another run as a start: what fits by name and shape is taken."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stn_lightning.runs.folder import RunFolder
+from stn_lightning.runtime.checkpoint_io import load_checkpoint
+
+
+class Taken(NamedTuple):
+    """Names of tensors that were taken, and of those that were left."""
+
+    taken: list[str]
+    other_shape: list[str]
+    missing: list[str]
+    unused: list[str]
+
+
+class InitialWeights(Callback):
+    """Start a training with the weights of another run or file.
+
+    Args:
+        source: name or folder of a run, or a `.ckpt` or `.safetensors` file.
+        say: prints a line.
+    """
+
+    def __init__(self, source: str, say: Callable[[str], None]) -> None:
+        self.source = source
+        self.say = say
+        self.weights = read_weights(source)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After lazy layers have their sizes, and before a checkpoint of this run is restored."""
+        self.say(describe(self.source, take_weights(pl_module, self.weights)))
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """Read the weights of a run or file.
+
+    Args:
+        source: name or folder of a run, or a `.ckpt` or `.safetensors` file.
+
+    Raises:
+        ValueError: says why nothing can be read there.
+    """
+    file = Path(source)
+    if not file.is_file():
+        file = RunFolder.found(source).best()
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except SafetensorError as problem:
+            raise ValueError(f"{file}: no file of safetensors ({problem})") from problem
+    content = load_checkpoint(file)
+    weights = content.get("state_dict", content)
+    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+
+
+def take_weights(network: nn.Module, weights: dict[str, Tensor]) -> Taken:
+    """Copy into `network` what has the same name and shape.
+
+    Raises:
+        ValueError: where nothing fits.
+    """
+    own = network.state_dict()
+    taken = [n for n, value in weights.items() if n in own and own[n].shape == value.shape]
+    if not taken:
+        raise ValueError(
+            f"none of {len(weights)} tensors fits the network by name and shape, "
+            f"for example {next(iter(weights), 'nothing')}"
+        )
+    with torch.no_grad():
+        for name in taken:
+            own[name].copy_(weights[name])
+    other = [name for name in weights if name in own and name not in taken]
+    missing = [name for name in own if name not in weights]
+    return Taken(taken, other, missing, [name for name in weights if name not in own])
+
+
+def describe(source: str, found: Taken) -> str:
+    """Say in one line what was taken and what was left."""
+    parts = {
+        "of another shape": found.other_shape,
+        "not there": found.missing,
+        "without a place here": found.unused,
+    }
+    left = [f"{kind}: {', '.join(names)}" for kind, names in parts.items() if names]
+    return f"weights of {source}: {len(found.taken)} tensors taken; " + (
+        f"left as they start: {'; '.join(left)}" if left else "all fit"
+    )

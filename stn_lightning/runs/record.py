@@ -1,0 +1,188 @@
+"""The record of a run: what it came to, and everything needed to know where the number is from.
+
+`runs/NAME/results.json` holds one record, `runs/tables/TABLE.jsonl` a line for each run of a table.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stn_lightning.runtime.atomic_files import atomic_write
+
+RECORD = "results.json"
+"""The name of the file in a run's folder."""
+
+RARE = ("monitor", "best_validation", "lengths", "checkpoint", "initialised_from")
+"""Fields that are left out of the file where there is nothing to say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run came to.
+
+    Args:
+        name: of the run.
+        configs: the configuration files it was started with.
+        seed: of the run.
+        commit: of the source; a + where files differed from it.
+        versions: of Python and the packages.
+        device: the GPU or processor.
+        devices: number of processes.
+        precision: of the computation, in Lightning's words.
+        parameters: number of trained and fixed parameters.
+        epochs: trained in all.
+        samples_seen: in training.
+        train_seconds: without validation and test.
+        images_per_second: in training.
+        monitor: the metric that chose the best checkpoint.
+        best_validation: the best value of that metric.
+        samples_tested: number of test images.
+        metrics: of the test split; errors in percent.
+        date: of the test, as YYYY-MM-DD.
+        settings: the resolved configuration, which identifies the run.
+        lengths: the lengths it was trained for, in order, where it went on after its end.
+        checkpoint: the file name of the checkpoint that was tested.
+        initialised_from: the run or file whose weights it started with.
+
+    Example:
+        >>> record = RunRecord(name="one", seed=0, metrics={"test/error": 1.5})
+        >>> RunRecord.from_json(record.to_json()) == record
+        True
+    """
+
+    name: str
+    configs: list[str] = field(default_factory=list)
+    seed: int
+    commit: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    devices: int = 1
+    precision: str = ""
+    parameters: int = 0
+    epochs: int | None = None
+    samples_seen: int | None = None
+    train_seconds: float | None = None
+    images_per_second: float | None = None
+    monitor: str | None = None
+    best_validation: float | None = None
+    samples_tested: int = 0
+    metrics: dict[str, float]
+    date: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    lengths: list[str] = field(default_factory=list)
+    checkpoint: str | None = None
+    initialised_from: str | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunRecord":
+        """Read a record from a JSON object.
+
+        Raises:
+            ValueError: says why it is no record.
+        """
+        try:
+            content = json.loads(text)
+            known = {each.name for each in dataclasses.fields(cls)}
+            record = cls(**{key: value for key, value in content.items() if key in known})
+            _check_types(record)
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise ValueError(f"this is no record of a run ({problem})") from problem
+        return record
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the record as a JSON object.
+
+        Raises:
+            ValueError: where a number is infinite or not a number.
+        """
+        content = dataclasses.asdict(self)
+        for name in RARE:
+            if not content[name]:
+                del content[name]
+        try:
+            return json.dumps(content, indent=indent, allow_nan=False)
+        except ValueError as problem:
+            raise ValueError(f"{self.name}: {_not_finite(content)} is not finite") from problem
+
+    @classmethod
+    def read(cls, path: Path) -> "RunRecord":
+        """Read `results.json`.
+
+        A file written before 0.2 holds neither date nor settings: they are the file's own date and
+        the `config.yaml` beside it.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: names the file and what is wrong with it.
+        """
+        try:
+            record = cls.from_json(path.read_text())
+        except ValueError as problem:  # text that is no UTF-8 is one, too
+            raise ValueError(f"{path}: {problem}") from problem
+        if not record.date:
+            written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            record = dataclasses.replace(record, date=written.date().isoformat())
+        config = path.with_name("config.yaml")
+        if not record.settings and config.exists():
+            record = dataclasses.replace(record, settings=yaml.safe_load(config.read_text()))
+        return record
+
+    def write(self, path: Path) -> None:
+        """Write `results.json`, whole or not at all.
+
+        Raises:
+            ValueError: where a number is infinite or not a number.
+        """
+        text = self.to_json(indent=2) + "\n"
+        with atomic_write(path) as file:
+            file.write(text.encode())
+
+
+def read_records(path: Path) -> dict[str, RunRecord]:
+    """Read the records of a table's file by the names of the runs; none where there is no file.
+
+    Raises:
+        ValueError: names the file and the line that is no record.
+    """
+    records = {}
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = RunRecord.from_json(line)
+        except ValueError as problem:
+            raise ValueError(f"{path}:{number}: {problem}") from problem
+        records[record.name] = record
+    return records
+
+
+def write_records(path: Path, records: Iterable[RunRecord]) -> None:
+    """Write a table's file, a line for each record, sorted by name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [record.to_json() + "\n" for record in sorted(records, key=lambda each: each.name)]
+    with atomic_write(path) as file:
+        file.write("".join(lines).encode())
+
+
+def _check_types(record: RunRecord) -> None:
+    """Check what readers rely on.
+
+    Raises:
+        TypeError: names a field of another type.
+    """
+    for name, kind in {"name": str, "seed": int, "metrics": dict, "settings": dict}.items():
+        if not isinstance(getattr(record, name), kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+
+
+def _not_finite(content: Any, path: str = "") -> str:
+    """Return the key of the first number that is infinite or not a number."""
+    if isinstance(content, dict):
+        keys = (_not_finite(value, f"{path}.{key}".strip(".")) for key, value in content.items())
+        return next(filter(None, keys), "")
+    return path if isinstance(content, float) and not abs(content) < float("inf") else ""
