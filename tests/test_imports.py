@@ -39,7 +39,16 @@ TABLE: dict[str, set[str] | None] = {
     # the runtime
     "runtime": {"torch", "numpy", "lightning", "filelock"},
     # running and using
-    "runs": {"torch", "lightning", "yaml", "jsonargparse", "tasks", "batch", "transformers"}
+    "runs": {
+        "torch",
+        "lightning",
+        "yaml",
+        "jsonargparse",
+        "safetensors",
+        "tasks",
+        "batch",
+        "transformers",
+    }
     | {"datamodules", "runtime"},
     "callbacks": {"torch", "torchmetrics", "tensorboard", "numpy", "PIL", "lightning"}
     | {"geometry", "transformers", "tasks", "batch", "datamodules", "runtime", "runs"},
