@@ -1,4 +1,4 @@
-"""What a loader yields and a task gets."""
+"""Batches: what a loader yields and a task takes."""
 
 from typing import Literal, NamedTuple
 
@@ -8,22 +8,22 @@ Split = Literal["train", "val", "test"]
 
 
 class Batch(NamedTuple):
-    """Pictures with their labels, and what makes them reproducible."""
+    """Images with their labels, and all that makes them reproducible."""
 
     image: Tensor
     """(batch, channels, height, width)"""
     label: Tensor
-    """(batch,), or (batch, digits) where a picture has several"""
+    """(batch,), or (batch, digits) where an image has several"""
     indices: Tensor
-    """(batch,), of each picture in its split"""
+    """(batch,), the index of each image in its split"""
     epoch: int
-    """of the training; validation and test pictures are frozen, whatever it says"""
+    """epoch of the training; validation and test images are frozen whatever it is"""
     share: float
-    """this process's pictures times the number of processes over all pictures of the global batch:
-    1 but for uneven ends
+    """images of this process times the number of processes, over all images of the global batch: 1
+    except where they do not divide
     """
     split: Split
     box: Tensor | None = None
-    """(batch, 4), left, top, right and bottom of what is to be found, -1 to 1 across the picture,
-    where that is known; for scoring
+    """(batch, 4), left, top, right and bottom of the object, -1 to 1 across the image; None where
+    it is not known
     """

@@ -1,5 +1,6 @@
-"""What makes a digit hard: distortions of whole batches, each a function of the picture and of
-(seed, epoch, index).
+"""Distortions of digits, for whole batches.
+
+Each is a function of the images and of (seed, epoch, index).
 
 Reference:
     Jaderberg et al. 2015, section 4.1 and appendix A.4.

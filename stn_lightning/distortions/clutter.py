@@ -1,4 +1,4 @@
-"""TC: translated digits among scraps of other digits.
+"""TC: translated digits among patches of other digits.
 
 Reference:
     Jaderberg et al. 2015, section 4.1; the data set is that of Mnih et al. 2014.
@@ -13,20 +13,24 @@ from stn_lightning.distortions.distortion import Distortion
 
 
 class Cluttered(Distortion):
-    """The picture at a random place of a larger canvas, then scraps cut from random places of other
-    pictures.
+    """TC: translated on a larger canvas, with clutter.
 
     Places are whole pixels and everything stays inside the canvas (?). Where things overlap, the
-    brighter shows (?).
+    brighter one shows (?).
 
     Args:
-        size: of the canvas, in pixels.
-        num_patches: how many.
-        patch_size: side of each, in pixels.
-        digit: side of the picture, in pixels.
+        size: side of the canvas, in pixels.
+        num_patches: number of patches, cut from random places of other images.
+        patch_size: side of each patch, in pixels.
+        digit: side of the image, in pixels.
 
     Raises:
-        ValueError: where picture or scraps do not fit.
+        ValueError: the image or the patches do not fit.
+
+    >>> randomness = CounterRandom(seed=0, stream=0, epoch=0, index=torch.arange(5))
+    >>> images = torch.rand(5, 1, 28, 28)
+    >>> Cluttered(60)(images, randomness, pool=images.byte()).shape
+    torch.Size([5, 1, 60, 60])
     """
 
     def __init__(
@@ -35,23 +39,27 @@ class Cluttered(Distortion):
         super().__init__(size, digit)
         if not patch_size <= digit <= size:
             raise ValueError(
-                f"scraps of {patch_size} px from pictures of {digit} px on {size} px: give scrap <= digit <= size"
+                f"patches of {patch_size} px from images of {digit} px on {size} px: "
+                "give patch_size <= digit <= size"
             )
-        self.scraps = num_patches
-        self.scrap = patch_size
+        self.num_patches = num_patches
+        self.patch_size = patch_size
 
     def place(self, randomness: CounterRandom) -> Int64[Tensor, "batch 2"]:
-        """(row, column) of the picture's corner on the canvas: the first numbers that are drawn."""
+        """Draw (row, column) of the image's corner.
+
+        They are the first numbers drawn.
+        """
         return randomness.integer(2, self.size - self.digit + 1)
 
     def forward(
         self,
-        pictures: Float[Tensor, "batch channels digit digit"],
+        images: Float[Tensor, "batch channels digit digit"],
         randomness: CounterRandom,
-        pool: UInt8[Tensor, "pictures channels digit digit"],
+        pool: UInt8[Tensor, "images channels digit digit"],
     ) -> Float[Tensor, "batch channels size size"]:
-        batch, channels = pictures.shape[:2]
-        n, side = self.scraps, self.scrap
+        batch, channels = images.shape[:2]
+        n, side = self.num_patches, self.patch_size
         place = self.place(randomness)
         source = randomness.integer(n, max(len(pool) - 1, 1))
         own = randomness.index[:, None] % max(len(pool), 1)
@@ -59,28 +67,23 @@ class Cluttered(Distortion):
         cut = randomness.integer(2 * n, self.digit - side + 1).unflatten(1, (n, 2))
         paste = randomness.integer(2 * n, self.size - side + 1).unflatten(1, (n, 2))
 
-        canvas = pictures.new_zeros(batch, channels, self.size * self.size)
-        at = _square(place, self.digit, self.size)[:, None].expand(
-            -1, channels, -1
-        )  # (B, C, digit^2)
-        canvas.scatter_(2, at, pictures.flatten(2))
+        canvas = images.new_zeros(batch, channels, self.size * self.size)
+        target = _square(place, self.digit, self.size)[:, None].expand(-1, channels, -1)
+        canvas.scatter_(2, target, images.flatten(2))
         channel = torch.arange(channels, device=place.device)[:, None]
-        picture = source.clamp(max=len(pool) - 1)[:, :, None, None]
+        source = source.clamp(max=len(pool) - 1)[:, :, None, None]
         inside = _square(cut, side, self.digit)[:, :, None]  # (B, n, 1, side^2)
-        scraps = (
-            pool.flatten(2)[picture, channel, inside].to(pictures.dtype) / 255
-        )  # (B, n, C, side^2)
-        at = (
-            _square(paste, side, self.size).flatten(1)[:, None].expand(-1, channels, -1)
-        )  # (B, C, n*side^2)
-        canvas.scatter_reduce_(2, at, scraps.transpose(1, 2).flatten(2), "amax")
+        patches = pool.flatten(2)[source, channel, inside]  # (B, n, C, side^2)
+        patches = (patches.to(images.dtype) / 255).transpose(1, 2).flatten(2)
+        target = _square(paste, side, self.size).flatten(1)[:, None].expand(-1, channels, -1)
+        canvas.scatter_reduce_(2, target, patches, "amax")
         return canvas.unflatten(2, (self.size, self.size))
 
 
 def _square(
     corner: Int64[Tensor, "*batch 2"], side: int, width: int
 ) -> Int64[Tensor, "*batch pixels"]:
-    """Indices of a square's pixels in an image of `width` whose pixels stand in one row."""
+    """Return a square's indices in a flattened image."""
     steps = torch.arange(side, device=corner.device)
     rows, columns = corner[..., 0, None] + steps, corner[..., 1, None] + steps
     return (rows[..., :, None] * width + columns[..., None, :]).flatten(-2)

@@ -1,8 +1,8 @@
-"""Random numbers that depend on (seed, stream, epoch, index of the picture) and on nothing else.
+"""Random numbers from (seed, stream, epoch, image index) alone.
 
-A counter-based generator computes the n-th number directly, without a state that runs from picture
-to picture. So a picture gets the same numbers in any batch, in any order, on any device, on one
-process or on many, and after any resume.
+A counter-based generator computes the n-th number directly, without a state that runs from image to
+image. So an image gets the same numbers in any batch, in any order, on any device, on one process
+or on many, and after any resume.
 
 Reference:
     Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (Philox4x32-10); Box and
@@ -20,7 +20,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
 
 _AHEAD = 2048
-"""Counters that one evaluation of Philox takes at least. So few cost no more than one: the time
+"""Least number of counters that Philox is evaluated for: so few cost no more than one, as the time
 goes into starting 120 operations.
 """
 
@@ -28,8 +28,9 @@ goes into starting 120 operations.
 def philox(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four random 32-bit words for each four-word counter, in int64 tensors of one
-    shape.
+    """Return four random 32-bit words for each four-word counter (Philox4x32-10).
+
+    All tensors are int64 and of one shape.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -47,18 +48,23 @@ def philox(
 
 
 class CounterRandom:
-    """The random numbers of a batch of pictures. Each call draws numbers that no call before it has
-    drawn.
+    """Random numbers for a batch of images.
+
+    Each call draws numbers that no call before it has drawn.
 
     Args:
         seed: of the run, 0 to 2^32 - 1.
-        stream: which of the seed's independent sequences (training, validation, test), 0 to 2^32 -
-            1.
-        epoch: pass over the data; a frozen set stays at one.
-        index: of each picture in its data set, (batch,).
-        spread: how far numbers go from the middle of their range, of how far they may: 0 makes each
-            `uniform` its middle and each `normal` 0, 1 leaves both as they are. Whole numbers are
-            choices, not amounts: they stay.
+        stream: one of the seed's independent sequences (training, validation, test), 0 to 2^32 - 1.
+        epoch: epoch of the training; a frozen set stays at one.
+        index: index of each image in its data set, (batch,).
+        spread: scale of the numbers around the middle of their range: 0 makes each `uniform` its
+            middle and each `normal` 0, 1 leaves both as they are. Integers are choices, not
+            amounts: they stay.
+
+    >>> one = CounterRandom(seed=0, stream=0, epoch=3, index=torch.tensor([7]))
+    >>> two = CounterRandom(seed=0, stream=0, epoch=3, index=torch.tensor([5, 7]))
+    >>> torch.equal(one.uniform(4, -1.0, 1.0)[0], two.uniform(4, -1.0, 1.0)[1])
+    True
     """
 
     def __init__(
@@ -77,46 +83,47 @@ class CounterRandom:
         self._ready = index.new_empty(len(index), 0)
 
     def _words(self, n: int) -> Int64[Tensor, "batch n"]:
-        wanted = math.ceil(n / 4) * 4  # blocks of four words are not shared between calls
-        if wanted > self._ready.shape[1]:
-            blocks = max((wanted - self._ready.shape[1]) // 4, _AHEAD // max(len(self.index), 1))
-            self._ready = torch.cat(
-                [self._ready, self._blocks(self.drawn + self._ready.shape[1] // 4, blocks)], dim=1
-            )
+        wanted = math.ceil(n / 4) * 4  # calls do not share blocks of four words
+        ready = self._ready.shape[1]
+        if wanted > ready:
+            blocks = max((wanted - ready) // 4, _AHEAD // max(len(self.index), 1))
+            more = self._blocks(self.drawn + ready // 4, blocks)
+            self._ready = torch.cat([self._ready, more], dim=1)
         words, self._ready = self._ready[:, :n], self._ready[:, wanted:]
         self.drawn += wanted // 4
         return words
 
     def _blocks(self, first: int, n: int) -> Int64[Tensor, "batch words"]:
-        """The words of `n` counters from `first` on."""
-        index, block = torch.broadcast_tensors(
-            self.index[:, None], torch.arange(first, first + n, device=self.index.device)
-        )
+        """Return the words of `n` counters from `first` on."""
+        numbers = torch.arange(first, first + n, device=self.index.device)
+        index, block = torch.broadcast_tensors(self.index[:, None], numbers)
         counter = (block, torch.full_like(block, self.epoch), index & _WORD, index >> 32 & _WORD)
         return torch.stack(philox(counter, self.key), dim=-1).flatten(1)
 
     def uniform(self, n: int, low: float, high: float) -> Float64[Tensor, "batch n"]:
-        """`n` numbers a picture, evenly spread over (low, high), on a lattice of 2^32 steps."""
-        return low + (high - low) * (
-            0.5 + self.spread * (self._unit(n) - 0.5)
-        )  # exact where the spread is 1
+        """Draw `n` uniform numbers for each image.
+
+        They lie on a lattice of 2^32 steps.
+        """
+        # exact where the spread is 1
+        return low + (high - low) * (0.5 + self.spread * (self._unit(n) - 0.5))
 
     def normal(self, n: int, std: float) -> Float64[Tensor, "batch n"]:
-        """`n` normal numbers a picture, of mean 0.
+        """Draw `n` normal numbers of mean 0 for each image.
 
         In float64, as different ways to compute a logarithm differ in the last bit, which rounding
         to float32 then hides.
         """
         pairs = self._unit(2 * math.ceil(n / 2)).unflatten(1, (-1, 2))
         radius, angle = (-2 * pairs[..., 0].log()).sqrt(), 2 * math.pi * pairs[..., 1]
-        return (
-            std
-            * self.spread
-            * torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(1)[:, :n]
-        )
+        numbers = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+        return std * self.spread * numbers.flatten(1)[:, :n]
 
     def integer(self, n: int, high: Int64[Tensor, "#batch #n"] | int) -> Int64[Tensor, "batch n"]:
-        """`n` whole numbers a picture, each one of 0 ... high - 1 alike (to 1 part in 2^32 / high)."""
+        """Draw `n` integers below `high` for each image.
+
+        0 to high - 1 are equally likely, to 1 part in 2^32 / high.
+        """
         return self._words(n) * high >> 32
 
     def _unit(self, n: int) -> Float64[Tensor, "batch n"]:

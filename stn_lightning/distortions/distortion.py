@@ -1,4 +1,4 @@
-"""What a distortion is."""
+"""Base classes of distortions."""
 
 from abc import ABC, abstractmethod
 
@@ -10,11 +10,11 @@ from stn_lightning.geometry import sampling
 
 
 class Distortion(nn.Module, ABC):
-    """Makes pictures harder, a batch at a time, on any device.
+    """Base class of distortions of images.
 
     Args:
-        size: side of the distorted picture, in pixels.
-        digit: side of the picture that is distorted, in pixels.
+        size: side of the distorted image, in pixels.
+        digit: side of the image that is distorted, in pixels.
     """
 
     def __init__(self, size: int, digit: int = 28) -> None:
@@ -24,43 +24,40 @@ class Distortion(nn.Module, ABC):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(height, width) of a distorted picture, or (depth, height, width)."""
+        """(height, width) of a distorted image, or (depth, height, width)."""
         return (self.size, self.size)
 
     @abstractmethod
     def forward(
         self,
-        pictures: Float[Tensor, "batch channels digit digit"],
+        images: Float[Tensor, "batch channels digit digit"],
         randomness: CounterRandom,
-        pool: UInt8[Tensor, "pictures channels digit digit"],
+        pool: UInt8[Tensor, "images channels digit digit"],
     ) -> Float[Tensor, "batch channels *shape"]:
-        """The distorted pictures.
+        """Distort a batch.
 
         Args:
-            pictures: 0 is background, 1 is ink.
-            randomness: of these pictures, in their order.
-            pool: all pictures of the split, at their index, for distortions that borrow from
-                others.
+            images: 0 is background, 1 is ink.
+            randomness: random numbers of these images, in their order.
+            pool: all images of the split at their index, for distortions that borrow from others.
         """
 
 
 class WarpingDistortion(Distortion):
-    """A distortion that moves ink and adds none: it reads the picture at a grid."""
+    """Base class of distortions by a random grid."""
 
     @abstractmethod
     def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch numbers"]:
-        """The random parameters, float32; they map the distorted picture to the picture, as
-        everywhere.
-        """
+        """Draw maps from the distorted image to the original."""
 
     @abstractmethod
     def grid(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch size size 2"]:
-        """Where in the picture each pixel of the distorted picture looks."""
+        """Return the sampling grid of the distorted image."""
 
     def forward(
         self,
-        pictures: Float[Tensor, "batch channels digit digit"],
+        images: Float[Tensor, "batch channels digit digit"],
         randomness: CounterRandom,
-        pool: UInt8[Tensor, "pictures channels digit digit"],
+        pool: UInt8[Tensor, "images channels digit digit"],
     ) -> Float[Tensor, "batch channels size size"]:
-        return sampling.bilinear(pictures, self.grid(self.theta(randomness)))
+        return sampling.bilinear(images, self.grid(self.theta(randomness)))

@@ -1,7 +1,7 @@
-"""R, RTS, P and E: rotated; rotated, scaled and translated; projective; elastic.
+"""R, RTS, P and E: random warps of digits.
 
-What the paper leaves open is marked (?) where it is decided: the canvas of R, P and E, and what
-"random place" means.
+R is rotated; RTS rotated, scaled and translated; P projective; E elastic. (?) stands where the
+paper leaves something open: the canvas of R, P and E, and what "random place" means.
 
 Reference:
     Jaderberg et al. 2015, section 4.1 and appendix A.4.
@@ -19,18 +19,23 @@ from stn_lightning.geometry import affine, projective, thin_plate_spline
 
 
 class RotatedScaledTranslated(WarpingDistortion):
-    """RTS: turned, scaled, and put in a random place of a larger canvas.
+    """RTS: rotated, scaled and translated on a larger canvas.
 
-    The scaled frame of the picture stays inside the canvas before it is turned (?).
+    The scaled image's frame stays inside the canvas before the rotation (?).
 
     Args:
-        size: of the canvas, in pixels.
-        rotation: largest turn to either side, in degrees.
+        size: side of the canvas, in pixels.
+        rotation: largest angle to either side, in degrees.
         scale: smallest and largest factor.
-        digit: side of the picture, in pixels.
+        digit: side of the image, in pixels.
 
     Raises:
-        ValueError: where the largest picture does not fit on the canvas.
+        ValueError: the largest image does not fit on the canvas.
+
+    >>> randomness = CounterRandom(seed=0, stream=0, epoch=0, index=torch.arange(5))
+    >>> distortion, images = RotatedScaledTranslated(42), torch.rand(5, 1, 28, 28)
+    >>> distortion(images, randomness, pool=images.byte()).shape
+    torch.Size([5, 1, 42, 42])
     """
 
     def __init__(
@@ -43,7 +48,7 @@ class RotatedScaledTranslated(WarpingDistortion):
         super().__init__(size, digit)
         if not 0 < scale[0] <= scale[1] <= size / digit:
             raise ValueError(
-                f"scale {scale[0]} to {scale[1]} of {digit} px pictures on a canvas of {size} px: "
+                f"scale {scale[0]} to {scale[1]} of {digit} px images on a canvas of {size} px: "
                 f"give 0 < smallest <= largest <= {size / digit:.3g}"
             )
         self.rotation = rotation
@@ -52,9 +57,8 @@ class RotatedScaledTranslated(WarpingDistortion):
     def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch 6"]:
         angle = randomness.uniform(1, -self.rotation, self.rotation)[:, 0] * (math.pi / 180)
         scale = randomness.uniform(1, *self.scale)[:, 0]
-        room = 1 - scale * (
-            self.digit / self.size
-        )  # how far the centre may go, in halves of the canvas
+        # how far the centre may move, in halves of the canvas
+        room = 1 - scale * (self.digit / self.size)
         u, v = (randomness.uniform(2, -1.0, 1.0) * room[:, None]).unbind(1)
         zoom = self.size / self.digit / scale
         a, b = zoom * angle.cos(), zoom * angle.sin()
@@ -65,12 +69,15 @@ class RotatedScaledTranslated(WarpingDistortion):
 
 
 class Rotated(RotatedScaledTranslated):
-    """R: turned about its centre, nothing else.
+    """R: rotated about its centre.
 
     Args:
-        size: of the canvas, in pixels; the picture's own (?).
-        rotation: largest turn to either side, in degrees.
-        digit: side of the picture, in pixels.
+        size: side of the canvas, in pixels; the image's own (?).
+        rotation: largest angle to either side, in degrees.
+        digit: side of the image, in pixels.
+
+    >>> Rotated().scale
+    (1.0, 1.0)
     """
 
     def __init__(self, size: int = 28, rotation: float = 90.0, digit: int = 28) -> None:
@@ -78,18 +85,20 @@ class Rotated(RotatedScaledTranslated):
 
 
 class Perspective(WarpingDistortion):
-    """P: scaled, then each corner of its frame stretched on its own, outwards or inwards along its
-    diagonal (?).
+    """P: scaled, then stretched at each corner.
 
-    The paper stretches each corner "by an amount". Were it two amounts, along x and along y, 1.5 %
-    of the test digits would be folded or squeezed beyond recognition, and its 0.8 % error out of
-    reach (docs/log.md).
+    Each corner moves outwards or inwards along its diagonal (?). The paper stretches each corner
+    "by an amount". With two amounts, along x and along y, 1.5 % of the test digits would be folded
+    or squeezed beyond recognition, and its 0.8 % error out of reach (docs/log.md).
 
     Args:
-        size: of the canvas, in pixels; the picture's own (?).
+        size: side of the canvas, in pixels; the image's own (?).
         scale: smallest and largest factor.
-        std: of each corner's displacement, in pixels.
-        digit: side of the picture, in pixels.
+        std: standard deviation of each corner's displacement, in pixels.
+        digit: side of the image, in pixels.
+
+    >>> Perspective().shape
+    (28, 28)
     """
 
     def __init__(
@@ -104,14 +113,14 @@ class Perspective(WarpingDistortion):
         self.std = std
 
     def corners(self, randomness: CounterRandom) -> Float[Tensor, "batch 4 2"]:
-        """Where the picture's corners come to lie, in pixels from the canvas's centre, clockwise
-        from the top left.
+        """Draw the positions of the image's corners.
+
+        In pixels from the canvas's centre, clockwise from the top left.
         """
         scale = randomness.uniform(1, *self.scale)[:, :, None]
         frame = scale.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (self.digit / 2)
-        return (
-            frame * scale + frame.sign() / math.sqrt(2) * randomness.normal(4, self.std)[:, :, None]
-        )
+        along = randomness.normal(4, self.std)[:, :, None]
+        return frame * scale + frame.sign() / math.sqrt(2) * along
 
     def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch 8"]:
         corners = self.corners(randomness) / (self.size / 2)
@@ -122,14 +131,18 @@ class Perspective(WarpingDistortion):
 
 
 class Elastic(WarpingDistortion):
-    """E: scaled, then bent by a thin plate spline whose control points are moved.
+    """E: scaled, then bent by a thin plate spline.
 
     Args:
-        size: of the canvas, in pixels; the picture's own (?).
+        size: side of the canvas, in pixels; the image's own (?).
         scale: smallest and largest factor.
-        std: of each control point's displacement along x and along y, in pixels of the picture.
+        std: standard deviation of each control point's displacement along x and along y, in pixels
+            of the image.
         lattice_size: control points a side; 4 x 4 of them are the paper's 16 (?).
-        digit: side of the picture, in pixels.
+        digit: side of the image, in pixels.
+
+    >>> Elastic().points.shape
+    torch.Size([16, 2])
     """
 
     points: Tensor
@@ -147,20 +160,16 @@ class Elastic(WarpingDistortion):
         self.scale = scale
         self.std = std
         points = thin_plate_spline.control_points(lattice_size)
+        basis = thin_plate_spline.basis(points, (size, size))
         self.register_buffer("points", points, persistent=False)
-        self.register_buffer(
-            "basis", thin_plate_spline.basis(points, (size, size)), persistent=False
-        )
+        self.register_buffer("basis", basis, persistent=False)
 
     def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch numbers"]:
         scale = randomness.uniform(1, *self.scale)[:, :, None]
-        moved = randomness.normal(self.points.numel(), self.std / (self.digit / 2)).unflatten(
-            1, (-1, 2)
-        )
+        moved = randomness.normal(self.points.numel(), self.std / (self.digit / 2))
         zoom = self.size / self.digit / scale
-        # a spline through points that an affine map has moved is that affine map, so the scale goes
-        # into theta
-        return (self.points * (zoom - 1) + moved).flatten(1).float()
+        # a spline through points moved by an affine map is that map, so the scale goes into theta
+        return (self.points * (zoom - 1) + moved.unflatten(1, (-1, 2))).flatten(1).float()
 
     def grid(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch size size 2"]:
         return thin_plate_spline.grid(theta, self.basis, (self.size, self.size))

@@ -1,4 +1,4 @@
-"""Geometry: pure functions on tensors, one convention, float32 or better.
+"""Geometry: pure functions on tensors, in one convention.
 
 Each family is a module with a function `grid` that turns its parameters theta into a sampling grid:
 `affine`, `projective`, `thin_plate_spline`, `diffeomorphic`, `volume`. `sampling` reads an image at

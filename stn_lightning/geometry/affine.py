@@ -1,4 +1,4 @@
-"""Affine maps of the plane, and the smaller families: translation, attention, similarity.
+"""Affine maps of the plane: translation, attention, similarity, affine.
 
 All arithmetic is elementwise: a matrix product would be rounded to bf16 by autocast and to TF32 by
 `torch.set_float32_matmul_precision`, which costs up to a pixel.
@@ -30,7 +30,7 @@ def grid(
 def map_points(
     theta: Float[Tensor, "batch 6"], points: Float[Tensor, "one_or_batch height width 2"]
 ) -> Float[Tensor, "batch height width 2"]:
-    """Map output points, which need not be pixel centres, to the input."""
+    """Map any points of the output to the input."""
     x, y = upcast(points)[:, None].unbind(-1)
     return _apply(upcast(theta), x, y)
 
@@ -46,7 +46,7 @@ def _apply(
 def compose(
     first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]
 ) -> Float[Tensor, "batch 6"]:
-    """Compose two warps: `first`, then `then` on the result.
+    """Compose two warps, `first` before `then`.
 
     Convention:
         theta maps output to input, so the composed map is first(then(point)).
@@ -59,7 +59,10 @@ def compose(
 
 
 def inverse(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
-    """Invert the map; not finite for a singular theta, whose crop has no area."""
+    """Invert the map.
+
+    Not finite for a singular theta, whose crop has no area.
+    """
     a, b, t_x, c, d, t_y = upcast(theta).unbind(1)
     determinant = a * d - b * c
     top = torch.stack([d, -b, b * t_y - d * t_x], dim=1)
@@ -80,14 +83,17 @@ def from_translation(theta: Float[Tensor, "batch 2"], scale: float) -> Float[Ten
 
 
 def from_attention(theta: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 6"]:
-    """Convert (s, t_x, t_y), a crop's scale and centre, to affine parameters."""
+    """Convert (s, t_x, t_y) to affine parameters."""
     s, t_x, t_y = upcast(theta).unbind(1)
     zero = torch.zeros_like(s)
     return torch.stack([s, zero, t_x, zero, s, t_y], dim=1)
 
 
 def to_attention(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
-    """Invert `from_attention`; anything beyond attention is dropped."""
+    """Convert affine parameters to (s, t_x, t_y).
+
+    The rest is dropped.
+    """
     return theta[:, [0, 2, 5]]
 
 
@@ -98,5 +104,8 @@ def from_similarity(theta: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 6"]
 
 
 def to_similarity(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 4"]:
-    """Invert `from_similarity`; anything beyond a similarity is dropped."""
+    """Convert affine parameters to (s cos, s sin, t_x, t_y).
+
+    The rest is dropped.
+    """
     return theta[:, [0, 3, 2, 5]]

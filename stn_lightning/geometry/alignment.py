@@ -1,4 +1,4 @@
-"""Compare the poses of crops with the poses that a distortion gave its images.
+"""Compare the poses of crops with the applied poses.
 
 A distortion's theta D maps the distorted image to the original, so D^-1 says where the original
 lies in the distorted image, how large and how turned. A crop's theta A says the same of the crop.
@@ -34,7 +34,7 @@ class Pose(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How well crops follow the applied angle, scale or place."""
+    """Agreement of crops with the applied angle, scale or place."""
 
     correlation: float
     """Pearson's; 0 where the crops do not vary, NaN where what was applied does not"""
@@ -74,7 +74,7 @@ def applied_pose(theta: Float[Tensor, "batch 6"], image_size: Sequence[int]) -> 
 
 
 def nearest_affine(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 6"]:
-    """Return the affine maps nearest to sampling grids, in least squares.
+    """Fit affine maps to sampling grids, in least squares.
 
     Exact for affine families; of others it is their angle, scale and place as a whole.
 
@@ -91,7 +91,7 @@ def nearest_affine(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor,
 
 
 def compare(applied: Pose, crop: Pose) -> dict[str, Agreement]:
-    """Measure how well the poses of crops follow the applied ones.
+    """Measure how well crops follow the applied poses.
 
     Returns:
         an `Agreement` for each of angle, scale and place; none for no images.
@@ -113,7 +113,10 @@ def _centre(values: Float64[Tensor, "batch n"]) -> Float64[Tensor, "batch n"]:
 
 
 def _centre_angles(angle: Float64[Tensor, "batch 1"]) -> Float64[Tensor, "batch 1"]:
-    """Subtract the circular mean; the result lies within half a turn of 0."""
+    """Subtract the circular mean.
+
+    The result lies within half a turn of 0.
+    """
     mean = torch.atan2(angle.sin().mean(), angle.cos().mean())
     return torch.remainder(angle - mean + math.pi, 2 * math.pi) - math.pi
 

@@ -1,4 +1,4 @@
-"""Sampling at a grid that shrinks the image: the mean over what each output pixel covers.
+"""Sampling without aliasing at grids that shrink the image.
 
 An output pixel is a square. The grid maps it onto a parallelogram of the input, its footprint, and
 the pixel should be the mean of the bilinear image over the footprint. Here that mean is made of a
@@ -105,7 +105,7 @@ def _three_samples(
     weights: list[Tensor | float],
     num_grids: int,
 ) -> list[Read]:
-    """Spread the weights over a middle sample and two outer ones."""
+    """Spread the weights over three samples."""
     outer = [points + step, points - step]
     if _any_of_each(share[None] < 1 / NUM_SAMPLES) == [False]:  # a third each
         return [([points, *outer], [weight / NUM_SAMPLES for weight in weights])]
@@ -122,7 +122,7 @@ def _sample_on_colour(
     colour: Sequence[float],
     num_grids: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Sample with zeros; add the colour by the fraction of a footprint out of bounds."""
+    """Add the colour where footprints are out of bounds."""
     values = upcast(image)
     addend = sampling.padding_colour(values, colour)
     values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
@@ -136,13 +136,16 @@ def _upsample(
     num_grids: int,
     mode: str = "bilinear",
 ) -> Float[Tensor, "batch k height width"]:
-    """Interpolate from the mesh's cells to all pixels; stack the grids along the height."""
+    """Interpolate from the mesh's cells to all pixels.
+
+    The grids are stacked along the height.
+    """
     full = functional.interpolate(cells, size, mode=mode)
     return full.unflatten(0, (-1, num_grids)).transpose(1, 2).flatten(2, 3)
 
 
 def _any_of_each(condition: Bool[Tensor, "n *shape"]) -> list[bool]:
-    """Tell for each of `n` whether the condition holds anywhere.
+    """Tell for each of `n` whether anything is true.
 
     True where asking is slow (a GPU would be waited for) or impossible (a traced tensor).
     """
@@ -204,7 +207,7 @@ def _to_canvas(
     sides: list[int],
     padding: Padding,
 ) -> Float[Tensor, "batch height width 2"]:
-    """Convert points of an image to points of a canvas that begins with it."""
+    """Convert points of an image to points of its canvas."""
     if padding == "reflection":
         grid = 1 - (torch.remainder(grid + 1, 4) - 2).abs()
     if list(size) == sides:
@@ -215,14 +218,17 @@ def _to_canvas(
 def _scale(
     grid: Float[Tensor, "batch height width 2"], ratios: list[float]
 ) -> Float[Tensor, "batch height width 2"]:
-    """Multiply y and x by a number each; twice as fast if they are equal."""
+    """Multiply y and x by a ratio each.
+
+    Twice as fast if they are equal.
+    """
     return grid * (ratios[0] if ratios[0] == ratios[1] else grid.new_tensor(ratios[::-1]))
 
 
 def _canvas(
     image: Float[Tensor, "batch channels height width"], sides: list[int], padding: Padding
 ) -> Float[Tensor, "batch channels *rimmed"]:
-    """Put the image at the start of a padded canvas of `sides` with a rim."""
+    """Pad the image to `sides`, and by a rim."""
     if padding == "zeros":
         down, right = (side - n for side, n in zip(sides, image.shape[2:], strict=True))
         return functional.pad(image, (_RIM, _RIM + right, _RIM, _RIM + down))
@@ -238,7 +244,9 @@ def _canvas(
 def _pyramid(
     canvas: Float[Tensor, "batch channels height width"], padding: Padding, levels: list[int]
 ) -> list[Tensor]:
-    """Return levels 0 (the canvas) to the last of `levels`; others may be fillers.
+    """Return all levels up to the last of `levels`.
+
+    Level 0 is the canvas; levels that are not in `levels` may be fillers.
 
     Level 1 is 144 times a mean, level k > 1 is 4^(k+2) times. Samples of level 1 are the canvas's,
     without its outermost. From level 2 on they lie 2^(k-2) pixels apart on the corners of pixels,
@@ -265,7 +273,10 @@ def _pyramid(
 def _mean_of_two_pixels(
     image: Float[Tensor, "batch channels height width"], dim: int, step: int
 ) -> Float[Tensor, "batch channels lower narrower"]:
-    """Return 16 times the bilinear image's mean over two pixels: 1 7 7 1."""
+    """Average over two pixels, times 16: 1 7 7 1.
+
+    Exact for the bilinear image.
+    """
     n = image.shape[dim] - 3
     a, b, c, d = (image[(slice(None),) * dim + (slice(i, i + n, step),)] for i in range(4))
     return (a + d).add_(b + c, alpha=7)
@@ -274,11 +285,11 @@ def _mean_of_two_pixels(
 def _mean_of_pixel(
     image: Float[Tensor, "batch channels height width"], dim: int
 ) -> Float[Tensor, "batch channels lower narrower"]:
-    """Return 12 times about the bilinear image's mean over a pixel: 1 10 1.
+    """Average over about a pixel, times 12: 1 10 1.
 
-    The mean itself is 1 6 1 in 8ths, but a sample between two of these blurs them once more;
-    1 22 1 in 24ths makes up for that on average, and is off at the pixels. Halfway the error is
-    smallest.
+    The bilinear image's mean is 1 6 1 in 8ths, but a sample between two of these blurs them once
+    more; 1 22 1 in 24ths makes up for that on average, and is off at the pixels. Halfway the error
+    is smallest.
     """
     n = image.shape[dim] - 2
     a, b, c = (image.narrow(dim, i, n) for i in range(3))

@@ -1,4 +1,4 @@
-"""Sampling with a gradient that is the same in every run.
+"""Sampling with a deterministic gradient.
 
 On a GPU `grid_sample`'s backward adds into the image with atomics, in an order that changes from
 run to run, and under `torch.use_deterministic_algorithms` it raises, even if nobody needs the
@@ -51,7 +51,10 @@ def gather_sample(
     kernel: Kernel = "bilinear",
     align_corners: bool = False,
 ) -> Float[Tensor, "batch channels *out_size"]:
-    """Sample with a backward that gathers, on any device; coordinates must be finite."""
+    """Sample with a backward that gathers.
+
+    On any device; coordinates must be finite.
+    """
     result: Tensor = _GatherSample.apply(canvas, grid, kernel, align_corners)
     return result
 
@@ -127,7 +130,7 @@ def _neighbours(
 def _axis(
     x: Float[Tensor, "batch n"], n: int, kernel: Kernel, align_corners: bool
 ) -> list[tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"], Float[Tensor, "batch n"]]]:
-    """Return the samples that each point reads along one axis of `n`.
+    """Return the samples each point reads along an axis.
 
     Each is an index, a weight, and the weight's slope in normalised units.
     """
@@ -150,7 +153,7 @@ def _axis(
 
 
 def _keys(d: Float[Tensor, "batch n"]) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
-    """Return Keys' kernel at a distance of `d` samples, and its slope."""
+    """Return Keys' kernel and its slope at distance `d`."""
     a, r = _KEYS, d.abs()
     near, far = ((a + 2) * r - (a + 3)) * r * r + 1, ((a * r - 5 * a) * r + 8 * a) * r - 4 * a
     near_slope, far_slope = (3 * (a + 2) * r - 2 * (a + 3)) * r, (3 * a * r - 10 * a) * r + 8 * a

@@ -1,4 +1,4 @@
-"""Maps that never fold: the flow of a velocity field that is constant in time.
+"""Maps that never fold: flows of constant velocity fields.
 
 An output point follows the field for a unit of time and reads the input where it arrives. The flow
 is integrated by scaling and squaring: for a short time it is nearly the velocity; applying the map

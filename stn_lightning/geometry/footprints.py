@@ -1,4 +1,4 @@
-"""Footprints: what each output pixel covers of the image, and how it is sampled.
+"""Footprints: areas of the image that output pixels cover.
 
 A footprint is the parallelogram of the input onto which the grid maps an output pixel. Its sides
 are the singular values of the grid's Jacobian, which is measured by differences over the cells of a
@@ -41,7 +41,10 @@ _FAR = 2.0**10
 
 
 class Footprint(NamedTuple):
-    """Footprint in each cell of the mesh, (batch, rows, columns); lengths in squared pixels."""
+    """Footprint in each cell of the mesh.
+
+    Tensors are (batch, rows, columns), lengths are squared and in pixels.
+    """
 
     breadth: Tensor
     """Side of the square that each sample averages."""
@@ -54,7 +57,7 @@ class Footprint(NamedTuple):
 def measure_footprints(
     grid: Float[Tensor, "batch height width 2"], size: Sequence[int], top: int
 ) -> Footprint:
-    """Measure what an output pixel covers of an image, in each cell of the mesh.
+    """Measure the footprint in each cell of the mesh.
 
     Args:
         grid: sampling grid.
@@ -87,7 +90,7 @@ def measure_footprints(
 
 
 def _mesh(n: int, like: Float[Tensor, "*shape"]) -> Int[Tensor, " knots"]:
-    """Return the pixels on the mesh's lines along an axis, from first to last."""
+    """Return the mesh's pixels along an axis."""
     cells = max(1, min(_CELLS, n - 1))
     return (torch.arange(cells + 1, device=like.device) * (n - 1) + cells // 2) // cells
 
@@ -95,7 +98,7 @@ def _mesh(n: int, like: Float[Tensor, "*shape"]) -> Int[Tensor, " knots"]:
 def level_shares(
     breadth: Float[Tensor, "batch rows columns"], top: int
 ) -> Float[Tensor, "batch levels rows columns"]:
-    """Return the share of each level in a sample; they sum to 1."""
+    """Return the share of each level in a sample."""
     ramps = [(0.0, 1.0 - _PLATEAU)] + [
         (4.0**k * (1 + 3 * _PLATEAU), 4.0 ** (k + 1) * (1 - 0.75 * _PLATEAU))
         for k in range(top - 1)
@@ -108,7 +111,7 @@ def level_shares(
 def outer_samples(
     footprint: Footprint, size: Sequence[int]
 ) -> tuple[Float[Tensor, "batch 1 rows columns"], Float[Tensor, "batch 2 rows columns"]]:
-    """Return the share of each outer sample, and its distance from the middle one.
+    """Return share and offset of the outer samples.
 
     The share grows from 0 to a third as footprints grow long.
     """

@@ -1,4 +1,4 @@
-"""The lattice of pixel centres, and the one convention of this project.
+"""The lattice of pixel centres, and the convention.
 
 Convention:
     A point is (x, y), or (x, y, z) in a volume; a size is (height, width), or (depth, height,
@@ -52,7 +52,7 @@ def axis(n: int, like: Float[Tensor, "*shape"]) -> Float[Tensor, " n"]:
 
 
 def points(size: Sequence[int], like: Float[Tensor, "*shape"]) -> Float[Tensor, "*size dimensions"]:
-    """Return all pixel centres of an image or volume: the identity's grid.
+    """Return all pixel centres: the identity's grid.
 
     Sampling an image of `size` at it returns the image bit for bit.
 
@@ -71,7 +71,7 @@ def points(size: Sequence[int], like: Float[Tensor, "*shape"]) -> Float[Tensor, 
 def to_pixels(
     points: Float[Tensor, "*batch dimensions"], size: Sequence[int]
 ) -> Float[Tensor, "*batch dimensions"]:
-    """Convert normalised points to pixel indices of an image of `size`.
+    """Convert normalised points to pixel indices.
 
     >>> to_pixels(torch.tensor([[-1.0, -1.0], [0.0, 0.0]]), (4, 10))
     tensor([[-0.5000, -0.5000],
@@ -84,6 +84,6 @@ def to_pixels(
 def from_pixels(
     pixels: Float[Tensor, "*batch dimensions"], size: Sequence[int]
 ) -> Float[Tensor, "*batch dimensions"]:
-    """Convert pixel indices to normalised points; the inverse of `to_pixels`."""
+    """Convert pixel indices to normalised points."""
     n = pixels.new_tensor(tuple(size)[::-1])
     return (2 * pixels + 1) / n - 1

@@ -1,4 +1,4 @@
-"""Measures of any sampling grid: how much is out of bounds, its scale, its displacement.
+"""Measures of sampling grids: bounds, scales, displacement.
 
 Convention:
     Lengths are pixels of the input. Scales are those of a map from the output's frame to the
@@ -23,18 +23,18 @@ _CELLS = 4
 def fraction_out_of_bounds(
     grid: Float[Tensor, "batch *size dimensions"],
 ) -> Float[Tensor, " batch"]:
-    """Return the fraction of points out of bounds, from 0 to 1."""
+    """Return the fraction of points out of bounds."""
     # planes, which a grid lies in, are the fastest to go through
     outside = reduce(torch.logical_or, (upcast(grid).abs() > 1).unbind(-1))
     return outside.flatten(1).float().mean(1)
 
 
 def out_of_bounds_penalty(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " batch"]:
-    """Penalise points out of bounds, where an image has no gradient.
+    """Penalise points out of bounds.
 
-    Along each axis a point d beyond the border, in halves of the image's side, costs d^2 / 2, and
-    d - 1/2 where d > 1. To this is added the cost that remains if the crop is moved to the image's
-    centre, which a crop that is too large has.
+    The image has no gradient there. Along each axis a point d beyond the border, in halves of the
+    image's side, costs d^2 / 2, and d - 1/2 where d > 1. To this is added the cost that remains if
+    the crop is moved to the image's centre, which a crop that is too large has.
 
     Convention:
         The gradient of the first part moves a crop as a whole and leaves its shape alone; that of
@@ -57,7 +57,7 @@ def _huber(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " bat
 def displacement(
     grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]
 ) -> Float[Tensor, " batch"]:
-    """Return the mean distance to the identity's grid, in pixels of the image."""
+    """Return the mean distance to the identity, in pixels."""
     grid = upcast(grid)
     moved = (grid - points(grid.shape[1:-1], grid)) * _pixels_per_unit(image_size, grid)
     # over a strided axis PyTorch's norm takes ten times as long
@@ -67,7 +67,7 @@ def displacement(
 def spread(
     grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]
 ) -> Float[Tensor, ""]:
-    """Return the standard deviation of a point over the batch, in pixels."""
+    """Return a point's standard deviation over the batch, in pixels."""
     grid = upcast(grid) * _pixels_per_unit(image_size, grid)
     # PyTorch's var takes ten times as long
     return (grid - grid.mean(0)).square().mean(0).sum(-1).mean().sqrt()
@@ -76,7 +76,9 @@ def spread(
 def scales(
     grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]
 ) -> Float[Tensor, "batch cells dimensions"]:
-    """Return the singular values of the grid's Jacobian, the largest first.
+    """Return the grid's scales, the largest first.
+
+    They are the singular values of its Jacobian.
 
     Below 1 the output enlarges the image, above 1 it shrinks it.
 

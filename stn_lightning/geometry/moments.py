@@ -1,4 +1,4 @@
-"""Moments of an image's ink: mean, extent and shape to second order.
+"""Moments of an image's ink: mean, extent, shape.
 
 Reference:
     Hu 1962, "Visual pattern recognition by moment invariants".

@@ -17,7 +17,7 @@ from stn_lightning.geometry import lattice
 
 
 def outline(grid: Float[Tensor, "*batch height width 2"]) -> Float[Tensor, "*batch corners 2"]:
-    """Return the border of a grid as a polygon, clockwise from the top left."""
+    """Return a grid's border, clockwise from the top left."""
     top, bottom = grid[..., 0, :, :], grid[..., -1, :-1, :].flip(-2)
     right, left = grid[..., 1:, -1, :], grid[..., 1:-1, 0, :].flip(-2)
     return torch.cat([top, right, bottom, left], dim=-2)
@@ -26,7 +26,7 @@ def outline(grid: Float[Tensor, "*batch height width 2"]) -> Float[Tensor, "*bat
 def contains_points(
     grid: Float[Tensor, "batch height width 2"], points: Float[Tensor, "batch n 2"]
 ) -> Bool[Tensor, "batch n"]:
-    """Tell which points of the image a crop shows, for any family.
+    """Tell which points of the image a crop shows.
 
     Counts how often a ray to the right crosses the outline.
     """

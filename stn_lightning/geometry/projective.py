@@ -25,7 +25,10 @@ HORIZON = 2.0**-10
 def grid(
     theta: Float[Tensor, "batch 8"], size: tuple[int, int]
 ) -> Float[Tensor, "batch height width 2"]:
-    """Return the sampling grid for an output of `size`; finite for finite theta."""
+    """Return the sampling grid for an output of `size`.
+
+    Finite for finite theta.
+    """
     theta = upcast(theta)[:, :, None, None]
     # (h1, h4), (h2, h5) and (h3, h6), each (B, 2, 1, 1)
     x_column, y_column, shift = theta[:, :6].unflatten(1, (2, 3)).unbind(2)
@@ -38,7 +41,7 @@ def grid(
 def compose(
     first: Float[Tensor, "batch 8"], then: Float[Tensor, "batch 8"]
 ) -> Float[Tensor, "batch 8"]:
-    """Compose two warps: `first`, then `then` on the result.
+    """Compose two warps, `first` before `then`.
 
     Convention:
         theta maps output to input, so the composed map is first(then(point)).
@@ -47,7 +50,10 @@ def compose(
 
 
 def inverse(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
-    """Invert the map, by the adjugate: a factor does not change a homography."""
+    """Invert the map, by the adjugate.
+
+    A factor does not change a homography.
+    """
     return _from_matrix(adjugate(_to_matrix(theta)))
 
 
@@ -57,7 +63,7 @@ def from_affine(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 8"]:
 
 
 def from_corners(corners: Float[Tensor, "batch 4 2"]) -> Float[Tensor, "batch 8"]:
-    """Return the map of the output's corners onto four points of the input.
+    """Return the map of the corners onto four points.
 
     Args:
         corners: the input points of the output's (-1, -1), (1, -1), (1, 1) and (-1, 1): clockwise

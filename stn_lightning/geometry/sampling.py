@@ -1,4 +1,4 @@
-"""Sampling an image at a grid: bilinear, nearest, bicubic, trilinear, with four kinds of padding.
+"""Sampling an image at a grid, with four kernels.
 
 PyTorch's `grid_sample` does the work. Around it stands what makes it exact:
 
@@ -59,7 +59,10 @@ def nearest(
     grid: Float[Tensor, "batch height width 2"],
     padding: Padding = "zeros",
 ) -> Float[Tensor, "batch channels height width"]:
-    """Copy the nearest pixel (equation 4); the grid gets no gradient."""
+    """Copy the nearest pixel (equation 4).
+
+    The grid gets no gradient.
+    """
     return _sample(image, grid, "nearest", padding)
 
 
@@ -130,7 +133,7 @@ def restore_format(
 def padding_colour(
     image: Float[Tensor, "batch channels *in_size"], colour: Sequence[float]
 ) -> Float[Tensor, "colours *ones"]:
-    """Convert a padding colour to a tensor that adds to the image.
+    """Convert a padding colour to a tensor.
 
     Raises:
         ValueError: the colour has neither one number nor one for each channel.
@@ -149,7 +152,7 @@ def _sample_on_colour(
     kernel: Literal["bilinear", "nearest", "bicubic"],
     colour: Sequence[float],
 ) -> Float[Tensor, "batch channels *out_size"]:
-    """Sample with zeros; add the colour by the fraction of a pixel that is out of bounds."""
+    """Add the colour where pixels are out of bounds."""
     values = upcast(image)
     inside = _sample(torch.ones_like(values[:, :1]), grid, kernel, "zeros")
     mixed = _sample(values, grid, kernel, "zeros") + (1 - inside) * padding_colour(values, colour)
@@ -159,7 +162,7 @@ def _sample_on_colour(
 def _to_canvas(
     x: Float[Tensor, "*points"], n: int, side: int, offset: int, beyond: int, padding: Padding
 ) -> Float[Tensor, "*points"]:
-    """Convert coordinates along an axis of an image to those of its canvas.
+    """Convert an image's coordinates to its canvas's.
 
     Args:
         x: coordinates in the image.
@@ -188,7 +191,7 @@ def _to_canvas(
 def _pad_to(
     image: Float[Tensor, "batch channels *size"], sides: Sequence[int]
 ) -> Float[Tensor, "batch channels *sides"]:
-    """Put the image at the start of a larger canvas of zeros."""
+    """Pad the image with zeros to `sides`."""
     missing = [side - n for n, side in zip(image.shape[2:], sides, strict=True)]
     after = [p for m in reversed(missing) for p in (0, m)]
     return functional.pad(image, after) if any(missing) else image
@@ -197,7 +200,7 @@ def _pad_to(
 def _extend(
     image: Float[Tensor, "batch channels *size"], padding: Padding
 ) -> Float[Tensor, "batch channels *extended"]:
-    """Add a rim of border pixels, or of the mirrored image."""
+    """Add a rim of padding."""
     for dim in range(2, image.dim()):
         n = image.shape[dim]
         index = torch.arange(-_RIM, n + _RIM, device=image.device)

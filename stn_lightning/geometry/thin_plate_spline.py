@@ -1,4 +1,4 @@
-"""Thin plate splines on any set of control points, by default a K x K lattice.
+"""Thin plate splines on any set of control points.
 
 The spline is linear in the displacements of its control points, so the linear system is solved
 once, in float64: `basis` holds how much each displacement moves each output pixel, and a grid is
@@ -23,7 +23,9 @@ CONDITION_LIMIT = 1e10
 
 
 def control_points(lattice_size: int = 4) -> Float64[Tensor, "points 2"]:
-    """Return a square lattice from border to border, in reading order.
+    """Return a square lattice of points, in reading order.
+
+    It reaches from border to border.
 
     Args:
         lattice_size: number of points along each axis.
@@ -41,7 +43,7 @@ def control_points(lattice_size: int = 4) -> Float64[Tensor, "points 2"]:
 
 
 def solve(points: Float[Tensor, "points 2"]) -> Float64[Tensor, "terms points"]:
-    """Return the spline's coefficients for a unit displacement of each point.
+    """Return the spline's coefficients for unit displacements.
 
     Its terms are a bending at each point, a constant, x and y.
 
@@ -67,7 +69,7 @@ def basis(
     size: tuple[int, int],
     solution: Float64[Tensor, "terms points"] | None = None,
 ) -> Float64[Tensor, "pixels points"]:
-    """Return each pixel's displacement for a unit displacement of each point.
+    """Return pixel displacements for unit displacements of the points.
 
     Args:
         points: control points.
@@ -104,7 +106,7 @@ def displacement(
     basis: Float64[Tensor, "pixels points"],
     size: tuple[int, int],
 ) -> Float[Tensor, "batch height width 2"]:
-    """Return the displacement of each output pixel; arguments as for `grid`."""
+    """Return each output pixel's displacement; see `grid`."""
     theta = lattice.upcast(theta)
     # (B*2, N): one large product instead of B small ones
     moves = theta.double().unflatten(1, (-1, 2)).transpose(1, 2).flatten(0, 1)
@@ -117,6 +119,6 @@ def displacement(
 def _bending(
     places: Float64[Tensor, "places 2"], points: Float64[Tensor, "points 2"]
 ) -> Float64[Tensor, "places points"]:
-    """Return U(r) = r^2 log r^2, the bending of a thin plate; 0 at r = 0."""
+    """Return a thin plate's bending, r^2 log r^2."""
     squared = (places[:, None] - points[None]).square().sum(-1)
     return torch.special.xlogy(squared, squared)

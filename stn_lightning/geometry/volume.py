@@ -31,7 +31,7 @@ def grid(
 def compose(
     first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]
 ) -> Float[Tensor, "batch 12"]:
-    """Compose two warps: `first`, then `then` on the result.
+    """Compose two warps, `first` before `then`.
 
     Convention:
         theta maps output to input, so the composed map is first(then(point)).

@@ -1,4 +1,4 @@
-"""A gradient for the grid that reaches further than the four pixels a bilinear sampler reads.
+"""A gradient for the grid that reaches further.
 
 The gradient of a bilinear sample is made of differences between the pixels next to each point: a
 crop of plain background gets none, and a crop of noise follows the noise. `widen_gradient` adds the
@@ -37,7 +37,7 @@ def widen_gradient(
     grid: Float[Tensor, "batch height width 2"],
     padding: Padding = "zeros",
 ) -> Float[Tensor, "batch channels height width"]:
-    """Add the gradient of a blurred image to the grid's own.
+    """Add a blurred image's gradient to the grid's.
 
     Args:
         sampled: `image` at `grid`, by any kernel.
@@ -59,7 +59,7 @@ def widen_gradient(
 def blur_image(
     image: Float[Tensor, "batch channels h_in w_in"], padding: Padding = "zeros"
 ) -> Float[Tensor, "batch channels 32 32"]:
-    """Return a blurred copy of the image and its surroundings, without gradient."""
+    """Blur the image and its surroundings, without gradient."""
     values = upcast(image.detach())
     if not isinstance(padding, str):
         # a constant has no gradient, and the surroundings are zero again

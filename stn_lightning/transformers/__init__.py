@@ -1,6 +1,6 @@
-"""Spatial transformers (Figure 2 of the paper): localisation -> grid -> sampler, image to image(s).
+"""Spatial transformers: localisation -> grid -> sampler (Figure 2).
 
-Plain `torch.nn.Module`s, to be used in any network; nothing here knows of Lightning.
+Plain `torch.nn.Module`s from image to image(s), for any network; they do not need Lightning.
 """
 
 from stn_lightning.transformers.bounded import BoundedFamily
@@ -10,12 +10,9 @@ from stn_lightning.transformers.families import (
     Affine3D,
     Attention,
     ComposableFamily,
-    Diffeomorphic,
     Family,
-    LearntTargetGrid,
     Projective,
     Similarity,
-    ThinPlateSpline,
     Translation,
 )
 from stn_lightning.transformers.localisation import (
@@ -38,6 +35,11 @@ from stn_lightning.transformers.samplers import (
     Sampler,
     Trilinear,
     WideGradient,
+)
+from stn_lightning.transformers.spline_families import (
+    Diffeomorphic,
+    LearntTargetGrid,
+    ThinPlateSpline,
 )
 from stn_lightning.transformers.starts import (
     HeatmapCentres,

@@ -1,4 +1,4 @@
-"""A family whose parameters stay within ranges, so that no crop shrinks to a point or gets lost."""
+"""A family whose parameters stay within ranges."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,6 @@ class BoundedFamily(Family):
     Raises:
         ValueError: `low` or `high` has another length than theta, or the identity is not between.
 
-    >>> from stn_lightning.transformers import Attention
     >>> family = BoundedFamily(Attention(), low=[0.2, -0.9, -0.9], high=[1.2, 0.9, 0.9])
     >>> family.bound(torch.tensor([[-50.0, 0.0, 50.0]]))
     tensor([[0.2001, 0.0000, 0.8999]])
@@ -74,7 +73,7 @@ class BoundedFamily(Family):
         return self.family.bound(identity + ranges * room / (1 + ranges * ranges).sqrt())
 
     def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
-        """Return the theta to regress so that `theta` is applied; the inverse of `bound`.
+        """Invert `bound`.
 
         Raises:
             ValueError: a number is not within its range.
@@ -95,7 +94,7 @@ class BoundedFamily(Family):
     def _room(
         self, theta: Float[Tensor, "batch numbers"]
     ) -> tuple[Float[Tensor, " numbers"], Float[Tensor, "batch numbers"]]:
-        """Return the identity, and the distance from it to the end of the range on theta's side."""
+        """Return the identity and its distance to the bound."""
         identity, low, high = (
             upcast(theta).new_tensor(numbers) for numbers in (self.identity, self.low, self.high)
         )

@@ -1,9 +1,8 @@
-"""Several looks at one image, each correcting the last (inverse compositional spatial transformer).
+"""Repeated localisation in the warped image.
 
 Reference:
     Lin and Lucey 2017, "Inverse Compositional Spatial Transformer Networks": compose parameters and
-    resample the ORIGINAL image, where transformers in a row would blur and crop a little more at
-    every step.
+    resample the ORIGINAL image; transformers in a row blur and crop a little more at every step.
 """
 
 from jaxtyping import Float
@@ -16,17 +15,25 @@ from stn_lightning.transformers.transformer import Regression, Transformer, Warp
 
 
 class ComposedTransformer(Transformer):
-    """Localises in the warped image, composes the correction with what it had, resamples the
-    original; `steps` times.
+    """Corrects theta several times, each in the warped image.
+
+    Each step resamples the original image.
 
     Args:
         localisation: image of `size` -> features; the same one at every step.
-        family: closed under composition.
-        steps: how many looks; 1 is a `SpatialTransformer`.
-        size: of the output image and of what the localisation sees; the input's own size when left
-            out.
-        sampler: bilinear with zeros outside when left out.
-        start: what the correction at each step is at first: the identity when left out.
+        family: a family that is closed under composition.
+        steps: number of steps; 1 is a `SpatialTransformer`.
+        size: (height, width) of the output image and of the localisation's input; the input's own
+            by default.
+        sampler: bilinear with zeros by default.
+        start: first correction of each step; the identity by default.
+
+    Raises:
+        ValueError: `steps` is below 1, or the family is not closed under composition.
+
+    >>> transformer = ComposedTransformer(FullyConnectedLocalisation(), Affine(), steps=2)
+    >>> transformer(torch.rand(5, 1, 28, 28)).shape
+    torch.Size([5, 1, 28, 28])
     """
 
     def __init__(
@@ -40,10 +47,11 @@ class ComposedTransformer(Transformer):
     ) -> None:
         super().__init__()
         if steps < 1:
-            raise ValueError(f"{steps} steps; a composed transformer looks 1 time or more")
+            raise ValueError(f"{steps} steps; a composed transformer takes 1 step or more")
         if not isinstance(family, ComposableFamily):
             raise ValueError(
-                f"{type(family).__name__} is not closed under composition; take Affine, Similarity, Attention or Projective"
+                f"{type(family).__name__} is not closed under composition; "
+                "take Affine, Similarity, Attention or Projective"
             )
         self.localisation = localisation
         self.regression = Regression(start or Identity(), family, 1)
@@ -57,8 +65,8 @@ class ComposedTransformer(Transformer):
         identity: Tensor = self.regression.start.new_tensor(self.family.identity)
         theta = identity.expand(image.shape[0], -1)
         for _ in range(self.steps):
-            seen = self.sampler(image, self.family(theta, size))
-            correction = self.regression(self.localisation(seen)).squeeze(1)
+            warped = self.sampler(image, self.family(theta, size))
+            correction = self.regression(self.localisation(warped)).squeeze(1)
             theta = self.family.compose(theta, correction)
         grid = self.family(theta, size)
         return WarpOutput(self.sampler(image, grid), theta, grid)

@@ -1,10 +1,9 @@
-"""Localisation networks: image -> features, from which a transformer regresses theta.
+"""Localisation networks: image -> features to regress theta from.
 
-The regression layer itself belongs to the transformer, which knows how many numbers its family has
-and where it starts.
+The regression layer belongs to the transformer, which knows its family and its start.
 
 Reference:
-    Jaderberg et al. 2015, section 3.1 and appendix A.4 (as far as re-implementations pass it on);
+    Jaderberg et al. 2015, section 3.1 and appendix A.4 (as handed down by re-implementations);
     Levine et al. 2016, "End-to-end training of deep visuomotor policies", section 5.1
     (`HeatmapLocalisation`).
 """
@@ -23,10 +22,13 @@ from stn_lightning.geometry.moments import moments
 
 
 class FullyConnectedLocalisation(nn.Module):
-    """Fully connected layers on all pixels (the paper's ST-FCN: three of 32).
+    """Fully connected layers on all pixels (the paper's ST-FCN).
 
     Args:
-        hidden_sizes: width of each hidden layer.
+        hidden_sizes: width of each hidden layer; the paper's are three of 32.
+
+    >>> FullyConnectedLocalisation([32, 16])(torch.rand(5, 1, 28, 28)).shape
+    torch.Size([5, 16])
     """
 
     def __init__(self, hidden_sizes: Sequence[int] = (32, 32, 32)) -> None:
@@ -44,13 +46,17 @@ class FullyConnectedLocalisation(nn.Module):
 
 
 class ConvolutionalLocalisation(nn.Module):
-    """Two convolutions on the halved image, then one fully connected layer (the paper's ST-CNN: 20
-    filters of 5 x 5, 20 units).
+    """Two convolutions on the halved image (the paper's ST-CNN).
+
+    A fully connected layer follows.
 
     Args:
         num_filters: of each convolution.
         kernel_size: of each convolution, in pixels.
-        hidden_size: of the fully connected layer.
+        hidden_size: width of the fully connected layer.
+
+    >>> ConvolutionalLocalisation()(torch.rand(5, 1, 42, 42)).shape
+    torch.Size([5, 20])
     """
 
     def __init__(self, num_filters: int = 20, kernel_size: int = 5, hidden_size: int = 20) -> None:
@@ -69,16 +75,19 @@ class ConvolutionalLocalisation(nn.Module):
 
 
 class FeatureLocalisation(nn.Module):
-    """A trunk, a convolution 1 x 1 and a fully connected layer (the paper's birds: 128 filters, 128
-    units).
+    """A feature extractor and two layers (the paper's birds).
+
+    The layers are a 1 x 1 convolution and a fully connected one.
 
     Args:
-        feature_extractor: image -> feature map, for example a pre-trained network without its
-            classifier.
-        shrink: the trunk sees the image averaged over squares of this many pixels; the paper halves
-            448 to 224, so that looking twice as closely costs no more.
+        feature_extractor: image -> feature map, for example a pretrained network.
+        shrink: the extractor's input is the image averaged over squares of this many pixels; the
+            paper halves 448 to 224, so that crops of twice the resolution cost no more.
         num_filters: of the convolution.
-        hidden_size: of the fully connected layer.
+        hidden_size: width of the fully connected layer.
+
+    >>> FeatureLocalisation(nn.Conv2d(3, 8, 3))(torch.rand(5, 3, 24, 24)).shape
+    torch.Size([5, 128])
     """
 
     def __init__(
@@ -105,23 +114,25 @@ class FeatureLocalisation(nn.Module):
 
 
 class HeatmapLocalisation(nn.Module):
-    """A trunk and a few heat maps of it, each of which says where something is: for things that may
-    lie anywhere.
+    """Mean points of heat maps of a feature extractor.
 
-    Its features are places: x and y of each map's mean, by a softmax over all of its pixels. A crop
-    that follows one needs two weights of its regression, where other localisations learn what each
-    pixel means for theta; and no rectifier stands between that can die.
+    For things that may lie anywhere. The features are x and y of each map's mean, by a softmax over
+    all of its pixels. A crop that follows a map needs two weights of its regression, where other
+    localisations learn what each pixel means for theta; and there is no ReLU that can die.
 
     Convention:
-        Places are half-pixel, -1 to 1 across the image, as everywhere.
+        Points are half-pixel, -1 to 1 across the image.
 
     Args:
-        feature_extractor: image -> feature map, for example a pre-trained network without its
-            classifier.
-        num_maps: how many; more than there are things to find, since some find nothing.
-        sharpness: what heat is multiplied by; at 1 the maps of an untrained trunk are so flat that
-            every place is the middle.
-        shrink: the trunk sees the image averaged over squares of this many pixels.
+        feature_extractor: image -> feature map, for example a pretrained network.
+        num_maps: number of heat maps; take more than there are things to find, since some find
+            nothing.
+        sharpness: factor of the heat; at 1 the maps of an untrained extractor are so flat that
+            every mean is the centre.
+        shrink: the extractor's input is the image averaged over squares of this many pixels.
+
+    >>> HeatmapLocalisation(nn.Conv2d(3, 8, 3), num_maps=2)(torch.rand(5, 3, 24, 24)).shape
+    torch.Size([5, 4])
     """
 
     def __init__(
@@ -140,36 +151,32 @@ class HeatmapLocalisation(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        heat = lattice.upcast(
-            self.conv(
-                self.feature_extractor(
-                    functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
-                )
-            )
-        )
-        weight = (
-            (self.sharpness * heat).flatten(2).softmax(2).unflatten(2, heat.shape[2:])
-        )  # (B, maps, rows, columns)
+        image = functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
+        heat = lattice.upcast(self.conv(self.feature_extractor(image)))
+        weight = (self.sharpness * heat).flatten(2).softmax(2)
+        weight = weight.unflatten(2, heat.shape[2:])  # (B, maps, rows, columns)
         x = (weight.sum(2) * lattice.axis(heat.shape[3], weight)).sum(2)
         y = (weight.sum(3) * lattice.axis(heat.shape[2], weight)).sum(2)
         return torch.stack([x, y], dim=2).flatten(1)  # (B, 2 maps)
 
 
 class MomentLocalisation(nn.Module):
-    """Another localisation, and where the ink of each channel lies: its middle, its extent and its
-    shape to second order.
+    """Another localisation, and the moments of each channel's ink.
 
-    What a network needs many pictures to find out, place, size and tilt of the only thing in a
-    channel, these say of every image from the first step on. Both go through a fully connected
-    layer; the moments also stand beside it, so that a crop that follows the middle needs one
-    weight. For images and volumes whose background is 0, with one thing in each channel.
+    For images and volumes whose background is 0, with one thing in each channel: moments tell its
+    place, size and tilt from the first step on, where a network needs many images to learn them.
+    Both go through a fully connected layer; the moments are features themselves, too, so that a
+    crop that follows the mean needs one weight.
 
     Args:
         localisation: image or volume -> features.
-        hidden_size: of the fully connected layer.
+        hidden_size: width of the fully connected layer.
 
     Reference:
         Hu 1962, "Visual pattern recognition by moment invariants".
+
+    >>> MomentLocalisation(FullyConnectedLocalisation())(torch.rand(5, 1, 28, 28)).shape
+    torch.Size([5, 70])
     """
 
     def __init__(self, localisation: nn.Module, hidden_size: int = 64) -> None:
@@ -180,19 +187,23 @@ class MomentLocalisation(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels *size"]
     ) -> Float[Tensor, "batch features"]:
-        places = moments(image)
+        ink = moments(image)
         features = self.localisation(image).flatten(1)
-        both = functional.relu(self.fc(torch.cat([features, places.to(features.dtype)], 1)))
-        return torch.cat([both.to(places.dtype), places], 1)
+        both = functional.relu(self.fc(torch.cat([features, ink.to(features.dtype)], 1)))
+        return torch.cat([both.to(ink.dtype), ink], 1)
 
 
 class SVHNLocalisation(nn.Module):
-    """Two convolutions that keep the size, a pooling between them, fully connected layers (the
-    paper's ST-CNN Single for SVHN).
+    """Two convolutions that keep the size (the paper's SVHN).
+
+    A pooling layer stands between them, fully connected layers follow.
 
     Args:
         num_filters: of each convolution.
         hidden_sizes: width of each fully connected layer.
+
+    >>> SVHNLocalisation()(torch.rand(5, 3, 64, 64)).shape
+    torch.Size([5, 32])
     """
 
     def __init__(self, num_filters: int = 32, hidden_sizes: Sequence[int] = (32, 32)) -> None:
@@ -211,19 +222,22 @@ class SVHNLocalisation(nn.Module):
 
 
 class VolumeLocalisation(nn.Module):
-    """Two convolutions with a pooling between them, then one fully connected layer.
+    """Two convolutions of a volume, and a fully connected layer.
 
     Args:
         num_filters: of each convolution.
-        hidden_size: of the fully connected layer.
-        shrink: the network sees the volume averaged over cubes of this many voxels a side.
-        block: voxels of cubes of so many a side become channels, so that the first convolution is
-            one of `block` times its `kernel_size` with a stride of `block`: detail that averaging
-            would lose is seen at the same cost. Volumes are filled up with zeros to whole blocks.
+        hidden_size: width of the fully connected layer.
+        shrink: the volume is averaged over cubes of this many voxels a side.
+        block: voxels of cubes of this many a side become channels, so that the first convolution
+            covers `block` times its `kernel_size` with a stride of `block`: it sees detail that
+            averaging loses, at the same cost. Volumes are padded with zeros to whole blocks.
         kernel_size: of the first convolution, in blocks; the second has 3.
 
     Raises:
-        ValueError: where cubes or blocks have no voxels.
+        ValueError: `shrink` or `block` is below 1.
+
+    >>> VolumeLocalisation()(torch.rand(5, 1, 30, 30, 30)).shape
+    torch.Size([5, 32])
     """
 
     def __init__(
@@ -246,10 +260,11 @@ class VolumeLocalisation(nn.Module):
     def forward(
         self, volume: Float[Tensor, "batch channels depth height width"]
     ) -> Float[Tensor, "batch features"]:
-        features = functional.avg_pool3d(volume, self.shrink) if self.shrink > 1 else volume
-        features = functional.relu(
-            self.conv1(_blocks_as_channels(features, self.block) if self.block > 1 else features)
-        )
+        if self.shrink > 1:
+            volume = functional.avg_pool3d(volume, self.shrink)
+        if self.block > 1:
+            volume = _blocks_as_channels(volume, self.block)
+        features = functional.relu(self.conv1(volume))
         features = functional.relu(self.conv2(functional.max_pool3d(features, 2, ceil_mode=True)))
         return functional.relu(self.fc(features.flatten(1)))
 
@@ -257,27 +272,27 @@ class VolumeLocalisation(nn.Module):
 def _blocks_as_channels(
     volume: Float[Tensor, "batch channels depth height width"], block: int
 ) -> Float[Tensor, "batch more d h w"]:
-    whole = [side for n in reversed(volume.shape[2:]) for side in (0, -n % block)]
-    cut = (
-        functional.pad(volume, whole)
-        .unflatten(4, (-1, block))
-        .unflatten(3, (-1, block))
-        .unflatten(2, (-1, block))
-    )
-    return cut.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(
-        1, 4
-    )  # (B, C block^3, D / block, H / block, W / block)
+    """Move the voxels of each block to channels."""
+    padding = [side for n in reversed(volume.shape[2:]) for side in (0, -n % block)]
+    blocks = functional.pad(volume, padding)
+    for axis in (4, 3, 2):
+        blocks = blocks.unflatten(axis, (-1, block))
+    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 class StridedLocalisation(nn.Module):
-    """One strided convolution, pooling, fully connected layers (the paper's co-localisation: 8
-    filters of 9 x 9, stride 4; 8 and 8 units).
+    """One strided convolution (the paper's co-localisation).
+
+    Pooling and fully connected layers follow.
 
     Args:
         num_filters: of the convolution.
         kernel_size: of the convolution, in pixels.
         stride: of the convolution, in pixels.
         hidden_sizes: width of each fully connected layer.
+
+    >>> StridedLocalisation()(torch.rand(5, 1, 84, 84)).shape
+    torch.Size([5, 8])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A start that follows the ink: crops around its mean, in proportion to its extent."""
+"""A start that follows the ink's mean and extent."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from stn_lightning.transformers.starts import Identity, Start
 
 
 class MomentCrop(Start):
-    """Start with a crop around the ink's mean, in proportion to its extent.
+    """Starts around the ink, in proportion to its extent.
 
     For `MomentLocalisation` on images or volumes of one channel, whose features end with the
     moments. Place and scale follow the ink from the first step on, whatever the seed, and the
@@ -23,7 +23,6 @@ class MomentCrop(Start):
     Raises:
         ValueError: the family's grid is not linear in theta, or the features are no moments.
 
-    >>> from stn_lightning.transformers import Attention
     >>> weight = MomentCrop(2.5).weight(Attention(), 1, 6)[0]
     >>> weight @ torch.tensor([0.1, -0.3, 0.2, 0.5, 0.0, 0.5])  # moments: mean, extent, shape
     tensor([ 0.5000,  0.1000, -0.3000])

@@ -1,4 +1,4 @@
-"""Several transformers on one image, sampled in one call.
+"""Several transformers of one image, sampled in one call.
 
 Reference:
     Jaderberg et al. 2015, section 4.3 (2 and 4 transformers for birds) and appendix A.1 (2 for the
@@ -16,22 +16,26 @@ from stn_lightning.transformers.transformer import Regression, Transformer, Warp
 
 
 class ParallelTransformer(Transformer):
-    """`num_transformers` transformers that read the same image; returns (batch, n, channels,
-    *size).
+    """Warps one image `num_transformers` times: (batch, n, channels, *size).
 
     Args:
         localisation: one network whose features all transformers share (the paper's birds), or a
             list of `num_transformers`, one each.
-        family: which transformations they may choose from.
-        num_transformers: how many.
-        size: of each output image; the input's own size when left out.
-        sampler: bilinear with zeros outside when left out.
-        start: where each begins; the identity when left out. Transformers that share a localisation
+        family: family of all of them.
+        num_transformers: n.
+        size: (height, width) of each output image; the input's own by default.
+        sampler: bilinear with zeros by default.
+        start: first theta of each; the identity by default. Transformers that share a localisation
             and a start get the same gradient at first if the backbone treats them alike: take
             `Tiling`, `NoisyIdentity` or `HeatmapCentres`.
 
     Raises:
-        ValueError: where a list of localisations is not of length `num_transformers`.
+        ValueError: a list of localisations is not of length `num_transformers`.
+
+    >>> family, start = Translation(0.5), Tiling()
+    >>> two = ParallelTransformer(FullyConnectedLocalisation(), family, 2, (14, 14), start=start)
+    >>> two(torch.rand(5, 1, 28, 28)).shape
+    torch.Size([5, 2, 1, 14, 14])
     """
 
     def __init__(
@@ -45,14 +49,15 @@ class ParallelTransformer(Transformer):
     ) -> None:
         super().__init__()
         if num_transformers < 1:
-            raise ValueError(f"{num_transformers} parallel transformers; n must be 1 or more")
-        own = localisation if isinstance(localisation, list) else [localisation]
-        if isinstance(localisation, list) and len(own) != num_transformers:
+            raise ValueError(f"{num_transformers} parallel transformers; give 1 or more")
+        localisations = localisation if isinstance(localisation, list) else [localisation]
+        if isinstance(localisation, list) and len(localisations) != num_transformers:
             raise ValueError(
-                f"{len(own)} localisations for n = {num_transformers} transformers; give one to share, or a list of {num_transformers}"
+                f"{len(localisations)} localisations for {num_transformers} transformers; "
+                f"give one to share, or a list of {num_transformers}"
             )
-        self.localisations = nn.ModuleList(own)
-        each = num_transformers // len(own)
+        self.localisations = nn.ModuleList(localisations)
+        each = num_transformers // len(localisations)
         parts = [slice(i, i + each) for i in range(0, num_transformers, each)]
         self.regressions = nn.ModuleList(
             Regression(start or Identity(), family, num_transformers, part) for part in parts
@@ -63,10 +68,9 @@ class ParallelTransformer(Transformer):
         self.sampler = sampler or Bilinear()
 
     def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
-        looks = zip(self.localisations, self.regressions, strict=True)
-        theta = torch.cat(
-            [regression(localisation(image)) for localisation, regression in looks], dim=1
-        )  # (B, n, numbers)
+        pairs = zip(self.localisations, self.regressions, strict=True)
+        thetas = [regression(localisation(image)) for localisation, regression in pairs]
+        theta = torch.cat(thetas, dim=1)  # (B, n, numbers)
         theta = self.family.bound(theta.flatten(0, 1)).unflatten(0, (-1, self.n))
         grid = self.family.grid(theta.flatten(0, 1), self.size or tuple(image.shape[2:]))
         grid = grid.unflatten(0, (-1, self.n))

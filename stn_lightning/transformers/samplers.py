@@ -1,4 +1,4 @@
-"""Samplers: the third part of a transformer, as objects that can be given in a configuration.
+"""Samplers as modules: the third part of a transformer.
 
 Reference:
     Jaderberg et al. 2015, section 3.3.
@@ -14,22 +14,23 @@ from stn_lightning.geometry.sampling import Padding
 
 
 class Sampler(nn.Module, ABC):
-    """Reads an image at a grid.
+    """Base class of samplers: image and grid -> sampled image.
 
     Args:
-        padding: what lies outside the image: "zeros", "border", "reflection", or a colour as a list
-            with a number a channel. Give the value that the background has AFTER normalisation; a
-            black border around a normalised image is an edge to a network.
+        padding: what is read out of bounds: "zeros", "border", "reflection", or a colour as a list
+            of one number for each channel. Give the value that the background has AFTER
+            normalisation; a black border around a normalised image is an edge to a network.
 
     Raises:
-        ValueError: where `padding` is another word.
+        ValueError: `padding` is another word.
     """
 
     def __init__(self, padding: Padding = "zeros") -> None:
         super().__init__()
         if isinstance(padding, str) and padding not in ("zeros", "border", "reflection"):
             raise ValueError(
-                f'padding "{padding}" is unknown; take "zeros", "border", "reflection", or a colour as a list of numbers'
+                f'padding "{padding}" is unknown; '
+                'take "zeros", "border", "reflection", or a colour as a list of numbers'
             )
         self.padding = padding
 
@@ -38,21 +39,29 @@ class Sampler(nn.Module, ABC):
         self,
         image: Float[Tensor, "batch channels *in_size"],
         grid: Float[Tensor, "batch *out_size dimensions"],
-    ) -> Float[Tensor, "batch channels *out_size"]: ...
+    ) -> Float[Tensor, "batch channels *out_size"]:
+        """Sample each image at its grid."""
 
     def sample_each(
         self,
         image: Float[Tensor, "batch channels *in_size"],
         grids: Float[Tensor, "batch n *out_size dimensions"],
     ) -> Float[Tensor, "batch n channels *out_size"]:
-        """Reads each image at `n` grids in one call: they stand below each other in one tall grid,
-        so that no image is copied.
+        """Sample each image at `n` grids, in one call.
+
+        The grids are stacked along their height, so that no image is copied.
         """
-        return _apart(self(image, grids.flatten(1, 2)), grids.shape[1])
+        return _unstack(self(image, grids.flatten(1, 2)), grids.shape[1])
 
 
 class Bilinear(Sampler):
-    """The paper's sampler (equation 5)."""
+    """The paper's sampler (equation 5).
+
+    >>> identity = Affine()(torch.tensor([Affine.identity]), (28, 28))
+    >>> image = torch.rand(1, 3, 28, 28)
+    >>> torch.equal(Bilinear()(image, identity), image)
+    True
+    """
 
     def forward(
         self,
@@ -63,7 +72,13 @@ class Bilinear(Sampler):
 
 
 class Nearest(Sampler):
-    """Copies the nearest pixel (equation 4). Gives theta no gradient: for a trained transformer."""
+    """Copies the nearest pixel (equation 4).
+
+    theta gets no gradient: for a transformer that is trained.
+
+    >>> Nearest()(torch.eye(4)[None, None], torch.zeros(1, 1, 1, 2)).item()
+    1.0
+    """
 
     def forward(
         self,
@@ -74,7 +89,11 @@ class Nearest(Sampler):
 
 
 class Bicubic(Sampler):
-    """Sharper than bilinear, and its gradient sees 16 pixels instead of 4."""
+    """Weighs 16 pixels: sharper than bilinear.
+
+    >>> Bicubic("border")(torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 1, 2)).item()
+    1.0
+    """
 
     def forward(
         self,
@@ -85,7 +104,11 @@ class Bicubic(Sampler):
 
 
 class Trilinear(Sampler):
-    """Bilinear for volumes."""
+    """Bilinear sampling of volumes.
+
+    >>> Trilinear()(torch.rand(5, 1, 8, 8, 8), torch.zeros(5, 2, 3, 4, 3)).shape
+    torch.Size([5, 1, 2, 3, 4])
+    """
 
     def forward(
         self,
@@ -96,8 +119,14 @@ class Trilinear(Sampler):
 
 
 class Antialiased(Sampler):
-    """Each output pixel is the mean of what it covers of the image: for grids that shrink. Bilinear
-    where they don't, bit for bit.
+    """Averages over each output pixel, where grids shrink.
+
+    Where they do not it is bilinear, bit for bit.
+
+    >>> half = Affine()(torch.tensor([Affine.identity]), (2, 2))
+    >>> Antialiased()(torch.eye(4)[None, None], half)[0, 0].round(decimals=1)
+    tensor([[0.4000, 0.1000],
+            [0.1000, 0.4000]])
     """
 
     def forward(
@@ -112,26 +141,29 @@ class Antialiased(Sampler):
         image: Float[Tensor, "batch channels h_in w_in"],
         grids: Float[Tensor, "batch n height width 2"],
     ) -> Float[Tensor, "batch n channels height width"]:
-        return _apart(
-            antialiasing.sample_antialiased(
-                image, grids.flatten(1, 2), self.padding, num_grids=grids.shape[1]
-            ),
-            grids.shape[1],
-        )
+        n, stacked = grids.shape[1], grids.flatten(1, 2)
+        return _unstack(antialiasing.sample_antialiased(image, stacked, self.padding, n), n)
 
 
 class WideGradient(Sampler):
-    """Reads what another sampler reads, and pulls theta towards what lies around, near or far: for
-    transformers that would not find it.
+    """Another sampler, with a gradient that sees far.
+
+    It pulls theta towards things near and far, for transformers that would not find them.
 
     Args:
-        sampler: reads; bilinear with zeros outside when left out.
+        sampler: its values are returned; bilinear with zeros by default.
+
+    >>> theta = torch.tensor([[0.1, 0.0, 0.0]], requires_grad=True)
+    >>> image = torch.zeros(1, 1, 28, 28).index_fill(3, torch.tensor([20]), 1.0)
+    >>> WideGradient()(image, Attention()(theta, (8, 8))).sum().backward()
+    >>> theta.grad[0, 1] > 0  # to the right, where the crop is empty
+    tensor(True)
     """
 
     def __init__(self, sampler: Sampler | None = None) -> None:
-        reader = sampler or Bilinear()
-        super().__init__(reader.padding)
-        self.sampler = reader
+        sampler = sampler or Bilinear()
+        super().__init__(sampler.padding)
+        self.sampler = sampler
 
     def forward(
         self,
@@ -145,14 +177,13 @@ class WideGradient(Sampler):
         image: Float[Tensor, "batch channels h_in w_in"],
         grids: Float[Tensor, "batch n height width 2"],
     ) -> Float[Tensor, "batch n channels height width"]:
-        tall = self.sampler.sample_each(image, grids).transpose(1, 2).flatten(2, 3)
-        return _apart(
-            wide.widen_gradient(tall, image, grids.flatten(1, 2), self.padding), grids.shape[1]
-        )
+        n, stacked = grids.shape[1], grids.flatten(1, 2)
+        sampled = self.sampler.sample_each(image, grids).transpose(1, 2).flatten(2, 3)
+        return _unstack(wide.widen_gradient(sampled, image, stacked, self.padding), n)
 
 
-def _apart(
-    tall: Float[Tensor, "batch channels rows *rest"], n: int
+def _unstack(
+    sampled: Float[Tensor, "batch channels rows *rest"], n: int
 ) -> Float[Tensor, "batch n channels *size"]:
-    """`n` images that stand below each other, apart."""
-    return tall.unflatten(2, (n, -1)).transpose(1, 2)
+    """Split an image along its height into `n`."""
+    return sampled.unflatten(2, (n, -1)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Where transformers look before they have learnt anything.
+"""Starts: the first theta of each transformer.
 
 Reference:
     Jaderberg et al. 2015, section 3.1 (identity) and 4.3 (tiling); Shi et al. 2016 (RARE) report
@@ -16,36 +16,49 @@ from stn_lightning.transformers.families import Family
 
 
 class Start(ABC):
-    """Chooses the first theta of each of `n` transformers."""
+    """Base class of starts."""
 
     learnt = True
-    """Whether the regression that `weight` starts goes on to learn."""
+    """Whether training goes on to change the regression's weights."""
 
     @abstractmethod
-    def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]: ...
+    def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
+        """Return the first theta of `n` transformers, as regressed."""
 
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
-        """The first weights from a localisation's features to what is added to theta: zero, so that
-        nothing is added at first.
+        """Return the regression's first weights: zeros by default.
+
+        Args:
+            family: family of the transformers.
+            n: number of transformers.
+            features: number of the localisation's features.
         """
         return torch.zeros(n, len(family.identity), features)
 
 
 class Identity(Start):
-    """Each looks at the whole image (with `Translation`: at its middle)."""
+    """Starts with the whole image; with `Translation`, with its centre.
+
+    >>> Identity().theta(Attention(), 2)
+    tensor([[1., 0., 0.],
+            [1., 0., 0.]])
+    """
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
         return torch.tensor(family.identity).repeat(n, 1)
 
 
 class InitialTheta(Start):
-    """Each at a theta that is given.
+    """Starts with a given theta.
 
     Args:
-        theta: theta.
+        theta: theta to apply at first.
 
     Raises:
-        ValueError: where the family's theta has more or fewer numbers.
+        ValueError: the family's theta has another length.
+
+    >>> InitialTheta([0.5, 0.0, 0.25]).theta(Attention(), 1)
+    tensor([[0.5000, 0.0000, 0.2500]])
     """
 
     def __init__(self, theta: Sequence[float]) -> None:
@@ -54,35 +67,46 @@ class InitialTheta(Start):
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
         if len(self.numbers) != len(family.identity):
             raise ValueError(
-                f"a start of {len(self.numbers)} numbers for {type(family).__name__}, whose theta has {len(family.identity)}"
+                f"a start of {len(self.numbers)} numbers for {type(family).__name__}, whose theta "
+                f"has {len(family.identity)}"
             )
         return family.unbound(torch.tensor(self.numbers).repeat(n, 1))
 
 
 class NoisyIdentity(Start):
-    """The identity plus noise, the same for the same seed; parallel transformers start apart.
+    """Starts with the identity plus noise.
+
+    So parallel transformers differ.
 
     Args:
         std: standard deviation of the noise, in units of theta.
+        seed: the same seed gives the same noise.
+
+    >>> NoisyIdentity(0.1).theta(Attention(), 2)
+    tensor([[ 1.1541, -0.0293, -0.2179],
+            [ 1.0568, -0.1085, -0.1399]])
     """
 
     def __init__(self, std: float, seed: int = 0) -> None:
         self.std, self.seed = std, seed
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
-        start = Identity().theta(family, n)
-        return start + self.std * torch.randn(
-            start.shape, generator=torch.Generator().manual_seed(self.seed)
-        )
+        start, generator = Identity().theta(family, n), torch.Generator().manual_seed(self.seed)
+        return start + self.std * torch.randn(start.shape, generator=generator)
 
 
 class Tiling(Start):
-    """Side by side: together the `n` crops cover the image, as far as their size allows (the
-    paper's birds).
+    """Starts with crops side by side.
 
-    For families with a crop that moves, `Translation` and `Attention`. Crops stand in rows and
-    columns as near to a square as `n` divides, with more columns than rows: 2 are left and right, 4
-    the quarters.
+    They cover the image as far as their size allows.
+
+    As for the paper's birds, for families with a crop that moves: `Translation` and `Attention`.
+    Crops stand in rows and columns as near to a square as `n` divides, with more columns than rows:
+    2 are left and right, 4 the quarters.
+
+    >>> Tiling().theta(Attention(), 2)
+    tensor([[ 1.0000, -0.5000,  0.0000],
+            [ 1.0000,  0.5000,  0.0000]])
     """
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
@@ -90,20 +114,23 @@ class Tiling(Start):
 
 
 class HeatmapCentres(Start):
-    """Each crop's middle IS a place that the localisation finds: the i-th transformer follows the
-    i-th place, now and for ever.
+    """Keeps each crop at the centre of its heat map.
 
-    For `HeatmapLocalisation`, whose features are places, with as many maps as there are
-    transformers. Nothing is regressed: what a map finds is looked at from the first step on, so a
-    map grows warmer wherever looking pays, and no transformer can turn to another's place. Theta
-    changes by what moves the crop as a whole; shape and size stay as they start.
+    For `HeatmapLocalisation` with as many maps as there are transformers: the i-th transformer's
+    crop is centred at the i-th map's mean. Nothing is regressed, so a map grows warmer where its
+    crop helps from the first step on, and no transformer can turn to another's map. theta changes
+    by what moves the crop as a whole; shape and size stay as they start.
 
     Args:
-        start: shape and size, and what is added to the places; the identity when left out.
+        start: shape and size, and an offset from the centres; the identity by default.
 
     Raises:
-        ValueError: for `Affine3D`, and where the localisation's features are not one place for each
-            transformer that it serves.
+        ValueError: the family is 3D, or the localisation's features are not x and y for each of its
+            transformers.
+
+    >>> HeatmapCentres().weight(Translation(0.5), 1, 2).round(decimals=3).abs()
+    tensor([[[1., 0.],
+             [0., 1.]]])
     """
 
     learnt = False
@@ -122,7 +149,8 @@ class HeatmapCentres(Start):
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
         if features != 2 * n:
             raise ValueError(
-                f"HeatmapCentres needs x and y of {n} places, {2 * n} features, not {features}; take HeatmapLocalisation with num_maps: {n}"
+                f"HeatmapCentres needs x and y of {n} centres, {2 * n} features, not {features}; "
+                f"take HeatmapLocalisation with num_maps: {n}"
             )
         weight = super().weight(family, n, features)
         for i, theta in enumerate(self.theta(family, n)):

@@ -1,4 +1,4 @@
-"""The spatial transformer: localisation -> grid -> sampler (Figure 2 of the paper)."""
+"""The spatial transformer: localisation -> grid -> sampler (Figure 2)."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -41,17 +41,17 @@ class WarpRecord(NamedTuple):
 
     @property
     def thetas(self) -> Float[Tensor, "batch n numbers"]:
-        """theta of each of the `n` parallel transformers; n is 1 for a single one."""
+        """theta of each parallel transformer; n is 1 for one."""
         return self._with_n(self.output.theta)
 
     @property
     def grids(self) -> Float[Tensor, "batch n *size dimensions"]:
-        """Sampling grid of each of the `n` parallel transformers."""
+        """Sampling grid of each of `n` parallel transformers."""
         return self._with_n(self.output.grid)
 
     @property
     def crops(self) -> Float[Tensor, "batch n channels *size"]:
-        """Warped image of each of the `n` parallel transformers."""
+        """Warped image of each of `n` parallel transformers."""
         return self._with_n(self.output.image)
 
     def _with_n(self, values: Tensor) -> Tensor:
@@ -59,7 +59,9 @@ class WarpRecord(NamedTuple):
 
 
 class Transformer(nn.Module, ABC):
-    """Base class of modules that warp an image, or feature maps, into one or several."""
+    """Base class of modules: image -> warped image(s)."""
+
+    family: Family
 
     @abstractmethod
     def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
@@ -73,7 +75,10 @@ class Transformer(nn.Module, ABC):
     def _record(
         self, image: Float[Tensor, "batch channels *in_size"], output: WarpOutput
     ) -> Float[Tensor, "batch ..."]:
-        """Append to the records that are open in this thread; return the warped image."""
+        """Append to this thread's open records.
+
+        Return the warped image.
+        """
         if not torch.compiler.is_compiling():
             for recording in _recordings.get():
                 if self in recording.transformers:
@@ -92,10 +97,17 @@ _recordings: ContextVar[tuple[_Recording, ...]] = ContextVar("recordings", defau
 
 @contextlib.contextmanager
 def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
-    """Record each warp in `network` while the block runs, in order.
+    """Record each warp in `network`, in order.
 
-    Only calls of the same thread are recorded, so threads can share a network. Tensors keep their
-    graph, so a loss can be made of them. Compiled transformers are not recorded.
+    Only calls inside of the `with` block and of the same thread are recorded, so threads can share
+    a network. Tensors keep their graph, so a loss can be made of them. Compiled transformers are
+    not recorded.
+
+    >>> network = nn.Sequential(SpatialTransformer(FullyConnectedLocalisation(), Affine()))
+    >>> with record_warps(network) as records:
+    ...     output = network(torch.rand(5, 1, 28, 28))
+    >>> [record.thetas.shape for record in records]
+    [torch.Size([5, 1, 6])]
     """
     found = frozenset(module for module in network.modules() if isinstance(module, Transformer))
     recording = _Recording(found, [])
@@ -107,18 +119,17 @@ def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
 
 
 class Regression(nn.Module):
-    """The last layer of a localisation: features -> theta of `n` transformers.
+    """Regresses the theta of `n` transformers from features.
 
     theta = start + linear(features). Weights and bias are zero at first, unless the start says
     otherwise: the first theta is the start whatever the image shows, and weight decay pulls towards
-    the start. It runs outside of autocast: a theta rounded to bf16 is off by up to a pixel.
+    it. Autocast is off: a theta rounded to bf16 is wrong by up to a pixel.
 
     Args:
-        start: where they begin.
-        family: of all of them.
-        n: how many.
-        part: which of the starts are meant, where other regressions have the rest of them; all when
-            left out.
+        start: first thetas.
+        family: family of all transformers.
+        n: number of transformers.
+        part: the transformers whose theta is regressed; all by default.
     """
 
     start: Tensor
@@ -126,10 +137,9 @@ class Regression(nn.Module):
     def __init__(self, start: Start, family: Family, n: int, part: slice = slice(None)) -> None:
         super().__init__()
         self.register_buffer("start", start.theta(family, n)[part], persistent=False)
-        self.linear = layers.linear(
-            self.start.numel(), partial(_start_linear, start, family, len(self.start))
-        )
-        for parameter in self.linear.parameters():  # `requires_grad_` wants to know their size
+        initialise = partial(_initialise, start, family, len(self.start))
+        self.linear = layers.linear(self.start.numel(), initialise)
+        for parameter in self.linear.parameters():  # `requires_grad_` needs their sizes
             parameter.requires_grad = start.learnt
 
     def forward(
@@ -141,21 +151,28 @@ class Regression(nn.Module):
         return self.start + moved.unflatten(1, self.start.shape)
 
 
-def _start_linear(start: Start, family: Family, n: int, layer: nn.Linear) -> None:
+def _initialise(start: Start, family: Family, n: int, layer: nn.Linear) -> None:
     with torch.no_grad():
         layer.weight.copy_(start.weight(family, n, layer.in_features).flatten(0, 1))
         layer.bias.zero_()
 
 
 class SpatialTransformer(Transformer):
-    """Looks at an image, decides where the interesting part is, and returns that part.
+    """Warps an image to the part that matters.
 
     Args:
-        localisation: image -> features, any shape.
-        family: which transformations it may choose from.
-        size: of the output image; the input's own size when left out.
-        sampler: bilinear with zeros outside, as in the paper, when left out.
-        start: the identity, as in the paper, when left out.
+        localisation: image -> features, of any shape.
+        family: family of transformations.
+        size: (height, width) of the output image; the input's own by default.
+        sampler: bilinear with zeros by default, as in the paper.
+        start: first theta; the identity by default, as in the paper.
+
+    >>> transformer = SpatialTransformer(FullyConnectedLocalisation(), Affine(), size=(20, 20))
+    >>> transformer(torch.rand(5, 1, 28, 28)).shape
+    torch.Size([5, 1, 20, 20])
+    >>> warped, theta, grid = transformer.warp(torch.rand(5, 1, 28, 28))
+    >>> theta[0]
+    tensor([1., 0., 0., 0., 1., 0.], grad_fn=<SelectBackward0>)
     """
 
     def __init__(
@@ -176,19 +193,23 @@ class SpatialTransformer(Transformer):
     def forward(
         self,
         image: Float[Tensor, "batch channels *in_size"],
-        where: Float[Tensor, "batch ..."] | None = None,
+        localisation_input: Float[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch ..."]:
-        """The interesting part of the image; the localisation looks for it in `where`, for example
-        feature maps, if that is given.
+        """Warp the image.
+
+        Args:
+            image: images or feature maps.
+            localisation_input: input of the localisation, for example feature maps; `image` by
+                default.
         """
-        return self._record(image, self.warp(image, where))
+        return self._record(image, self.warp(image, localisation_input))
 
     def warp(
         self,
         image: Float[Tensor, "batch channels *in_size"],
-        where: Float[Tensor, "batch ..."] | None = None,
+        localisation_input: Float[Tensor, "batch ..."] | None = None,
     ) -> WarpOutput:
-        theta = self.regression(self.localisation(image if where is None else where)).squeeze(1)
-        theta = self.family.bound(theta)
+        features = self.localisation(image if localisation_input is None else localisation_input)
+        theta = self.family.bound(self.regression(features).squeeze(1))
         grid = self.family.grid(theta, self.size or tuple(image.shape[2:]))
         return WarpOutput(self.sampler(image, grid), theta, grid)

@@ -115,5 +115,5 @@ def test_a_single_picture_borrows_from_itself_as_there_is_no_other() -> None:
 
 @pytest.mark.parametrize(("size", "scrap", "digit"), [(20, 6, 28), (60, 29, 28)])
 def test_scraps_and_digits_that_do_not_fit_are_refused(size: int, scrap: int, digit: int) -> None:
-    with pytest.raises(ValueError, match="give scrap <= digit <= size"):
+    with pytest.raises(ValueError, match="give patch_size <= digit <= size"):
         Cluttered(size=size, patch_size=scrap, digit=digit)

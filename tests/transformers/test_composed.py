@@ -181,7 +181,7 @@ def test_theta_is_float32_and_exact_under_bf16_autocast() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_fewer_than_one_step_is_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match="a composed transformer looks 1 time or more"):
+    with pytest.raises(ValueError, match="a composed transformer takes 1 step or more"):
         ComposedTransformer(FullyConnectedLocalisation([8]), Affine(), steps)
 
 

@@ -532,7 +532,9 @@ def test_a_crop_without_area_reads_one_place(family: ComposableFamily, data: st.
 
 @pytest.mark.parametrize("scale", [0.0, -0.5, math.nan])
 def test_a_crop_without_size_is_refused_with_advice(scale: float) -> None:
-    with pytest.raises(ValueError, match=r"must be greater than 0; 0\.5 is half the image's side"):
+    with pytest.raises(
+        ValueError, match=r"must be greater than 0; 0\.5 is half of the image's side"
+    ):
         Translation(scale)
 
 

@@ -178,14 +178,14 @@ def test_theta_is_float32_under_bf16_autocast() -> None:
 def test_a_list_of_the_wrong_length_is_refused_with_advice() -> None:
     with pytest.raises(
         ValueError,
-        match="2 localisations for n = 3 transformers; give one to share, or a list of 3",
+        match="2 localisations for 3 transformers; give one to share, or a list of 3",
     ):
         ParallelTransformer(localisations(2), Affine(), 3)
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_fewer_than_one_is_refused(n: int) -> None:
-    with pytest.raises(ValueError, match="n must be 1 or more"):
+    with pytest.raises(ValueError, match="parallel transformers; give 1 or more"):
         ParallelTransformer(localisations(1), Affine(), n)
 
 

@@ -1,0 +1,170 @@
+"""Docstrings: examples run, first lines are short and plain, words are the field's."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+
+import stn_lightning
+from stn_lightning import backbones, datamodules, datasets, distortions, tasks, transformers
+
+PACKAGE = Path(stn_lightning.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = sorted((PACKAGE.parent / "configs").rglob("*.yaml"))
+ROOMS = sorted({file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES})
+
+METHOD = ("geometry", "transformers", "distortions", "backbones", "tasks")
+"""Rooms whose public classes have an example each."""
+
+UNFINISHED: set[str] = {
+    "__main__",
+    "analysis",
+    "backbones",
+    "callbacks",
+    "cli",
+    "datamodules",
+    "datasets",
+    "launch",
+    "layers",
+    "runs",
+    "runtime",
+    "synthetic",
+    "tasks",
+}
+"""Rooms that are being rewritten; to become empty."""
+
+WITHOUT_EXAMPLE = {"WarpOutput", "WarpRecord"}
+"""Public classes of the method without an example: transformers construct them."""
+
+FIRST_WORDS = {"Of", "What", "Whether", "That", "How", "Where", "When"}
+
+WORDS = re.compile(r"picture|photograph|misread|\bpasses\b|\bmarked\b", re.IGNORECASE)
+
+LITERAL: set[tuple[str, str]] = set()
+"""(file, line) where one of these words is meant literally."""
+
+all_rooms = pytest.mark.parametrize(
+    "room",
+    [
+        pytest.param(
+            room,
+            marks=pytest.mark.skipif(room in UNFINISHED, reason="this room is being rewritten"),
+        )
+        for room in ROOMS
+    ],
+)
+
+
+def files_of(room: str) -> Iterator[Path]:
+    return (f for f in FILES if f.relative_to(PACKAGE).parts[0].removesuffix(".py") == room)
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def first_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """(place, first line) of each docstring of a module, class or function."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                name = getattr(node, "name", "module")
+                yield f"{file.relative_to(PACKAGE)}: {name}", text.split("\n")[0]
+
+
+def public_names() -> dict[str, object]:
+    rooms = (backbones, datamodules, datasets, distortions, tasks, transformers)
+    return {name: getattr(room, name) for room in rooms for name in room.__all__}
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user, whose shapes are not checked."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch.manual_seed(0)
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    "name", [module_of(file) for room in (*METHOD, "layers") for file in files_of(room)]
+)
+def test_examples_run(name: str) -> None:
+    names = {"torch": torch, "nn": nn, **public_names()}
+    module: ModuleType = importlib.import_module(name)
+    results = doctest.testmod(
+        module, extraglobs={k: v for k, v in names.items() if k not in vars(module)}
+    )
+    assert results.failed == 0  # the difference is on the console
+
+
+@pytest.mark.parametrize("room", [room for room in METHOD if room not in UNFINISHED])
+def test_each_public_class_of_the_method_has_an_example(room: str) -> None:
+    module = importlib.import_module(f"stn_lightning.{room}")
+    classes = [getattr(module, name) for name in module.__all__]
+    without = {
+        value.__name__
+        for value in classes
+        if isinstance(value, type)
+        and not getattr(value, "__abstractmethods__", None)
+        and ">>>" not in (value.__doc__ or "")
+    }
+    assert without <= WITHOUT_EXAMPLE
+
+
+FAMILIES = [
+    transformers.Affine,
+    transformers.Attention,
+    transformers.Similarity,
+    transformers.Projective,
+    transformers.Affine3D,
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_help_shows_a_familys_own_signature(family: type) -> None:
+    assert str(inspect.signature(family)) == "() -> None"
+
+
+@all_rooms
+def test_a_first_line_is_short_plain_and_says_what_it_does(room: str) -> None:
+    lines = [pair for file in files_of(room) for pair in first_lines(file)]
+    long = [f"{place}: {line}" for place, line in lines if len(line.split()) > 10]
+    riddles = [f"{place}: {line}" for place, line in lines if line.split()[0] in FIRST_WORDS]
+    open_ends = [f"{place}: {line}" for place, line in lines if line[-1] not in ".:?!"]
+    assert long == riddles == open_ends == []
+
+
+def test_first_lines_have_eight_words_at_the_median() -> None:
+    rooms = [room for room in ROOMS if room not in UNFINISHED]
+    lines = [line for room in rooms for file in files_of(room) for _, line in first_lines(file)]
+    assert statistics.median(len(line.split()) for line in lines) <= 8
+
+
+def strange_words(files: Iterator[Path]) -> list[str]:
+    return [
+        f"{file.name}: {line}"
+        for file in files
+        for line in file.read_text().splitlines()
+        if WORDS.search(line) and (file.name, line.strip()) not in LITERAL
+    ]
+
+
+@all_rooms
+def test_words_are_the_fields(room: str) -> None:
+    assert strange_words(files_of(room)) == []
+
+
+def test_words_of_configurations_are_the_fields() -> None:
+    assert strange_words(iter(CONFIGS)) == []
