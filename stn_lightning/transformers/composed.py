@@ -36,6 +36,8 @@ class ComposedTransformer(Transformer):
     torch.Size([5, 1, 28, 28])
     """
 
+    family: ComposableFamily
+
     def __init__(
         self,
         localisation: nn.Module,
