@@ -23,13 +23,13 @@ from torch.nn import functional
 from stn_lightning.geometry import affine, sampling
 from stn_lightning.transformers import Antialiased, Bilinear, Sampler, WideGradient
 
-WarpOutput = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
+Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 """(image, theta, output size) -> output."""
 
 SIZES = {"64x3x64x64 -> 32x32": (64, 64, 32), "8x3x448x448 -> 224x224": (8, 448, 224)}
 
 
-def ours(sampler: Sampler) -> WarpOutput:
+def ours(sampler: Sampler) -> Warp:
     return lambda image, theta, size: sampler(image, affine.grid(theta, size))
 
 
@@ -40,8 +40,8 @@ def plain(image: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.grid_sample(image, grid, align_corners=False)
 
 
-def competitors() -> dict[str, WarpOutput]:
-    found: dict[str, WarpOutput] = {"affine_grid + grid_sample": plain}
+def competitors() -> dict[str, Warp]:
+    found: dict[str, Warp] = {"affine_grid + grid_sample": plain}
     try:
         from kornia.geometry.transform import homography_warp
 
@@ -99,7 +99,7 @@ CASES = {
 }
 
 
-def error(warp: WarpOutput, by: tuple[float, float], degrees: float) -> float:
+def error(warp: Warp, by: tuple[float, float], degrees: float) -> float:
     """On crops of half of a 128 x 128 image."""
     out = round(64 / max(by))
     image = torch.randn(16, 1, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -111,7 +111,7 @@ def error(warp: WarpOutput, by: tuple[float, float], degrees: float) -> float:
 
 
 def times(
-    warps: dict[str, WarpOutput],
+    warps: dict[str, Warp],
     by: tuple[float, float],
     degrees: float,
     size: tuple[int, int, int],

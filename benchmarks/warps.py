@@ -13,7 +13,7 @@ from torch.nn import functional
 from benchmarks.alternating import alternate, chosen, report, table, times_as_long
 from stn_lightning.geometry import affine, projective, sampling, thin_plate_spline
 
-WarpOutput = Callable[[Tensor, Tensor], Tensor]
+Warp = Callable[[Tensor, Tensor], Tensor]
 SHAPES = [(64, 1, 28, 28), (16, 3, 112, 112), (8, 3, 224, 224)]
 START = {
     "affine": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
@@ -26,7 +26,7 @@ displacements, then `grid_sample`; it is neither exact at the identity nor safe 
 `get_tps_transform` and `warp_image_tps`, which solve the spline for each batch."""
 
 
-def ours(size: tuple[int, int]) -> dict[str, WarpOutput]:
+def ours(size: tuple[int, int]) -> dict[str, Warp]:
     basis = thin_plate_spline.basis(thin_plate_spline.control_points(), size)
     return {
         "affine": lambda image, theta: sampling.bilinear(image, affine.grid(theta, size)),
@@ -37,7 +37,7 @@ def ours(size: tuple[int, int]) -> dict[str, WarpOutput]:
     }
 
 
-def plain(size: tuple[int, int]) -> dict[str, WarpOutput]:
+def plain(size: tuple[int, int]) -> dict[str, Warp]:
     axes = [(2 * torch.arange(n) + 1) / n - 1 for n in size]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1).reshape(-1, 2)
     homogeneous = torch.cat([points, torch.ones(len(points), 1)], 1)
@@ -63,7 +63,7 @@ def plain(size: tuple[int, int]) -> dict[str, WarpOutput]:
     }
 
 
-def by_kornia(size: tuple[int, int]) -> dict[str, WarpOutput]:
+def by_kornia(size: tuple[int, int]) -> dict[str, Warp]:
     try:
         from kornia.geometry import transform
     except ImportError:
@@ -123,7 +123,7 @@ def main() -> None:
     report("Geometry alone", table(["family", "images", *ways], rows), NOTES, options.rounds)
 
 
-def _step(warp: WarpOutput, image: Tensor, theta: Tensor) -> Callable[[], object]:
+def _step(warp: Warp, image: Tensor, theta: Tensor) -> Callable[[], object]:
     def step() -> None:
         theta.grad = None
         warp(image, theta).square().sum().backward()

@@ -48,12 +48,12 @@ def distorted(
     stream: int = 0,
     epoch: int = 0,
 ) -> Tensor:
-    """The pictures of `pool` at `index`, distorted."""
+    """The images of `pool` at `index`, distorted."""
     return distortion(pool[index].float() / 255, CounterRandom(seed, stream, epoch, index), pool)
 
 
 def randomness(n: int, seed: int = 0) -> CounterRandom:
-    """Of the first `n` pictures of some data set."""
+    """Of the first `n` images of some data set."""
     return CounterRandom(seed, 0, 0, torch.arange(n))
 
 
@@ -79,7 +79,7 @@ class Recorded(CounterRandom):
 
 def digests(batch: int) -> dict[str, str]:
     """SHA-256 of each distortion of the 500 digits, computed `batch` at a time from the last
-    picture to the first.
+    image to the first.
     """
     pool = digits()
     found = {}

@@ -8,7 +8,7 @@ from stn_lightning.distortions import Cluttered
 
 from .samples import Recorded, digits, randomness
 
-LOOK = 1e-3
+LEAST_PVALUE = 1e-3
 """Correct clutter fails a statistical test at this level once in a thousand seeds; the seeds here
 are fixed.
 """
@@ -17,13 +17,13 @@ are fixed.
 def naive(
     pool: Tensor, i: int, place: Tensor, source: Tensor, cut: Tensor, paste: Tensor
 ) -> Tensor:
-    """Picture `i` of the pool on a 60 x 60 canvas with six 6 x 6 scraps, pixel by pixel."""
+    """Image `i` of the pool on a 60 x 60 canvas with six 6 x 6 patches, pixel by pixel."""
     canvas = torch.zeros(60, 60)
     canvas[place[0] : place[0] + 28, place[1] : place[1] + 28] = pool[i, 0] / 255
     for k in range(6):
         other = (
             int(source[k]) if source[k] < i else int(source[k]) + 1
-        )  # numbered without the picture itself
+        )  # numbered without the image itself
         for r in range(6):
             for c in range(6):
                 ink = float(pool[other, 0, cut[k, 0] + r, cut[k, 1] + c]) / 255
@@ -52,22 +52,22 @@ def test_the_digit_lies_evenly_anywhere_inside_60_by_60() -> None:
     assert ((image.amax(2).sum(1) == 28) & (image.amax(1).sum(1) == 28)).all()
     for first in (rows, columns):
         assert (
-            stats.chisquare(np.bincount(first, minlength=33)).pvalue > LOOK
+            stats.chisquare(np.bincount(first, minlength=33)).pvalue > LEAST_PVALUE
         )  # 0 ... 32: 33 places
     assert abs(stats.spearmanr(rows, columns).statistic) < 0.05
 
 
-def test_a_scrap_lies_evenly_anywhere_inside_60_by_60() -> None:
+def test_a_patch_lies_evenly_anywhere_inside_60_by_60() -> None:
     n = 5000
     image = Cluttered(num_patches=1)(
         torch.zeros(n, 1, 28, 28), randomness(n), torch.full((n, 1, 28, 28), 255, dtype=torch.uint8)
     )[:, 0]
     assert (image.sum((1, 2)) == 6 * 6).all()
     for first in (image.amax(2).argmax(1), image.amax(1).argmax(1)):
-        assert stats.chisquare(np.bincount(first, minlength=55)).pvalue > LOOK
+        assert stats.chisquare(np.bincount(first, minlength=55)).pvalue > LEAST_PVALUE
 
 
-def test_a_scrap_is_cut_evenly_from_anywhere_in_the_other_picture() -> None:
+def test_a_patch_is_cut_evenly_from_anywhere_in_the_other_image() -> None:
     n = 5000
     numbered = torch.arange(1, 29, dtype=torch.uint8).expand(
         n, 1, 28, 28
@@ -75,11 +75,11 @@ def test_a_scrap_is_cut_evenly_from_anywhere_in_the_other_picture() -> None:
     for pool, rows in ((numbered, False), (numbered.transpose(2, 3), True)):
         image = Cluttered(num_patches=1)(torch.zeros(n, 1, 28, 28), randomness(n), pool)[:, 0] * 255
         first = (torch.where(image > 0, image, 99.0).amin((1, 2)).round() - 1).long()
-        assert stats.chisquare(np.bincount(first, minlength=23)).pvalue > LOOK, rows
+        assert stats.chisquare(np.bincount(first, minlength=23)).pvalue > LEAST_PVALUE, rows
         assert ((image.amax((1, 2)).round() - 1).long() == first + 5).all()
 
 
-def test_scraps_come_evenly_from_all_other_pictures_and_never_from_the_picture_itself() -> None:
+def test_patches_come_evenly_from_all_other_images_and_never_from_the_image_itself() -> None:
     n = 50
     pool = (
         torch.arange(1, n + 1, dtype=torch.uint8)[:, None, None, None]
@@ -95,10 +95,10 @@ def test_scraps_come_evenly_from_all_other_pictures_and_never_from_the_picture_i
     assert not counts.diagonal().any()
     assert counts.sum() == n * 200
     others = counts[~np.eye(n, dtype=bool)]
-    assert stats.chisquare(others).pvalue > LOOK
+    assert stats.chisquare(others).pvalue > LEAST_PVALUE
 
 
-def test_there_are_six_scraps_of_6_by_6() -> None:
+def test_there_are_six_patches_of_6_by_6() -> None:
     n = 400
     pool = torch.full((n, 1, 28, 28), 255, dtype=torch.uint8)
     ink = Cluttered()(torch.zeros(n, 1, 28, 28), randomness(n), pool).sum((1, 2, 3))
@@ -107,13 +107,13 @@ def test_there_are_six_scraps_of_6_by_6() -> None:
     assert ink.min() >= 36
 
 
-def test_a_single_picture_borrows_from_itself_as_there_is_no_other() -> None:
+def test_a_single_image_borrows_from_itself_as_there_is_no_other() -> None:
     pool = torch.full((1, 1, 28, 28), 255, dtype=torch.uint8)
     image = Cluttered()(torch.zeros(1, 1, 28, 28), randomness(1), pool)
     assert image.sum() > 36
 
 
-@pytest.mark.parametrize(("size", "scrap", "digit"), [(20, 6, 28), (60, 29, 28)])
-def test_scraps_and_digits_that_do_not_fit_are_refused(size: int, scrap: int, digit: int) -> None:
+@pytest.mark.parametrize(("size", "patch", "digit"), [(20, 6, 28), (60, 29, 28)])
+def test_patches_and_digits_that_do_not_fit_are_refused(size: int, patch: int, digit: int) -> None:
     with pytest.raises(ValueError, match="give patch_size <= digit <= size"):
-        Cluttered(size=size, patch_size=scrap, digit=digit)
+        Cluttered(size=size, patch_size=patch, digit=digit)

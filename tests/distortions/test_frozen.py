@@ -2,7 +2,7 @@
 `tests/golden/frozen.json`.
 
 The drawn parameters have a checksum (SHA-256 of float64 numbers rounded to 1e-5, which no
-processor's last bit reaches). The pixels have a fingerprint instead, which one exchanged picture or
+processor's last bit reaches). The pixels have a fingerprint instead, which one exchanged image or
 a shift by a hundredth of a pixel changes, but different rounding does not.
 
 `STN_REWRITE_GOLDEN=1 pytest tests/distortions/test_frozen.py` writes the file anew. Do so only

@@ -13,7 +13,7 @@ every_distortion = pytest.mark.parametrize("name", DISTORTIONS)
 
 @every_distortion
 @pytest.mark.parametrize("batch", [1, 7, 256])
-def test_a_picture_is_distorted_bit_for_bit_alike_in_any_batch_and_order(
+def test_an_image_is_distorted_bit_for_bit_alike_in_any_batch_and_order(
     name: str, batch: int
 ) -> None:
     distortion, pool = DISTORTIONS[name](), digits()
@@ -24,7 +24,10 @@ def test_a_picture_is_distorted_bit_for_bit_alike_in_any_batch_and_order(
 
 
 def test_another_process_with_another_number_of_threads_distorts_bit_for_bit_alike() -> None:
-    code = "import json, torch; torch.set_num_threads(2); from tests.distortions.samples import digests; print(json.dumps(digests(33)))"
+    code = (
+        "import json, torch; torch.set_num_threads(2); "
+        "from tests.distortions.samples import digests; print(json.dumps(digests(33)))"
+    )
     there = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[2],
@@ -52,7 +55,7 @@ def test_a_gpu_distorts_as_a_processor_does(name: str) -> None:
 
 
 @every_distortion
-def test_another_seed_stream_epoch_or_index_gives_another_picture(name: str) -> None:
+def test_another_seed_stream_epoch_or_index_gives_another_image(name: str) -> None:
     distortion = DISTORTIONS[name]()
     pool = digits()[:20]
     pool[10:] = pool[:10]  # the same digits again, at other indices
@@ -84,7 +87,7 @@ def test_full_ink_stays_between_0_and_1(name: str) -> None:
 
 
 @every_distortion
-def test_pictures_come_out_as_float32_of_the_canvas_size_and_the_pool_is_left_alone(
+def test_images_come_out_as_float32_of_the_canvas_size_and_the_pool_is_left_alone(
     name: str,
 ) -> None:
     distortion, pool = DISTORTIONS[name](), digits()
@@ -97,7 +100,7 @@ def test_pictures_come_out_as_float32_of_the_canvas_size_and_the_pool_is_left_al
 
 
 @every_distortion
-def test_channels_of_a_picture_are_distorted_alike(name: str) -> None:
+def test_channels_of_an_image_are_distorted_alike(name: str) -> None:
     distortion, pool = DISTORTIONS[name](), digits()
     colour = torch.cat([pool, pool // 2, torch.zeros_like(pool)], dim=1)
     image = distorted(distortion, colour, torch.arange(9))

@@ -17,7 +17,7 @@ SIZE = 40
     "rotation", [45.0, 0.0]
 )  # 0: lines along the depth are parallel to the slab's sides
 def test_posed_digits_are_those_of_scipy(rotation: float) -> None:
-    """The same slab, drawn by turning the cube's voxels back into the picture with SciPy's
+    """The same slab, drawn by turning the cube's voxels back into the image with SciPy's
     rotations and interpolation.
     """
     distortion = RandomPose3D(SIZE, rotation)

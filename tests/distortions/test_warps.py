@@ -25,7 +25,7 @@ from stn_lightning.transformers import Affine, Bilinear, ComposableFamily, Proje
 from .samples import Recorded, digits, randomness
 
 Array = npt.NDArray[np.float64]
-LOOK = 1e-3
+LEAST_PVALUE = 1e-3
 """A correct distortion fails a statistical test at this level once in a thousand seeds; the seeds
 here are fixed.
 """
@@ -45,10 +45,10 @@ def drawn_by(distortion: WarpingDistortion, n: int) -> tuple[Tensor, list[Array]
     )
 
 
-def read(picture: Tensor, x: Array, y: Array) -> Array:
+def read(original: Tensor, x: Array, y: Array) -> Array:
     """SciPy's bilinear interpolation at pixel indices, zero outside."""
     return np.asarray(
-        ndimage.map_coordinates(picture.numpy(), [y, x], order=1, mode="grid-constant")
+        ndimage.map_coordinates(original.numpy(), [y, x], order=1, mode="grid-constant")
     )
 
 
@@ -62,9 +62,9 @@ def centred(size: int) -> tuple[Array, Array]:
 def test_rotated_scaled_and_translated_digits_are_those_of_scipy(
     distortion: WarpingDistortion, room: int
 ) -> None:
-    pictures, (degrees, scale, place), images = drawn_by(distortion, 60)
+    originals, (degrees, scale, place), images = drawn_by(distortion, 60)
     x, y = centred(distortion.size)
-    for i, picture in enumerate(pictures):
+    for i, original in enumerate(originals):
         turn, zoom = (
             math.radians(degrees[i, 0]),
             scale[i, 0],
@@ -76,17 +76,17 @@ def test_rotated_scaled_and_translated_digits_are_those_of_scipy(
             (math.cos(turn) * down - math.sin(turn) * right) / zoom,
         )
         np.testing.assert_allclose(
-            images[i], read(picture, there[0] + 13.5, there[1] + 13.5), atol=2e-5
+            images[i], read(original, there[0] + 13.5, there[1] + 13.5), atol=2e-5
         )
 
 
 def test_projective_digits_are_those_of_opencv_and_scipy() -> None:
     distortion = Perspective()
-    pictures, (scale, moves), images = drawn_by(distortion, 100)
+    originals, (scale, moves), images = drawn_by(distortion, 100)
     x, y = centred(28)
     frame = np.array([[-14, -14], [14, -14], [14, 14], [-14, 14]], np.float32)
     compared = 0
-    for i, picture in enumerate(pictures):
+    for i, original in enumerate(originals):
         corners = frame * scale[i] + np.sign(frame) * moves[i][:, None] / math.sqrt(2)
         back = cv2.getPerspectiveTransform(corners.astype(np.float32), frame)
         h = np.asarray(back, np.float64) / back[2, 2]
@@ -96,32 +96,32 @@ def test_projective_digits_are_those_of_opencv_and_scipy() -> None:
         compared += 1
         there = (h[0, 0] * x + h[0, 1] * y + h[0, 2]) / w, (h[1, 0] * x + h[1, 1] * y + h[1, 2]) / w
         np.testing.assert_allclose(
-            images[i], read(picture, there[0] + 13.5, there[1] + 13.5), atol=1e-3
+            images[i], read(original, there[0] + 13.5, there[1] + 13.5), atol=1e-3
         )  # OpenCV's corners are float32
     assert compared > 80
 
 
 def test_elastic_digits_are_those_of_scipys_thin_plate_spline() -> None:
     distortion = Elastic()
-    pictures, (scale, moves), images = drawn_by(distortion, 60)
+    originals, (scale, moves), images = drawn_by(distortion, 60)
     x, y = centred(28)
     ticks = np.linspace(-14, 14, 4)
     points = np.array([(a, b) for b in ticks for a in ticks])  # reading order
-    for i, picture in enumerate(pictures):
+    for i, original in enumerate(originals):
         looked_at = points / scale[i] + 14 * moves[i].reshape(16, 2)
         spline = interpolate.RBFInterpolator(
             points, looked_at, kernel="thin_plate_spline", degree=1
         )
         there = spline(np.stack([x.ravel(), y.ravel()], 1)).reshape(28, 28, 2)
         np.testing.assert_allclose(
-            images[i], read(picture, there[..., 0] + 13.5, there[..., 1] + 13.5), atol=2e-5
+            images[i], read(original, there[..., 0] + 13.5, there[..., 1] + 13.5), atol=2e-5
         )
 
 
 def uniform(sample: Tensor, low: float, high: float) -> bool:
     """Whether the numbers stay in their range and are evenly spread over it."""
     inside = low - 1e-4 <= sample.min().item() and sample.max().item() <= high + 1e-4
-    return inside and stats.kstest(sample, stats.uniform(low, high - low).cdf).pvalue > LOOK
+    return inside and stats.kstest(sample, stats.uniform(low, high - low).cdf).pvalue > LEAST_PVALUE
 
 
 def degrees_and_scale(theta: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -188,7 +188,7 @@ def test_p_stretches_each_corner_by_5_pixels_along_its_diagonal() -> None:
             stats.kstest(
                 outwards[:, i] - outwards[:, j], stats.norm(0, 5 * math.sqrt(2)).cdf
             ).pvalue
-            > LOOK
+            > LEAST_PVALUE
         )
     pairs = torch.stack([outwards[:, 0] - outwards[:, 1], outwards[:, 2] - outwards[:, 3]], 1)
     assert pairs.std().item() == pytest.approx(5 * math.sqrt(2), rel=0.02)
@@ -208,25 +208,25 @@ def test_e_moves_each_of_16_control_points_by_1_5_pixels_along_each_axis() -> No
         Elastic(scale=(1.0, 1.0)).theta(randomness(2000)).double() * 14
     )  # in pixels of the digit
     assert moved.shape == (2000, 32)
-    assert stats.kstest(moved.flatten(), stats.norm(0, 1.5).cdf).pvalue > LOOK
+    assert stats.kstest(moved.flatten(), stats.norm(0, 1.5).cdf).pvalue > LEAST_PVALUE
     assert (np.corrcoef(moved.T) - np.eye(32)).max() < 0.12
     opposite = Elastic().theta(randomness(2000)).double().unflatten(1, (16, 2)) * 14
     assert (
         stats.kstest(
             (opposite[:, 0] + opposite[:, 15]).flatten(), stats.norm(0, 1.5 * math.sqrt(2)).cdf
         ).pvalue
-        > LOOK
+        > LEAST_PVALUE
     )
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Of each picture with its partner."""
+    """Of each image with its partner."""
     a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
 def blobs(n: int) -> Tensor:
-    """`n` smooth pictures, each two spots of ink of different strength, (n, 1, 28, 28)."""
+    """`n` smooth images, each two spots of ink of different strength, (n, 1, 28, 28)."""
     at = lattice.points((28, 28), torch.zeros(1))
     where = torch.rand(n, 2, 1, 1, 2) - 0.5
     spots = torch.exp(-(at - where).square().sum(-1) / (2 * 0.15**2))  # (n, 2, 28, 28)
@@ -241,18 +241,18 @@ def blobs(n: int) -> Tensor:
         (Perspective(std=2.0), Projective(), 0.01),
     ],
 )
-def test_the_transformer_given_the_inverse_theta_restores_the_picture(
+def test_the_transformer_given_the_inverse_theta_restores_the_image(
     distortion: WarpingDistortion, family: ComposableFamily, error: float
 ) -> None:
-    pictures = blobs(200)
+    originals = blobs(200)
     theta = distortion.theta(randomness(200))
-    image = distortion(pictures, randomness(200), torch.zeros(200, 1, 28, 28, dtype=torch.uint8))
+    image = distortion(originals, randomness(200), torch.zeros(200, 1, 28, 28, dtype=torch.uint8))
     restored = Bilinear()(image, family(family.inverse(theta), (28, 28)))
-    off = (restored - pictures).abs().mean((1, 2, 3))
+    off = (restored - originals).abs().mean((1, 2, 3))
     left_alone = (
         (
             Bilinear()(image, family(theta.new_tensor(family.identity).expand_as(theta), (28, 28)))
-            - pictures
+            - originals
         )
         .abs()
         .mean((1, 2, 3))
@@ -273,11 +273,11 @@ def test_the_transformer_given_the_inverse_theta_makes_real_digits_upright_again
 
 def test_ten_thousand_draws_of_p_are_finite_and_stay_between_0_and_1() -> None:
     distortion, n = Perspective(), 10_000
-    picture = torch.ones(1, 1, 28, 28).expand(1000, -1, -1, -1)
+    original = torch.ones(1, 1, 28, 28).expand(1000, -1, -1, -1)
     pool = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
     for index in torch.arange(n).split(1000):
         numbers = Recorded(0, 0, 0, index)
-        image = distortion(picture, numbers, pool)
+        image = distortion(original, numbers, pool)
         assert distortion.theta(Recorded(0, 0, 0, index)).isfinite().all()
         assert image.isfinite().all()
         assert image.min() >= 0
@@ -289,9 +289,9 @@ def test_p_shows_nothing_from_beyond_the_horizon() -> None:
     background.
     """
     distortion, n = Perspective(std=9.0), 300
-    picture = torch.ones(n, 1, 28, 28)
+    original = torch.ones(n, 1, 28, 28)
     numbers = Recorded(0, 0, 0, torch.arange(n))
-    image = distortion(picture, numbers, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    image = distortion(original, numbers, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
     x, y = centred(28)
     frame = np.array([[-14, -14], [14, -14], [14, 14], [-14, 14]], np.float32)
     crossed = 0

@@ -131,14 +131,14 @@ def test_the_inverse_is_the_flow_of_the_opposite_velocity() -> None:
     assert off[:, 8:32, 8:32].square().mean().sqrt() < 0.003
 
 
-def test_a_picture_warped_there_and_back_is_the_picture() -> None:
+def test_an_image_warped_there_and_back_is_the_image() -> None:
     x, y = lattice.points((60, 60), torch.empty(0)).unbind(-1)
-    picture = torch.exp(-12 * ((x - 0.2).square() + y.square()))[None, None]
+    original = torch.exp(-12 * ((x - 0.2).square() + y.square()))[None, None]
     family, theta = Diffeomorphic(), velocities(4, 0.1, batch=1).float()
-    there = sampling.bilinear(picture, family(theta, (60, 60)))
-    assert (there - picture).abs().max() > 0.3
+    there = sampling.bilinear(original, family(theta, (60, 60)))
+    assert (there - original).abs().max() > 0.3
     back = sampling.bilinear(there, family(family.inverse(theta), (60, 60)))
-    torch.testing.assert_close(back, picture, rtol=0, atol=0.05)
+    torch.testing.assert_close(back, original, rtol=0, atol=0.05)
 
 
 def test_at_the_identity_the_gradient_is_finite_and_that_of_a_displacement() -> None:

@@ -129,14 +129,14 @@ large = st.tuples(*[st.floats(-1e6, 1e6, width=32)] * 8)
 def test_every_homography_gives_finite_pixels_and_gradients(numbers: tuple[float, ...]) -> None:
     theta = torch.tensor([numbers], requires_grad=True)
     image = torch.rand(1, 1, 5, 7, requires_grad=True)
-    pictures = [
+    originals = [
         sampling.bilinear(image, projective.grid(theta, (4, 3)), padding)
         for padding in ("zeros", "border", "reflection")
     ]
-    torch.stack(pictures).sum().backward()
+    torch.stack(originals).sum().backward()
     assert theta.grad is not None
     assert image.grad is not None
-    for values in (*pictures, theta.grad, image.grad):
+    for values in (*originals, theta.grad, image.grad):
         assert torch.isfinite(values).all()
 
 

@@ -181,7 +181,7 @@ def test_huge_parameters_give_finite_gradients(padding: sampling.Padding, size: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_and_half_precision_images_change_the_gradient_by_no_more_than_the_images_own_rounding(
+def test_autocast_and_half_precision_change_the_gradient_by_no_more_than_the_images_rounding(
     dtype: torch.dtype,
 ) -> None:
     def slope(image: Tensor) -> Tensor:

@@ -57,13 +57,13 @@ def test_warping_a_normalised_image_is_normalising_the_warped_image(name: str) -
 def test_theta_gets_the_gradient_that_it_would_get_without_normalisation(name: str) -> None:
     plain, coloured = SAMPLERS[name]
     image, weights, gradients = torch.rand(1, 3, 20, 20), torch.rand(1, 3, 9, 9), []
-    for sampler, picture, scale in (
+    for sampler, original, scale in (
         (plain, image, torch.tensor(STD)),
         (coloured, normalised(image), torch.ones(3)),
     ):
         theta = torch.tensor([PARTLY_OUTSIDE]).requires_grad_()
         (
-            sampler(picture, affine.grid(theta, (9, 9))) * weights / scale[:, None, None]
+            sampler(original, affine.grid(theta, (9, 9))) * weights / scale[:, None, None]
         ).sum().backward()
         gradients.append(theta.grad)
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)

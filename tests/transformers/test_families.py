@@ -221,7 +221,7 @@ def test_convention_compose_takes_points_through_the_second_and_then_the_first(
 
 
 @pytest.mark.parametrize("family", GROUPS[:-1], ids=name)
-def test_two_warps_in_a_row_are_the_composed_warp_of_the_picture(family: ComposableFamily) -> None:
+def test_two_warps_in_a_row_are_the_composed_warp_of_the_image(family: ComposableFamily) -> None:
     size = (60, 60)
     first, then = family(generic(family, seed=1), size), family(generic(family, seed=2), size)
     at_once = family(family.compose(generic(family, seed=1), generic(family, seed=2)), size)
@@ -458,17 +458,17 @@ def test_gradients_of_a_learnt_target_and_their_gradients_pass_gradcheck() -> No
 
 
 def test_a_learnt_target_learns_what_all_images_share_and_is_saved() -> None:
-    """Every picture is bent alike: no affine map straightens it, the target does."""
+    """Every image is bent alike: no affine map straightens it, the target does."""
     torch.manual_seed(0)
-    picture = functional.interpolate(torch.rand(8, 1, 6, 6), (24, 24), mode="bicubic")
+    original = functional.interpolate(torch.rand(8, 1, 6, 6), (24, 24), mode="bicubic")
     bend = ThinPlateSpline()(0.08 * torch.randn(1, 32), (24, 24))
-    seen = sampling.bilinear(picture, bend.expand(8, -1, -1, -1), "border")
+    seen = sampling.bilinear(original, bend.expand(8, -1, -1, -1), "border")
     family = LearntTargetGrid()
     optimiser = torch.optim.Adam(family.parameters(), lr=0.01)
     losses = []
     for _ in range(60):
         loss = (
-            (sampling.bilinear(seen, family(identity(family, 8), (24, 24)), "border") - picture)
+            (sampling.bilinear(seen, family(identity(family, 8), (24, 24)), "border") - original)
             .square()
             .mean()
         )

@@ -86,8 +86,8 @@ def hot_places(image: Tensor, heat: float) -> Tensor:
 
 def test_convention_a_heat_map_says_the_centre_of_its_hot_pixel() -> None:
     image = torch.zeros(2, 2, 6, 9)
-    for picture, channel, row, column in ((0, 0, 0, 0), (0, 1, 5, 3), (1, 0, 2, 8), (1, 1, 3, 4)):
-        image[picture, channel, row, column] = 1
+    for original, channel, row, column in ((0, 0, 0, 0), (0, 1, 5, 3), (1, 0, 2, 8), (1, 1, 3, 4)):
+        image[original, channel, row, column] = 1
     expected = [[[-8 / 9, -5 / 6], [-2 / 9, 5 / 6]], [[8 / 9, -1 / 6], [0, 1 / 6]]]
     torch.testing.assert_close(hot_places(image, 100), torch.tensor(expected))
 
@@ -108,11 +108,11 @@ def test_places_follow_a_loop_over_pixels() -> None:
         torch.rand(2, 1, 3, 4, dtype=torch.float64),
         torch.zeros(2, 1, 2, dtype=torch.float64),
     )
-    for picture, values in enumerate(image[:, 0]):
+    for original, values in enumerate(image[:, 0]):
         weights = (5 * values).exp() / (5 * values).exp().sum()
         for row in range(3):
             for column in range(4):
-                expected[picture, 0] += weights[row, column] * torch.tensor(
+                expected[original, 0] += weights[row, column] * torch.tensor(
                     [(2 * column + 1 - 4) / 4, (2 * row + 1 - 3) / 3]
                 )
     torch.testing.assert_close(hot_places(image, 5), expected)

@@ -51,6 +51,6 @@ def test_an_unknown_padding_is_refused_with_advice() -> None:
 def test_a_colour_that_does_not_fit_the_channels_is_refused_with_advice() -> None:
     with pytest.raises(
         ValueError,
-        match=r"a padding colour of 2 numbers for an image of 3 channels; give one number a channel",
+        match=r"a padding colour of 2 numbers for an image of 3 channels; give one number for each",
     ):
         Bilinear([0.1, 0.2])(IMAGE, PLANE)

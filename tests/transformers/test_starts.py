@@ -176,7 +176,7 @@ def test_features_that_are_not_a_place_for_each_are_refused_with_advice(
     transformer = ParallelTransformer(localisation, Translation(0.5), 2, start=HeatmapCentres())
     with pytest.raises(
         ValueError,
-        match=r"needs x and y of 2 places, 4 features, not \d+; take HeatmapLocalisation with num_maps: 2",
+        match=r"needs x and y of 2 centres, 4 features, not \d+; take HeatmapLocalisation",
     ):
         transformer(torch.rand(2, 3, 8, 8))
 
@@ -191,8 +191,8 @@ def test_followers_in_space_are_refused() -> None:
 def test_a_follower_finds_a_square_anywhere_because_looking_at_it_pays() -> None:
     torch.manual_seed(0)
     image, corner = torch.zeros(64, 1, 24, 24), torch.randint(0, 19, (64, 2))
-    for picture, (y, x) in zip(image, corner.tolist(), strict=True):
-        picture[:, y : y + 6, x : x + 6] = 1
+    for original, (y, x) in zip(image, corner.tolist(), strict=True):
+        original[:, y : y + 6, x : x + 6] = 1
     localisation = HeatmapLocalisation(nn.Conv2d(1, 4, 5, 2, 2), 1)
     transformer = SpatialTransformer(
         localisation, Translation(0.25), (6, 6), start=HeatmapCentres()

@@ -100,9 +100,7 @@ def test_the_regression_starts_with_zero_weights_and_biases() -> None:
     assert not linear.bias.any()
 
 
-def test_gradients_reach_the_regression_at_once_and_the_localisation_as_soon_as_it_is_not_zero() -> (
-    None
-):
+def test_gradients_reach_the_regression_at_once_and_the_localisation_once_it_is_not_zero() -> None:
     network, image = transformer(), torch.rand(2, 1, 9, 9)
     network(image).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in network.regression.parameters())
@@ -162,35 +160,33 @@ def quarter_turn_and_shift() -> Tensor:
     return torch.tensor([[0.0, -1, 0.5, 1, 0, 0.25]])
 
 
-def test_a_transformer_given_the_inverse_distortion_restores_the_picture_bit_for_bit() -> None:
-    picture = torch.zeros(1, 1, 16, 16)
-    picture[:, :, 5:9, 6:11] = torch.rand(4, 5)  # far enough from the border to stay inside
+def test_a_transformer_given_the_inverse_distortion_restores_the_image_bit_for_bit() -> None:
+    original = torch.zeros(1, 1, 16, 16)
+    original[:, :, 5:9, 6:11] = torch.rand(4, 5)  # far enough from the border to stay inside
     distortion = quarter_turn_and_shift()
-    distorted = sampling.bilinear(picture, affine.grid(distortion, (16, 16)))
-    assert not torch.equal(distorted, picture)
+    distorted = sampling.bilinear(original, affine.grid(distortion, (16, 16)))
+    assert not torch.equal(distorted, original)
     restoring = SpatialTransformer(
         FullyConnectedLocalisation([8]), Affine(), start=At(affine.inverse(distortion)[0].tolist())
     )
-    assert torch.equal(restoring(distorted), picture)
+    assert torch.equal(restoring(distorted), original)
 
 
-def test_a_transformer_given_the_inverse_of_any_affine_distortion_restores_a_smooth_picture() -> (
-    None
-):
+def test_a_transformer_given_the_inverse_of_any_affine_distortion_restores_a_smooth_image() -> None:
     x, y = lattice.points((60, 60), torch.empty(0)).unbind(-1)
-    picture = (
+    original = (
         torch.exp(-12 * (x.square() + (y - 0.2).square()))
         + torch.exp(-12 * ((x - 0.3).square() + y.square()))
     )[None, None]
     cos, sin = math.cos(0.6), math.sin(0.6)
     distortion = torch.tensor([[1.2 * cos, -1.1 * sin, 0.1, 1.2 * sin, 1.1 * cos, -0.15]])
-    distorted = sampling.bicubic(picture, affine.grid(distortion, (60, 60)))
-    assert (distorted - picture).abs().max() > 0.4
+    distorted = sampling.bicubic(original, affine.grid(distortion, (60, 60)))
+    assert (distorted - original).abs().max() > 0.4
     start = At(affine.inverse(distortion)[0].tolist())
     restored = SpatialTransformer(
         FullyConnectedLocalisation([8]), Affine(), None, Bicubic(), start
     )(distorted)
-    torch.testing.assert_close(restored, picture, rtol=0, atol=0.02)
+    torch.testing.assert_close(restored, original, rtol=0, atol=0.02)
 
 
 # Precision
