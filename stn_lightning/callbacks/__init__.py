@@ -2,6 +2,7 @@
 
 from stn_lightning.callbacks.alignment import AlignmentLogger
 from stn_lightning.callbacks.compile import Compile
+from stn_lightning.callbacks.event_file import TolerantEvents
 from stn_lightning.callbacks.label_check import LabelCheck
 from stn_lightning.callbacks.misclassified_images import MisclassifiedImages
 from stn_lightning.callbacks.part_scores import PartScore, PartScores
@@ -28,6 +29,7 @@ __all__ = [
     "StatusFile",
     "TensorBoardLayout",
     "ThroughputLogger",
+    "TolerantEvents",
     "TransformerMonitor",
     "WarpImages",
 ]

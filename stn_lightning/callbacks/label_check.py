@@ -52,9 +52,9 @@ class LabelCheck(Callback):
             else self.num_classes
         )
         labels, indices = self.labels(batch)
-        wrong = (
-            ((labels < 0) | (labels >= classes)).view(len(labels), -1).any(1)
-        )  # a sequence has several
+        wrong = (labels < 0) | (labels >= classes)
+        if wrong.dim() > 1:  # a sequence has several
+            wrong = wrong.flatten(1).any(1)
         if culprit := all_reduce_max(int(indices[wrong].max()) + 1 if wrong.any() else 0):
             leave_together(trainer)
             raise ValueError(

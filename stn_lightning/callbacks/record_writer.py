@@ -13,7 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from stn_lightning.callbacks.throughput import ThroughputLogger
 from stn_lightning.runs.record import RECORD, RunRecord
-from stn_lightning.runtime.checkpointing import AtomicCheckpoint
+from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
 from stn_lightning.runtime.provenance import commit, versions
 
 TRAINING = (
@@ -83,6 +83,9 @@ class RecordWriter(Callback):
             for key, value in trainer.callback_metrics.items()
             if key.startswith("test/")
         }
+        training = self.training or _earlier(file)
+        if trainer.ckpt_path and Path(trainer.ckpt_path).name != BEST:
+            training = {**training, "best_validation": None}
         record = RunRecord(
             name=self.name,
             configs=self.configs,
@@ -93,7 +96,7 @@ class RecordWriter(Callback):
             devices=trainer.world_size,
             precision=str(trainer.precision),
             parameters=sum(p.numel() for p in pl_module.parameters()),
-            **(self.training or _earlier(file)),
+            **training,
             samples_tested=int(metrics.pop("test/samples", 0)),
             metrics=metrics,
             date=datetime.now(UTC).date().isoformat(),

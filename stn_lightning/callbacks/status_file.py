@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from stn_lightning.runtime.atomic_files import MACHINE, atomic_write
+from stn_lightning.runtime.atomic_files import MACHINE, atomic_write, only_informs
 from stn_lightning.runtime.distributed import lost_process_reason
 from stn_lightning.runtime.preemption import Preempted
 
@@ -61,7 +61,7 @@ class StatusFile(Callback):
         file = (
             Path(trainer.default_root_dir) / "state.json"
         )  # trainer.log_dir waits for the other processes
-        before: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        before = _before(file)
         epoch = before.get("epoch", 0) if epoch is None else epoch
         trained = epoch - self.first_epoch
         state = {
@@ -78,9 +78,18 @@ class StatusFile(Callback):
             "job": os.environ.get("SLURM_JOB_ID"),
             "time": time.time(),
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as out:
-            out.write((json.dumps(state, indent=1) + "\n").encode())
+        with only_informs(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file) as out:
+                out.write((json.dumps(state, indent=1) + "\n").encode())
+
+
+def _before(file: Path) -> dict[str, Any]:
+    """Return what the file says; nothing where it is damaged or not there."""
+    if file.exists():
+        with only_informs(file):
+            return dict(json.loads(file.read_text()))
+    return {}
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry import overlap, sampling
+from stn_lightning.runtime.atomic_files import atomic_write, only_informs
 from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import ComposableFamily, WarpOutput, WarpRecord
 
@@ -76,7 +77,9 @@ class WarpImages(Callback):
         panel = draw(shown, warp._replace(image=crop), captions=captions)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
             # not trainer.log_dir, which waits for the other processes
-            Image.fromarray(panel).save(Path(trainer.default_root_dir) / "panel.png")
+            file = Path(trainer.default_root_dir) / "panel.png"
+            with only_informs(file), atomic_write(file) as out:
+                Image.fromarray(panel).save(out, "PNG")
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_image(
                 "where it looks", panel, trainer.global_step, dataformats="HWC"

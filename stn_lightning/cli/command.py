@@ -1,7 +1,9 @@
 """Configuration files and options as a training: parse, build, run in the run's folder."""
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ from stn_lightning.callbacks import (
     StatusFile,
     TensorBoardLayout,
     ThroughputLogger,
+    TolerantEvents,
     TransformerMonitor,
     WarpImages,
 )
@@ -36,18 +39,17 @@ from stn_lightning.runs.config_errors import check_yaml, one_line
 from stn_lightning.runs.folder import RunFolder, default_name
 from stn_lightning.runs.initial_weights import InitialWeights
 from stn_lightning.runs.record import RECORD, RunRecord
+from stn_lightning.runs.start import Start, choose_start
 from stn_lightning.runtime.batch_norm import AverageBatchNorm
-from stn_lightning.runtime.checkpoint_io import (
-    AtomicCheckpointIO,
-    load_checkpoint,
-    newest_loadable,
-)
-from stn_lightning.runtime.checkpointing import AtomicCheckpoint
+from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, load_checkpoint
+from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
 from stn_lightning.runtime.distributed import DDP
 from stn_lightning.runtime.exact_resume import ExactResume
 from stn_lightning.runtime.guards import NonFiniteGuard
 from stn_lightning.runtime.lightning_internals import DeferredCLI
+from stn_lightning.runtime.locks import claim
 from stn_lightning.runtime.preemption import Preemption
+from stn_lightning.runtime.restarts import count_restart
 
 PARSER = {"exit_on_error": False, "allow_abbrev": False}
 NOT_THE_EXPERIMENT = ("config", "name", "resume", "prepare", "ckpt_path", "weights_only", "verbose")
@@ -207,16 +209,17 @@ class CommandLine(DeferredCLI):
             TransformerMonitor(),
             StatusFile(),
             PartScores(),
+            NonFiniteGuard(),  # before the record, which holds numbers only
             RecordWriter(
                 self.run_folder.name, files, self.options.seed_everything, self.experiment
             ),
             ExactResume(),
-            NonFiniteGuard(),
             LabelCheck(),
             AverageBatchNorm(),
         ]
         if chosen["logger"] is not False:
-            callbacks += [LearningRateMonitor("step"), TensorBoardLayout(), PRCurves()]
+            callbacks += [TolerantEvents(), LearningRateMonitor("step")]
+            callbacks += [TensorBoardLayout(), PRCurves()]
         if chosen["enable_checkpointing"] is not False:
             callbacks += [
                 AtomicCheckpoint(self.run_folder.checkpoints, self.options.monitor),
@@ -234,7 +237,7 @@ class CommandLine(DeferredCLI):
         if self.subcommand == "fit":
             self._fit()
         else:
-            checkpoint = self.options.ckpt_path or str(self.run_folder.best())
+            checkpoint = self._evaluated()
             evaluate = getattr(self.trainer, str(self.subcommand))
             evaluate(
                 self.model,
@@ -246,26 +249,38 @@ class CommandLine(DeferredCLI):
             self._say_result("test" if self.subcommand == "test" else "val")
 
     def _fit(self) -> None:
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it
+        with claim(self.run_folder.path) if first else contextlib.nullcontext():
+            start = choose_start(self.run_folder, self.options.resume, self.options.ckpt_path)
+            for line in start.skipped:
+                say(f"left out {line}", sys.stderr)
+            if start.checkpoint is not None:
+                self._compare_with_before()
+                if self._say_finished(start.checkpoint):
+                    return
+            elif self.options.init_weights:
+                weights = InitialWeights(self.options.init_weights, say)
+                self.trainer.callbacks.append(weights)  # type: ignore[attr-defined]
+            with self._prepared(start) if first else contextlib.nullcontext():
+                self._train(start.checkpoint)
+
+    @contextlib.contextmanager
+    def _prepared(self, start: Start) -> Iterator[None]:
+        """Prepare the run's folder; undo it where not one step is taken in place of an old run."""
         folder = self.run_folder
-        start = None if self.options.resume == "never" else self._checkpoint_to_go_on_from()
-        if start is None and self.options.resume == "must":
-            raise ValueError(
-                f"--resume must: {folder.checkpoints} holds no checkpoint; "
-                "leave --resume out to start the run"
-            )
-        if start is not None:
-            self._compare_with_before()
-            if self._say_finished(start):
-                return
-        elif self.options.init_weights:
-            weights = InitialWeights(self.options.init_weights, say)
-            self.trainer.callbacks.append(weights)  # type: ignore[attr-defined]
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it
-            if self.options.resume == "never":
-                folder.set_aside()
+        moved = folder.set_aside() if self.options.resume == "never" else None
+        try:
             folder.save_config(self.experiment)
-        say(f"{'training' if start is None else 'going on with'} {folder.path}")
-        checkpoint = start or self.options.ckpt_path
+            count_restart(folder.path / "restarts.json", start.batches)
+            yield
+        except BaseException:
+            if moved is not None and not self.first_step.done:
+                folder.put_back(moved)
+            raise
+
+    def _train(self, checkpoint: Path | None) -> None:
+        """Train from a checkpoint or from the beginning, then test the best one."""
+        say(f"{'training' if checkpoint is None else 'going on with'} {self.run_folder.path}")
         self.trainer.fit(
             self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True
         )
@@ -273,17 +288,23 @@ class CommandLine(DeferredCLI):
             self.trainer.test(
                 self.model,
                 datamodule=self.datamodule,
-                ckpt_path=folder.best(),
+                ckpt_path=self._evaluated(),
                 weights_only=True,
                 verbose=False,
             )
             self._say_result("test")
 
-    def _checkpoint_to_go_on_from(self) -> Path | None:
-        found = newest_loadable(self.run_folder.checkpoints)
-        for line in found.skipped:
-            say(f"left out {line}", sys.stderr)
-        return found.path
+    def _evaluated(self) -> Path:
+        """Return the checkpoint to evaluate, and say where it is not the best."""
+        if self.subcommand != "fit" and self.options.ckpt_path is not None:
+            given = Path(self.options.ckpt_path)
+            if not given.is_file():
+                raise ValueError(f"--ckpt_path {given}: there is no such checkpoint")
+            return given
+        checkpoint = self.run_folder.best()
+        if checkpoint.name != BEST and self.options.monitor is not None:
+            say(f"{checkpoint.with_name(BEST)} is missing: {checkpoint} is used", sys.stderr)
+        return checkpoint
 
     def _compare_with_before(self) -> None:
         """Check that the run is the one that was begun, or a longer one.

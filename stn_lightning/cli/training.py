@@ -13,11 +13,17 @@ from stn_lightning.cli.command import CommandLine
 from stn_lightning.cli.help import answer_help
 from stn_lightning.cli.messages import quieten, say
 from stn_lightning.runs.config_errors import one_line
-from stn_lightning.runtime.distributed import destroy_process_groups, lost_process_reason
+from stn_lightning.runtime.distributed import (
+    announce_failure,
+    destroy_process_groups,
+    failure_of_another,
+    lost_process_reason,
+)
 from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, PROCESS_LOST, USAGE
 from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.runtime.memory import keep_freed_memory
 from stn_lightning.runtime.preemption import Preempted
+from stn_lightning.runtime.restarts import NoProgressError
 
 PLAIN = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 """Errors whose message says enough without their class."""
@@ -64,7 +70,11 @@ def run(
     command: CommandLine | None = None
     try:
         command = build(add_config_of_run(arguments))
-        command.execute()
+        try:
+            command.execute()
+        except Exception as problem:
+            announce_failure(problem)
+            raise
         destroy_process_groups()
     except Preempted as stopped:
         say(str(stopped))
@@ -72,14 +82,16 @@ def run(
         return PREEMPTED
     except SystemExit as leaving:  # --help
         return int(leaving.code or 0)
-    except NonFiniteError as problem:
+    except (NonFiniteError, NoProgressError) as problem:
         say(f"{called}: {problem}", sys.stderr)
         return FAILED
     except Exception as problem:
         if isinstance(problem, RuntimeError) and (reason := lost_process_reason(problem)):
-            text = f"{called}: {reason}; started again it goes on from its last.ckpt"
-            print(text, file=sys.stderr, flush=True)
-            os._exit(PROCESS_LOST)  # whatever is tidied up now may wait for the other
+            cause = failure_of_another()
+            text = cause or f"{reason}; started again it goes on from its last.ckpt"
+            print(f"{called}: {text}", file=sys.stderr, flush=True)
+            # whatever is tidied up now may wait for the other
+            os._exit(PROCESS_LOST if cause is None else FAILED)
         return _report(problem, called, command)
     return FINISHED
 

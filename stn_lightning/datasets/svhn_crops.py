@@ -20,7 +20,8 @@ from PIL import Image
 from stn_lightning.datasets.digit_struct import read_digit_struct
 from stn_lightning.datasets.files.download import sha256
 from stn_lightning.datasets.svhn_boxes import DIGITS, MARGIN, NumberBoxes, digits_of
-from stn_lightning.runtime.atomic_files import atomic_write, file_lock, sync_folder
+from stn_lightning.runtime.atomic_files import atomic_write, sync_folder
+from stn_lightning.runtime.locks import file_lock
 from stn_lightning.runtime.provenance import program_name
 
 VERSION = 1

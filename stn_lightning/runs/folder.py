@@ -1,6 +1,7 @@
 """Run folders: one name, one folder, which holds all that a run writes."""
 
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,10 +133,20 @@ class RunFolder:
                 )
         return longer
 
-    def set_aside(self) -> None:
-        """Rename the folder, so that a run of its name can start over and nothing is lost."""
-        if self.path.exists():
-            self.path.rename(_free(RUNS / f"{self.name}.{{}}"))
+    def set_aside(self) -> Path | None:
+        """Rename the folder, so that a run of its name can start over.
+
+        Returns:
+            where it is now; None where there was none.
+        """
+        if not self.path.exists():
+            return None
+        return self.path.rename(_free(self.path.with_name(f"{self.name}.{{}}")))
+
+    def put_back(self, moved: Path) -> None:
+        """Undo `set_aside`: what stands in the place of `moved` has trained nothing."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        moved.rename(self.path)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Difference]:

@@ -1,35 +1,31 @@
-"""Files that are whole or not there at all, whatever happens to the process that writes them.
+"""Files that are complete or not there, whatever happens to the process that writes them.
 
-Nothing but the standard library is imported before a lock is taken.
+Standard library only.
 """
 
 import contextlib
-import errno
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from typing import IO
 
 MACHINE = os.uname().nodename.replace(".", "-")
 FORGOTTEN = 3600.0
-"""Seconds after which a temporary file of another machine counts as left behind; no file of ours
-takes that long to write.
+"""Seconds after which a temporary file of another machine counts as left behind.
+
+No file of ours takes that long to write.
 """
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Errors of a file system without locks."""
+_reported: set[Path] = set()
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` once everything is written and on the disk; until then,
-    and on an error, `path` is as it was.
+    """Write a file that replaces `path` once it is complete.
 
-    The temporary file lies beside `path`: a rename is atomic within a file system only.
+    Until everything is on the disk, and on an error, `path` is as it was. The temporary file lies beside `path`: a rename is atomic within a file system only.
     """
     partial = temporary_path(path)
     try:
@@ -43,46 +39,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Keep other processes that make `path` waiting until this one is done.
-
-    The lock ends with its owner, however that ends. It holds among the processes of a machine, and
-    among machines on a file system that passes locks on (NFS does, unless it is mounted with
-    `nolock`). Where it does not hold, processes do the same work at the same time, each in a
-    temporary file of its own, and nothing else happens.
-    """
-    lock = _acquired(path, timeout=-1.0)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits notices, and makes it anew
-            lock.release()
-
-
-def _acquired(path: Path, timeout: float) -> "FileLock | None":
-    """Return the lock of `path`; None where the file system has no locks."""
-    from filelock import FileLock
-
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except OSError as problem:
-        if problem.errno not in NO_LOCKS:
-            raise
-        Path(lock.lock_file).unlink(missing_ok=True)
-        return None
-    return lock
-
-
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that says whose it is, for `remove_stale`."""
+    """Return a name beside `path` that holds this machine and process."""
     return path.with_name(f".{path.name}.{MACHINE}.{os.getpid()}.tmp")
 
 
 def sync_folder(folder: Path) -> None:
-    """See to it that a rename in `folder` survives a power failure."""
+    """Make a rename in `folder` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -91,11 +54,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> list[Path]:
-    """Remove the temporary files and folders that killed processes left in `folder`, and say which.
+    """Remove temporary files and folders that killed processes left.
 
-    A process of this machine is asked for; what another machine left is removed when it is old.
+    A process of this machine is looked up; what another machine left is removed when it is old.
+
+    Returns:
+        what was removed.
     """
-    swept = []
+    removed = []
     for path in folder.glob(".*.tmp"):
         *_, machine, process, _ = path.name.split(".")
         if not process.isdigit():
@@ -105,21 +71,36 @@ def remove_stale(folder: Path) -> list[Path]:
                 machine == MACHINE and not is_running(int(process))
             ) or time.time() - path.stat().st_mtime > FORGOTTEN:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-                swept.append(path)
-    return swept
+                removed.append(path)
+    return removed
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine runs; one that was killed and not yet taken note of does
-    not.
-    """
+    """Return True for a running process of this machine; False for a zombie."""
     try:
         os.kill(process, 0)
         stat = Path(f"/proc/{process}/stat")
-        return (
-            not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
-        )  # killed, but not yet taken note of
-    except ProcessLookupError:
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (ProcessLookupError, FileNotFoundError):
         return False
     except PermissionError:  # someone else's
         return True
+
+
+@contextlib.contextmanager
+def only_informs(path: Path) -> Iterator[None]:
+    """Report what is wrong with a file that only informs, and go on.
+
+    It is reported once: a damaged file, an unwritable folder or a full disk stops no training.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as problem:
+        if path not in _reported:
+            _reported.add(path)
+            reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+            print(
+                f"warning: {path}: {reason}; it only informs, and is left out",
+                file=sys.stderr,
+                flush=True,
+            )

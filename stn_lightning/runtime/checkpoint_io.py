@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, read as plain tensors and values, found again after a crash.
+"""Checkpoint files: complete or not there, read as plain values, found after a crash.
 
 Usable by itself: `Trainer(plugins=[AtomicCheckpointIO()])`. Stock Lightning writes through the
 system's temporary folder, which is atomic only where that lies on the same file system (PyTorch
@@ -21,12 +21,11 @@ LAST = "last.ckpt"
 
 
 class BadCheckpointError(ValueError):
-    """The file is no checkpoint, not a whole one, or holds more than tensors and plain values."""
+    """The file is no complete checkpoint of tensors and plain values."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads nothing but tensors and plain values from
-    local files.
+    """Write checkpoints atomically, and read plain values from local files only.
 
     A process that is killed at any moment leaves the checkpoint of before or the new one. A full
     disk leaves the one of before and raises an `OSError`.
@@ -52,7 +51,7 @@ class AtomicCheckpointIO(CheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read `path` as tensors and plain values, even where `weights_only=False` is asked for."""
+        """Read tensors and plain values, even where `weights_only` is False."""
         return load_checkpoint(path, map_location)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -60,7 +59,11 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint from a local file, checked against its checksums.
+    """Read a checkpoint from a local file, and check its checksums.
+
+    Args:
+        path: of the file.
+        map_location: where tensors go, as for `torch.load`.
 
     Raises:
         FileNotFoundError: where there is none.
@@ -69,12 +72,12 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     """
     file = _local(path)
     try:
-        with zipfile.ZipFile(
-            file
-        ) as archive:  # the format of torch.save; torch.load does not look at its checksums
+        # the format of torch.save; torch.load does not look at its checksums
+        with zipfile.ZipFile(file) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise BadCheckpointError(
-                    f"{file}: {damaged} in it is damaged (wrong checksum); go on from another checkpoint"
+                    f"{file}: {damaged} in it is damaged (wrong checksum); "
+                    "go on from another checkpoint"
                 )
         checkpoint = torch.load(file, map_location, weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError, BadCheckpointError):
@@ -91,15 +94,17 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
 
 
 class LoadableCheckpoint(NamedTuple):
-    """The checkpoint to go on from, and the ones that were of no use."""
+    """The checkpoint to resume from, and those that do not load."""
 
     path: Path | None
     skipped: tuple[str, ...]
-    """one line for each checkpoint that does not load"""
+    """One line for each checkpoint that does not load."""
+    batches: int = 0
+    """Training batches that the checkpoint holds."""
 
 
 def newest_loadable(folder: Path) -> LoadableCheckpoint:
-    """`last.ckpt`, or where that does not load the newest checkpoint in `folder` that does."""
+    """Find `last.ckpt`, or the newest checkpoint that loads where that does not."""
     candidates = sorted(
         folder.glob("*.ckpt"),
         key=lambda path: (path.name == LAST, path.stat().st_mtime_ns),
@@ -108,30 +113,41 @@ def newest_loadable(folder: Path) -> LoadableCheckpoint:
     skipped = []
     for path in candidates:
         try:
-            load_checkpoint(path)
+            batches = batches_of(load_checkpoint(path))
         except (ValueError, OSError) as problem:
             skipped.append(str(problem))
         else:
-            return LoadableCheckpoint(path, tuple(skipped))
+            return LoadableCheckpoint(path, tuple(skipped), batches)
     return LoadableCheckpoint(None, tuple(skipped))
 
 
+def batches_of(checkpoint: dict[str, Any]) -> int:
+    """Return how many training batches a checkpoint holds; 0 where it does not tell."""
+    try:
+        loop = checkpoint["loops"]["fit_loop"]
+        return int(loop["epoch_loop.batch_progress"]["total"]["ready"])
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
 def _local(path: str | os.PathLike[str]) -> Path:
-    """`path`, unless it is a URL.
+    """Refuse URLs.
 
     Raises:
         ValueError: where it is one.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)", str(path)):
         raise ValueError(
-            f"{path}: checkpoints are local files; download it, and load it only if you trust where it comes from"
+            f"{path}: checkpoints are local files; "
+            "download it, and load it only if you trust where it comes from"
         )
     return Path(path)
 
 
 def _reason(problem: BaseException) -> str:
-    """The line of an error that says something: PyTorch surrounds the offender with advice to
-    switch the check off.
+    """Return the line of an error that names the offender.
+
+    PyTorch surrounds it with advice to switch the check off.
     """
     lines = [
         line.strip().removeprefix("WeightsUnpickler error: ") for line in str(problem).splitlines()

@@ -1,13 +1,16 @@
-"""What the processes of one training decide together, so that none waits for another that has left.
+"""Decisions that the processes of one training take together.
 
-Every function here is called by all processes at the same point, as a collective is. With one
-process they cost nothing.
+None waits for another that has left. Every function here is called by all processes at the same
+point, as a collective is. With one process they cost nothing.
 """
 
+import contextlib
 import functools
 import re
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,16 +26,26 @@ from stn_lightning.runtime.lightning_internals import (
 )
 
 MINUTES = 5.0
-"""Until a collective that not all processes join is an error; PyTorch waits 30 minutes (10 with
-NCCL).
+"""Until a collective that not all processes join is an error.
+
+PyTorch waits 30 minutes (10 with NCCL).
 """
+FAILURE = ".failure."
+"""First part of the name of the file that says why a process has left."""
+GONE = re.compile(
+    r"closed by peer|reset by peer|refused|broken pipe|unreachable|no route|time[d-]? ?out|"
+    r"(read|write) error|remote process|remote error|connection (was )?(closed|aborted|reset)",
+    re.IGNORECASE,
+)
+"""Errors of a connection whose other end is gone, and of no mistake in a program."""
 _patience = timedelta(minutes=MINUTES)
-"""Of votes, which have a group of their own where there are GPUs: that of the strategy."""
+"""Time-out of votes, which have a group of their own where there are GPUs: the strategy's."""
+_failure: Path | None = None
+"""File in which the first process to fail says why."""
 
 
 class DDP(DDPStrategy):
-    """Lightning's `DDPStrategy` with a time-out that a scheduler's grace and a person's patience
-    survive.
+    """Lightning's `DDPStrategy` with a time-out of minutes, which tells why a process failed.
 
     Args:
         minutes: until a collective that not all processes join is an error.
@@ -54,17 +67,36 @@ class DDP(DDPStrategy):
         super().setup(trainer)
 
     def setup_environment(self) -> None:
-        """Lightning seeds anew here, and layers that a first picture sizes, drawn later, would not
-        start as in one process.
+        """Leave random numbers alone.
+
+        Lightning seeds anew here, and lazy layers, drawn later, would not start as in one process.
         """
         global _patience
         _patience = ddp_timeout(self) or _patience
         with torch.random.fork_rng(devices=[]):
             super().setup_environment()
+        _name_failure_file(self)
+
+    def on_exception(self, exception: BaseException) -> None:
+        super().on_exception(exception)
+        announce_failure(exception)
+
+
+def _name_failure_file(strategy: DDPStrategy) -> None:
+    """Agree on a file in the trainer's folder, under a name that no other training has."""
+    global _failure
+    module = strategy.lightning_module
+    if module is None or not is_distributed():
+        return
+    folder = Path(module.trainer.default_root_dir)
+    if strategy.is_global_zero:
+        for old in folder.glob(f"{FAILURE}*"):
+            old.unlink(missing_ok=True)
+    _failure = folder / f"{FAILURE}{strategy.broadcast(uuid.uuid4().hex)}"
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest `value` of all processes: a vote, where 0 means no."""
+    """Return the largest `value` of all processes: a vote, where 0 means no."""
     if not is_distributed():
         return value
     ballot = torch.tensor(value)
@@ -75,7 +107,7 @@ def all_reduce_max(value: int) -> int:
 
 
 def gather_to_rank_zero(value: Any) -> list[Any]:
-    """Everyone's `value`, by rank, in the first process; an empty list in the others."""
+    """Return every process's `value`, by rank, on rank 0; an empty list elsewhere."""
     if not is_distributed():
         return [value]
     values = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
@@ -84,7 +116,7 @@ def gather_to_rank_zero(value: Any) -> list[Any]:
 
 
 def on_rank_zero(trainer: Trainer, action: Callable[[], None]) -> None:
-    """Do `action` in the first process; where it fails, it fails in all."""
+    """Run `action` on rank 0; where it fails, raise its error in all processes."""
     problem = None
     if trainer.is_global_zero:
         try:
@@ -95,7 +127,7 @@ def on_rank_zero(trainer: Trainer, action: Callable[[], None]) -> None:
 
 
 def fail_together(trainer: Trainer, problem: Exception | None) -> None:
-    """Raise the first process's `problem` in all processes, if it has one."""
+    """Raise rank 0's `problem`, if it has one, in all processes."""
     problem = trainer.strategy.broadcast(problem)
     if problem is not None:
         leave_together(trainer)
@@ -103,37 +135,71 @@ def fail_together(trainer: Trainer, problem: Exception | None) -> None:
 
 
 def leave_together(trainer: Trainer) -> None:
-    """See to it that nobody is killed for leaving last, before everybody raises the same exception.
+    """Wait for all processes, which then raise the same exception.
 
-    Lightning's launcher kills the first process by SIGKILL, while it is still writing its logs,
-    when it sees another leave with an exit code that is not 0.
+    Nobody is killed for leaving last: Lightning's launcher kills rank 0 by SIGKILL, while it is
+    still writing its logs, when it sees another leave with an exit code that is not 0.
     """
     spare_this_process(trainer)
     trainer.strategy.barrier()
 
 
 def destroy_process_groups() -> None:
-    """End what connects the processes, once each has done its work; threads that outlive the
-    interpreter would abort it on its way out.
+    """Close the connections, once each process has done its work.
+
+    Threads that outlive the interpreter would abort it on its way out.
     """
     if distributed.is_available() and distributed.is_initialized():
         _cpu_group.cache_clear()
         distributed.destroy_process_group()
 
 
-def lost_process_reason(problem: BaseException) -> str | None:
-    """What to say where `problem` means that another process, or the way to it, is gone; None where
-    it means something else.
+def announce_failure(problem: BaseException) -> None:
+    """Tell the other processes why this one leaves.
+
+    Without it they see a connection that closes, as where a node is lost. `SystemExit` is no
+    failure: everybody leaves then.
     """
-    if not isinstance(problem, distributed.DistError) and "gloo/transport" not in str(problem):
+    if (
+        _failure is None
+        or not is_distributed()
+        or isinstance(problem, SystemExit)
+        or is_lost_process(problem)
+    ):
+        return
+    text = f"{type(problem).__name__}: {problem}".strip().partition("\n")[0]
+    # this process has an error to report already, and the first to fail is the cause
+    with contextlib.suppress(OSError), _failure.open("x") as file:
+        file.write(f"process {distributed.get_rank()} failed: {text}")
+
+
+def failure_of_another() -> str | None:
+    """Return why another process failed; None where none has said so."""
+    if _failure is not None:
+        with contextlib.suppress(OSError):
+            return _failure.read_text()
+    return None
+
+
+def is_lost_process(problem: BaseException) -> bool:
+    """Return True for the error of a connection whose other end is gone."""
+    if isinstance(problem, distributed.DistNetworkError | distributed.DistStoreError):
+        return True
+    of_connections = isinstance(problem, distributed.DistError) or "gloo/transport" in str(problem)
+    return of_connections and GONE.search(str(problem)) is not None
+
+
+def lost_process_reason(problem: BaseException) -> str | None:
+    """Return the sentence for a `problem` that means a lost process; None for another."""
+    if not is_lost_process(problem):
         return None
     who = (
         f"process {distributed.get_rank()} of {distributed.get_world_size()}, on {MACHINE},"
         if is_distributed()
         else f"{MACHINE}"
     )
-    said = re.sub(r"^\[.*?\] |\. This is typically.*", "", str(problem).strip(), flags=re.DOTALL)
-    return f"{who} has lost another or the way to it ({said})"
+    cause = re.sub(r"^\[.*?\] |\. This is typically.*", "", str(problem).strip(), flags=re.DOTALL)
+    return f"{who} has lost another or the way to it ({cause})"
 
 
 def is_distributed() -> bool:
@@ -147,7 +213,7 @@ def is_distributed() -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _cpu_group(world: Any) -> Any:
-    """A group for tensors of the CPU, so that a vote never waits for a GPU."""
+    """Return a group for tensors on the CPU: a vote never waits for a GPU."""
     if distributed.get_backend() == "gloo":
         return world
     return distributed.new_group(backend="gloo", timeout=_patience)

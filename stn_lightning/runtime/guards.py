@@ -1,37 +1,67 @@
-"""What stops a training before its numbers are worthless, or its checkpoint is."""
+"""Stop a training before its numbers are worthless, or its checkpoint is."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stn_lightning.runtime.distributed import all_reduce_max, leave_together
+from stn_lightning.runtime.monitors import monitors
 
 NEVER = 2**62
 LOSS, GRADIENT, OVERFLOW = range(3)
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss, gradient or parameter is infinite or not a number."""
+    """A loss, gradient, parameter or metric is infinite or not a number."""
+
+
+def require_finite(module: nn.Module, source: str) -> None:
+    """Check all parameters, and the running statistics of batch normalisation.
+
+    Other buffers may be infinite on purpose, as a mask of attention is.
+
+    Args:
+        module: whose parameters have been loaded.
+        source: the file they are from, for the message.
+
+    Raises:
+        NonFiniteError: names the first tensor that is infinite or not a number.
+    """
+    tensors = _saved_tensors(module)
+    if _all_finite(tensor for _, tensor in tensors):
+        return
+    for name, tensor in tensors:
+        if not _all_finite([tensor]):
+            raise NonFiniteError(f"{source}: {name} is not finite; use another checkpoint")
 
 
 class NonFiniteGuard(Callback):
-    """Stops on a loss or gradient that is infinite or not a number: before the step it would spoil,
-    and before anything is saved.
+    """Stop on a loss or gradient that is infinite or not a number.
 
-    On a GPU looking means waiting for it, so the finding is kept there and looked at every so many
-    steps and before each checkpoint: the weights in memory are spoilt then, those on the disk are
-    not. Gradients that overflow in 16-bit precision are no error: the scaler skips the step and
-    tries with a smaller scale; only many in a row are one.
+    It stops before the step that the gradient would spoil, and before anything is saved. In
+    validation and test it checks the weights, every loss and every metric that decides something:
+    those that a checkpoint, early stopping or a schedule monitors.
+
+    On a GPU to check means to wait for it, so findings are kept there and read every so many steps
+    and before each checkpoint: the weights in memory are spoilt then, those on the disk are not.
+    Gradients that overflow in 16-bit precision are no error: the scaler skips the step and tries
+    with a smaller scale; only many in a row are one.
 
     Args:
-        every: how many steps of the optimiser between looks on a GPU; on a CPU it is every one.
-        overflows: how many steps in a row the gradient scaler may skip. Its scale starts at 65536
-            and is halved each time, so after 20 the gradients overflow at a sixteenth of their own
+        every: steps of the optimiser between two checks on a GPU; on a CPU it is every one.
+        overflows: steps in a row that the gradient scaler may skip. Its scale starts at 65536 and
+            is halved each time, so after 20 the gradients overflow at a sixteenth of their own
             size.
+
+    Raises:
+        NonFiniteError: in all processes, naming step and process.
     """
 
     def __init__(self, every: int = 50, overflows: int = 20) -> None:
@@ -83,27 +113,67 @@ class NonFiniteGuard(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Look at everything that is saved: a half-accumulated gradient has not been looked at
-        before.
+        """Check everything that is saved.
+
+        A half-accumulated gradient has not been checked before.
         """
         self._look(trainer)
-        gradients = (
-            []
-            if _scaled(trainer)
-            else [p.grad for p in pl_module.parameters() if p.grad is not None]
-        )
-        if all_reduce_max(int(~_all_finite([*pl_module.parameters(), *gradients]))):
+        tensors = [tensor for _, tensor in _saved_tensors(pl_module)]
+        if not _scaled(trainer):
+            tensors += [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if all_reduce_max(int(~_all_finite(tensors))):
             leave_together(trainer)
             raise NonFiniteError(
-                f"a parameter or its gradient is not finite after {trainer.global_step} steps; {self._before()}"
+                "a parameter, its gradient or a running statistic is not finite "
+                f"after {trainer.global_step} steps; {self._before()}"
             )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._check_weights(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_weights(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_weights(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_metrics(trainer, "validation")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_metrics(trainer, "test")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
 
+    def _check_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All processes have the same weights."""
+        try:
+            require_finite(pl_module, str(trainer.ckpt_path or "the network"))
+        except NonFiniteError:
+            leave_together(trainer)
+            raise
+
+    def _check_metrics(self, trainer: Trainer, split: str) -> None:
+        names, monitored = sorted(trainer.callback_metrics), monitors(trainer)
+        bad = [
+            number
+            for number, name in enumerate(names)
+            if ("loss" in name or name in monitored)
+            and not math.isfinite(trainer.callback_metrics[name])
+        ]
+        if first := all_reduce_max(bad[0] + 1 if bad else 0):
+            leave_together(trainer)
+            raise NonFiniteError(
+                f"{names[first - 1]} is not finite in the {split} after {trainer.global_step} "
+                "steps; try a smaller learning rate, or look at the images of that split"
+            )
+
     def _note(self, trainer: Trainer, what: int, bad: Tensor) -> None:
-        """Keep the first finding, without waiting for the device: which step, which process and
-        what, in one number.
+        """Keep the first finding, without waiting for the device.
+
+        Step, process and kind are one number.
         """
         number = (trainer.global_step * trainer.world_size + trainer.global_rank) * 3 + what
         self.findings["first"] = torch.where(
@@ -133,20 +203,39 @@ class NonFiniteGuard(Callback):
             if step >= 0
             else "no loss has been finite"
         )
-        return f"{before}; checkpoints are from before. Try a smaller learning rate, or look at the pictures of that batch"
+        return (
+            f"{before}; checkpoints are from before. "
+            "Try a smaller learning rate, or look at the images of that batch"
+        )
 
 
 def _scaled(trainer: Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
+def _saved_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return parameters and the running statistics of batch normalisation, by name."""
+    statistics = [
+        (f"{name}.{statistic}".lstrip("."), value)
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm)
+        for statistic, value in (
+            ("running_mean", layer.running_mean),
+            ("running_var", layer.running_var),
+        )
+        if value is not None
+    ]
+    sized = [*module.named_parameters(), *statistics]
+    return [(name, tensor) for name, tensor in sized if not is_lazy(tensor)]
+
+
 def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether no element is infinite or not a number; left on the device."""
-    found = [tensor.detach() for tensor in tensors]
+    """Return True, on the device, where all elements are finite."""
+    found = [tensor.detach() for tensor in tensors if tensor.numel()]
     if not found:
         return torch.tensor(True)
     if found[0].is_cuda:  # one kernel for all; the largest magnitude cannot overflow
         extremes = list(torch._foreach_norm(found, torch.inf))
-    else:  # a tenth of the norm's time on a processor; what is not a number is an extreme, too
+    else:  # a tenth of the norm's time on a CPU; what is not a number is an extreme, too
         extremes = [extreme for tensor in found for extreme in tensor.aminmax()]
     return torch.stack([extreme.float() for extreme in extremes]).isfinite().all()

@@ -17,6 +17,7 @@ from torch.nn import functional
 from stn_lightning.backbones import MultiCropClassifier
 from stn_lightning.callbacks import Compile
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
+from stn_lightning.runtime.distributed import is_lost_process
 from stn_lightning.transformers import (
     HeatmapLocalisation,
     NoisyIdentity,
@@ -34,11 +35,13 @@ from tests.reliability.training import (
     backbone,
     die,
     fill_disk,
+    key_error,
     looking,
     record,
     stop,
     train,
 )
+from tests.runtime.test_checkpoint_io import names
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -237,6 +240,53 @@ def test_when_one_process_is_killed_the_others_end_within_ten_seconds(
     assert codes[killed] == -9
     assert [code for rank, code in enumerate(codes) if rank != killed] == [1, 1], log(tmp_path)
     load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+
+
+def last_line(folder: Path, rank: int) -> str:
+    return (folder / f"log.{rank}").read_text().strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize(("ranks", "culprit"), [(2, 0), (2, 1), (3, 2)])
+def test_a_bug_in_one_process_is_a_failure_of_all_and_its_cause_is_their_last_line(
+    tmp_path: Path, ranks: int, culprit: int
+) -> None:
+    """Exit code 69 would have the job started again, for ever."""
+    bug = Do(key_error, 5, rank=culprit)
+    begin = time.monotonic()
+    assert run(tmp_path, bug, ranks=ranks, function="command") == [1] * ranks, log(tmp_path)
+    assert time.monotonic() - begin < 30
+    assert last_line(tmp_path, culprit) == 'KeyError: "of the user\'s own"'
+    for rank in set(range(ranks)) - {culprit}:
+        said = last_line(tmp_path, rank)
+        assert said.startswith(f"stn fit: process {culprit} failed: KeyError: ")
+    assert run(tmp_path, ranks=ranks, epochs=1, function="command") == [0] * ranks, log(tmp_path)
+    assert not [file for file in names(tmp_path) if file.startswith(".failure")]
+
+
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_is_killed_ends_the_others_with_exit_code_69(
+    tmp_path: Path, killed: int
+) -> None:
+    codes = run(tmp_path, Do(die, 5, rank=killed), ranks=2, seconds=0.0, function="command")
+    assert codes == [-9 if rank == killed else 69 for rank in (0, 1)], log(tmp_path)
+    assert "has lost another or the way to it" in last_line(tmp_path, 1 - killed)
+    assert "goes on from its last.ckpt" in last_line(tmp_path, 1 - killed)
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:5", True),
+        ("[gloo/transport/tcp/pair.cc] Read error: Connection reset by peer", True),
+        ("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv", True),
+        ("[gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4", False),
+        ("Connection closed by peer, said the database of the user", False),
+    ],
+)
+def test_an_error_is_that_of_a_lost_process_where_a_connection_has_ended(
+    message: str, lost: bool
+) -> None:
+    assert is_lost_process(RuntimeError(message)) is lost
 
 
 def test_a_loss_of_one_process_that_is_not_finite_stops_all(tmp_path: Path) -> None:

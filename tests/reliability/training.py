@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from stn_lightning.batch import Split
 from stn_lightning.callbacks import LabelCheck
+from stn_lightning.cli.training import run
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import EmbeddedDigits, ImageTensorDataset
 from stn_lightning.runtime import signals
@@ -296,6 +298,7 @@ def train(
     checkpoints = AtomicCheckpoint(folder / "checkpoints", monitor, mode, keep, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     options.setdefault("max_epochs", None if "max_steps" in options else epochs)
+    options.setdefault("default_root_dir", folder)
     options.update(plugins=[AtomicCheckpointIO(), *plugins], num_sanity_val_steps=sanity)
     callbacks += [guard or NonFiniteGuard(), LabelCheck(), ExactResume(), checkpoints, Preemption()]
     trainer = _trainer(ranks, callbacks, DDP(**(ddp or {})), **options)
@@ -342,6 +345,24 @@ def evaluate(
         task, datamodule=Data(batch_size=batch_size, **options), verbose=False
     )
     (folder / f"results.{trainer.global_rank}").write_text(json.dumps(results))
+
+
+def command(folder: Path, *extra: Callback, **settings: Any) -> None:
+    """Train as `stn fit` does, and end with its exit code."""
+
+    class Command:
+        class first_step:  # noqa: N801  # the command's attribute
+            done = True
+
+        def execute(self) -> None:
+            train(folder, *extra, **settings)
+
+    sys.exit(run(["fit"], lambda _: Command()))  # type: ignore[arg-type, return-value]
+
+
+def key_error() -> None:
+    """Stand for a bug."""
+    raise KeyError("of the user's own")
 
 
 def record(folder: Path, *kinds: str) -> list[Any]:

@@ -1,5 +1,4 @@
-import errno
-import fcntl
+import json
 import os
 import subprocess
 import time
@@ -11,11 +10,10 @@ from stn_lightning.runtime.atomic_files import (
     FORGOTTEN,
     MACHINE,
     atomic_write,
-    file_lock,
+    only_informs,
     remove_stale,
     temporary_path,
 )
-from tests.reliability.processes import SERVER, started
 
 
 def test_a_file_is_replaced_only_when_everything_is_written(tmp_path: Path) -> None:
@@ -74,51 +72,24 @@ def test_what_a_killed_process_left_is_removed_before_its_parent_takes_note(tmp_
     killed.wait()
 
 
-def count_alone(path: Path) -> None:
-    """Read, wait, write: without a lock two processes would count as one."""
-    for _ in range(5):
-        with file_lock(path):
-            number = int(path.read_text())
-            time.sleep(0.005)
-            path.write_text(str(number + 1))
-
-
-def hold_until_killed(path: Path) -> None:
-    with file_lock(path):
-        path.with_name("held").touch()
-        time.sleep(600)
-
-
-def test_processes_that_make_the_same_file_do_so_one_after_the_other(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("0")
-    processes = [SERVER.Process(target=count_alone, args=(path,)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert path.read_text() == "20"
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-
-
-def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
-    with started(hold_until_killed, tmp_path / "file", environment={}) as process:
-        while not (tmp_path / "held").exists():
-            time.sleep(0.005)
-        process.kill()
-    begin = time.monotonic()
-    with file_lock(tmp_path / "file"):
-        assert time.monotonic() - begin < 1
-
-
-def test_where_there_are_no_locks_it_goes_on_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_only_informs_is_reported_once_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    folder = tmp_path / "a file"
+    folder.touch()
+    for _ in range(3):
+        with only_informs(folder / "state.json"):
+            (folder / "state.json").write_text("{}")
+    for content in (b"{", b"\xff"):
+        damaged = tmp_path / "damaged.json"
+        damaged.write_bytes(content)
+        with only_informs(damaged):
+            json.loads(damaged.read_text())
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"warning: {folder / 'state.json'}: Not a directory; it only informs")
+    assert second.startswith(f"warning: {damaged}: ")
 
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with file_lock(tmp_path / "file"):
-        (tmp_path / "file").touch()
-    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+def test_an_error_of_the_program_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), only_informs(tmp_path / "state.json"):
+        raise KeyError("epoch")

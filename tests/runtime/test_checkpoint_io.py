@@ -172,19 +172,19 @@ def test_something_else_than_a_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_resuming_falls_back_to_the_newest_checkpoint_that_loads(tmp_path: Path) -> None:
-    assert newest_loadable(tmp_path) == (None, ())
+    assert newest_loadable(tmp_path)[:2] == (None, ())
     for age, name in enumerate(("last.ckpt", "best.ckpt", "step=00000007.ckpt")):
         AtomicCheckpointIO().save_checkpoint(CHECKPOINT, tmp_path / name)
         os.utime(
             tmp_path / name, (1000 + age, 1000 + age)
         )  # last.ckpt is the oldest: copying a folder changes times
-    assert newest_loadable(tmp_path) == (tmp_path / "last.ckpt", ())
+    assert newest_loadable(tmp_path)[:2] == (tmp_path / "last.ckpt", ())
     (tmp_path / "last.ckpt").write_bytes(b"")
-    path, skipped = newest_loadable(tmp_path)
+    path, skipped, _ = newest_loadable(tmp_path)
     assert path == tmp_path / "step=00000007.ckpt"
     assert [str(tmp_path / "last.ckpt") in line for line in skipped] == [True]
     for file in tmp_path.glob("*.ckpt"):
         file.write_bytes(file.read_bytes()[:100])
-    path, skipped = newest_loadable(tmp_path)
+    path, skipped, _ = newest_loadable(tmp_path)
     assert path is None
     assert len(skipped) == 3

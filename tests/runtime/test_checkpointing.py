@@ -1,6 +1,7 @@
-import json
+import math
 import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from stn_lightning.runtime.atomic_files import MACHINE
 from stn_lightning.runtime.checkpoint_io import BadCheckpointError, load_checkpoint, newest_loadable
 from stn_lightning.runtime.checkpointing import AtomicCheckpoint
+from stn_lightning.runtime.guards import NonFiniteError
 from tests.reliability.training import Do, record, train
 from tests.runtime.test_checkpoint_io import files_no_larger_than, names
 
@@ -108,18 +109,23 @@ def test_a_resumed_training_keeps_the_best_of_before(tmp_path: Path) -> None:
     )
 
 
-def test_the_best_is_a_second_name_of_the_last_and_stays_when_the_last_is_replaced(
-    tmp_path: Path,
-) -> None:
+def test_the_best_is_a_copy_that_damage_of_the_last_does_not_reach(tmp_path: Path) -> None:
     best, last = tmp_path / "checkpoints" / "best.ckpt", tmp_path / "checkpoints" / "last.ckpt"
     train(tmp_path, epochs=1)
-    assert best.samefile(last)
-    train(
-        tmp_path,
-        Do(lambda: (tmp_path / "copy").write_bytes(best.read_bytes()), 20),
-        seconds=0.0,
-        epochs=2,
-    )
+    assert not best.samefile(last)
+    assert best.read_bytes() == last.read_bytes()
+    with last.open("r+b") as file:  # a bad sector
+        file.seek(2000)
+        file.write(b"\0" * 512)
+    with pytest.raises(BadCheckpointError):
+        load_checkpoint(last)
+    assert load_checkpoint(best)["global_step"] == 11
+
+
+def test_the_best_stays_when_the_last_is_replaced(tmp_path: Path) -> None:
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    copied = Do(lambda: (tmp_path / "copy").write_bytes(best.read_bytes()), 20)
+    train(tmp_path, copied, seconds=0.0, epochs=2)
     assert load_checkpoint(tmp_path / "copy")["global_step"] == 11
 
 
@@ -133,19 +139,6 @@ def test_what_killed_processes_left_in_the_folder_is_removed_at_the_next_start(
     left.touch()
     train(tmp_path, epochs=1)
     assert names(left.parent) == ["best.ckpt", "last.ckpt"]
-
-
-def test_a_file_system_without_hard_links_gets_a_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError("no hard links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    train(tmp_path, epochs=1)
-    best, last = tmp_path / "checkpoints" / "best.ckpt", tmp_path / "checkpoints" / "last.ckpt"
-    assert not best.samefile(last)
-    assert best.read_bytes() == last.read_bytes()
 
 
 @pytest.mark.parametrize(("seconds", "lost"), [(None, 8), (0.0, 1)])
@@ -199,6 +192,27 @@ def test_a_disk_that_is_full_from_the_beginning_is_refused_before_the_first_step
         train(tmp_path)
     assert nothing_was_trained(tmp_path)
     assert names(tmp_path / "checkpoints") == []
+
+
+def test_a_disk_that_the_optimizers_moments_will_fill_is_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    """Weights take 39 kB, with Adam's moments a checkpoint has 117 kB."""
+    with files_no_larger_than(70_000), pytest.raises(OSError, match="File too large"):
+        train(tmp_path)
+    assert nothing_was_trained(tmp_path)
+    assert names(tmp_path / "checkpoints") == []
+
+
+def test_a_disk_with_room_for_fewer_checkpoints_than_are_kept_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(10**9, 10**9 - 600_000, 600_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    train(tmp_path / "few", keep=2, epochs=1)
+    with pytest.raises(OSError, match=r"1 MB are free on this disk, and 7 checkpoints take 1 MB"):
+        train(tmp_path / "many", keep=5, epochs=1)
+    assert nothing_was_trained(tmp_path / "many")
 
 
 class PathInState(Callback):
@@ -275,19 +289,38 @@ def test_a_monitor_that_only_a_batch_of_validation_shows_is_taken_and_changes_no
     assert (tmp_path / "shown/checkpoints/best.ckpt").exists()
 
 
-def test_another_training_is_not_written_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [["best.ckpt", "last.ckpt"], ["best.ckpt"], ["last.ckpt"]])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_another_training_is_not_written_over(
+    tmp_path: Path, left: list[str], damaged: bool
+) -> None:
     train(tmp_path, epochs=1)
-    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
-    with pytest.raises(ValueError, match=r"last.ckpt would be lost; go on from it"):
+    checkpoints = tmp_path / "checkpoints"
+    for file in list(checkpoints.iterdir()):
+        if file.name not in left:
+            file.unlink()
+        elif damaged:
+            file.write_bytes(file.read_bytes()[:1000])
+    before = {name: (checkpoints / name).read_bytes() for name in left}
+    with pytest.raises(ValueError, match=rf"{left[-1]} would be lost; go on from it"):
         train(tmp_path, resume=False)
-    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert {name: (checkpoints / name).read_bytes() for name in left} == before
+    assert names(checkpoints) == left
+
+
+def test_the_last_checkpoint_is_not_lost_to_a_start_from_an_older_one(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    train(mine, epochs=2)
+    train(other, epochs=1)
+    for start in (mine / "checkpoints" / "best.ckpt", other / "checkpoints" / "last.ckpt"):
+        with pytest.raises(ValueError, match=r"last\.ckpt would be lost"):
+            train(mine, resume=start)
 
 
 def test_a_damaged_last_checkpoint_is_stepped_over(tmp_path: Path) -> None:
     train(tmp_path, epochs=2)
     last = tmp_path / "checkpoints" / "last.ckpt"
     beginning = last.read_bytes()[:1000]
-    last.unlink()  # it may be the best as well
     last.write_bytes(beginning)
     with pytest.raises(BadCheckpointError):
         load_checkpoint(last)
@@ -299,14 +332,15 @@ def test_a_damaged_last_checkpoint_is_stepped_over(tmp_path: Path) -> None:
     assert load_checkpoint(last)["global_step"] == 22
 
 
-def test_a_score_that_is_no_number_is_no_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_an_error_and_no_best(tmp_path: Path, value: float) -> None:
     class Unknown(Callback):
         def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            trainer.callback_metrics["val/error"].fill_(torch.nan)
+            trainer.callback_metrics["val/error"].fill_(value)
 
-    train(tmp_path, Unknown(), epochs=1)
+    with pytest.raises(NonFiniteError, match="val/error is not finite in the validation after 11"):
+        train(tmp_path, Unknown(), epochs=1)
     assert names(tmp_path / "checkpoints") == ["last.ckpt"]
-    assert json.dumps(load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["epoch"]) == "0"
 
 
 def test_a_trial_run_leaves_nothing_behind(tmp_path: Path) -> None:

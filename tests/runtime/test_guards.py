@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from stn_lightning.batch import Batch
 from stn_lightning.callbacks import LabelCheck
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
-from stn_lightning.runtime.guards import NonFiniteError, NonFiniteGuard, _all_finite
+from stn_lightning.runtime.guards import (
+    NonFiniteError,
+    NonFiniteGuard,
+    _all_finite,
+    require_finite,
+)
 from tests.reliability.training import Poison, record, train
 
 pytestmark = [
@@ -93,11 +98,74 @@ def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
 
     with pytest.raises(
         NonFiniteError,
-        match=r"a parameter or its gradient is not finite after 3 steps; the last finite loss was .* in step 2",
+        match=r"a parameter, its gradient or a running statistic is not finite after 3 steps; the last finite loss was .* in step 2",
     ):
         train(tmp_path, Break(), seconds=0.0)
     last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert (last["global_step"], finite(last)) == (2, True)
+
+
+class SpoiltValidation(Callback):
+    """Makes the weights infinite while it validates."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.backbone[1].bias.data.fill_(torch.nan)  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_validation_without_numbers_is_an_error_whoever_else_monitors_it(
+    tmp_path: Path, patience: int | None
+) -> None:
+    """Early stopping would end the training in silence."""
+    with pytest.raises(NonFiniteError, match="val/loss is not finite in the validation after 11"):
+        train(tmp_path, SpoiltValidation(), patience=patience)
+    last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert (last["global_step"], finite(last)) == (11, True)
+    train(tmp_path, patience=patience, epochs=1)
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["backbone.1.weight", "backbone.2.running_var"])
+def test_weights_that_are_no_numbers_are_refused_before_anything_is_evaluated(
+    tmp_path: Path, command: str, value: float, name: str
+) -> None:
+    trainer = train(tmp_path, norm=True, epochs=1)
+    file = tmp_path / "spoilt.ckpt"
+    checkpoint = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    checkpoint["state_dict"][name].view(-1)[3] = value
+    torch.save(checkpoint, file)
+    with pytest.raises(NonFiniteError, match=rf"spoilt.ckpt: {name} is not finite; use another"):
+        getattr(trainer, command)(
+            trainer.lightning_module,
+            datamodule=trainer.datamodule,  # type: ignore[attr-defined]
+            ckpt_path=file,
+            weights_only=True,
+        )
+
+
+def test_a_test_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    class SpoiltTest(Callback):
+        def on_test_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
+        ) -> None:
+            pl_module.backbone[1].bias.data.fill_(torch.nan)  # type: ignore[index, union-attr]
+
+    trainer = train(tmp_path, epochs=1)
+    trainer.callbacks.append(SpoiltTest())  # type: ignore[attr-defined]
+    with pytest.raises(NonFiniteError, match="test/loss is not finite in the test"):
+        trainer.test(trainer.lightning_module, datamodule=trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def test_a_mask_of_minus_infinity_is_no_fault() -> None:
+    masked = nn.Linear(2, 2)
+    masked.register_buffer("mask", torch.full((2,), -torch.inf))
+    require_finite(masked, "a file")
+    require_finite(nn.LazyLinear(3), "a file")
+    masked.bias.data[0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"a file: 0\.bias is not finite"):
+        require_finite(nn.Sequential(masked), "a file")
 
 
 def half() -> MixedPrecision:

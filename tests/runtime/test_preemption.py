@@ -178,7 +178,7 @@ def test_a_second_signal_ends_a_stuck_training_at_once_and_harms_nothing(
         codes = finish(processes, 10)
         assert time.monotonic() - begin < 3
         assert codes == [128 + signal.SIGINT] * ranks, log(tmp_path)
-    path, skipped = newest_loadable(tmp_path / "checkpoints")
+    path, skipped, _ = newest_loadable(tmp_path / "checkpoints")
     assert (path, skipped) == (tmp_path / "checkpoints" / "last.ckpt", ())
 
 

@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from stn_lightning.runtime.atomic_files import file_lock, remove_stale, sync_folder, temporary_path
+from stn_lightning.runtime.atomic_files import remove_stale, sync_folder, temporary_path
+from stn_lightning.runtime.locks import file_lock
 
 PADDING = 1 << 20
 """Bytes, more than tar rounds its archives up to."""

@@ -25,7 +25,8 @@ from stn_lightning.datasets.image_files import (
     raise_all,
     resize_smallest_side,
 )
-from stn_lightning.runtime.atomic_files import atomic_write, file_lock, remove_stale
+from stn_lightning.runtime.atomic_files import atomic_write, remove_stale
+from stn_lightning.runtime.locks import file_lock
 from stn_lightning.runtime.provenance import program_name
 
 VERSION = 1

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stn_lightning.runtime.atomic_files import atomic_write, file_lock, remove_stale
+from stn_lightning.runtime.atomic_files import atomic_write, remove_stale
+from stn_lightning.runtime.locks import file_lock
 
 
 class File(NamedTuple):

@@ -1,0 +1,56 @@
+"""TensorBoard's events only inform: a full disk stops no training."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from stn_lightning.runtime.atomic_files import only_informs
+
+
+class TolerantWriter:
+    """TensorBoard's writer of an event file, whose errors are reported once.
+
+    Args:
+        writer: TensorBoard's.
+        file: for the report.
+    """
+
+    def __init__(self, writer: Any, file: Path) -> None:
+        self.writer, self.file = writer, file
+
+    def get_logdir(self) -> str:
+        """Return the folder of the file."""
+        return str(self.writer.get_logdir())
+
+    def add_event(self, event: Any) -> None:
+        """Write an event."""
+        with only_informs(self.file):
+            self.writer.add_event(event)
+
+    def flush(self) -> None:
+        """Write what is kept back."""
+        with only_informs(self.file):
+            self.writer.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        with only_informs(self.file):
+            self.writer.close()
+
+    def reopen(self) -> None:
+        """Go on with a new file."""
+        with only_informs(self.file):
+            self.writer.reopen()
+
+
+class TolerantEvents(Callback):
+    """Report once, and go on, where TensorBoard's events cannot be written."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            writer = trainer.logger.experiment.file_writer
+            if not isinstance(writer.event_writer, TolerantWriter):
+                file = Path(trainer.logger.log_dir) / "events.out.tfevents"
+                writer.event_writer = TolerantWriter(writer.event_writer, file)

@@ -1,0 +1,124 @@
+"""Locks on files and folders, which end with their owner however that ends.
+
+They hold among the processes of a machine, and among machines on a file system that passes locks on
+(NFS does, unless it is mounted with `nolock`).
+"""
+
+import contextlib
+import errno
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from stn_lightning.runtime.atomic_files import MACHINE, is_running
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of a file system without locks."""
+LINGERING = 120.0
+"""Seconds for which the lock of a process that is gone may be held: NFS gives it 90."""
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Keep other processes that make `path` waiting until this one is done.
+
+    Where the file system has no locks, processes do the same work at the same time, each in a
+    temporary file of its own, and nothing else happens.
+    """
+    lock = _acquired(path, timeout=-1.0)
+    try:
+        yield
+    finally:
+        _release(lock)
+
+
+class FolderInUseError(ValueError):
+    """Another process works in the folder."""
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keep other processes from claiming `folder`: they get an error at once.
+
+    The lock lies beside the folder, which may be moved meanwhile, and ends with its owner. One that
+    was killed may leave children, or a network file system, that hold it for some seconds: a
+    process of this machine that is gone, and an earlier start of the same SLURM job, are waited
+    for. Where the file system has no locks nothing is refused.
+
+    Raises:
+        FolderInUseError: says which process works there, on which machine and since when.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file, end = lock_path(folder), time.monotonic() + LINGERING
+    while True:
+        try:
+            lock = _acquired(folder, timeout=0.2)
+            break
+        except TimeoutError:
+            holder = _holder(file)
+            if not _is_gone(holder) or time.monotonic() > end:
+                raise FolderInUseError(_in_use(folder, holder)) from None
+    if lock is not None:
+        owner = {"machine": MACHINE, "process": os.getpid(), "time": time.time()}
+        job = os.environ.get("SLURM_JOB_ID")
+        with contextlib.suppress(OSError):  # a full disk
+            file.write_text(json.dumps(owner | {"job": job}))
+    try:
+        yield
+    finally:
+        _release(lock)
+
+
+def _holder(file: Path) -> dict[str, Any]:
+    """Return what the owner of a lock wrote into it."""
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Return True where the owner of a lock runs no more, although the lock is held."""
+    own_job = os.environ.get("SLURM_JOB_ID")
+    if holder.get("machine") == MACHINE:
+        return not is_running(int(holder["process"]))
+    return own_job is not None and holder.get("job") == own_job
+
+
+def _in_use(folder: Path, holder: dict[str, Any]) -> str:
+    if not holder:
+        return f"{folder} is in use by another process; wait for it, or stop it"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["time"]))
+    return (
+        f"{folder} is in use by process {holder['process']} on {holder['machine']} since {since}; "
+        "wait for it, or stop it"
+    )
+
+
+def lock_path(path: Path) -> Path:
+    """Return the file that is locked for `path`."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def _release(lock: FileLock | None) -> None:
+    if lock is not None:
+        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits notices, and makes it anew
+        lock.release()
+
+
+def _acquired(path: Path, timeout: float) -> FileLock | None:
+    """Return the lock of `path`; None where the file system has no locks."""
+    lock = FileLock(lock_path(path), timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as problem:
+        if problem.errno not in NO_LOCKS:
+            raise
+        Path(lock.lock_file).unlink(missing_ok=True)
+        return None
+    return lock
