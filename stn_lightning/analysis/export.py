@@ -1,6 +1,7 @@
 """`stn export`: write a run's network for other programs, each file checked against the run."""
 
 import copy
+import dataclasses
 import importlib.util
 import io
 import json
@@ -8,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pprint import pformat
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,6 +17,8 @@ import yaml
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from stn_lightning.analysis import preprocess_template
+from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.runs.loading import Network, TrainedNetwork
 from stn_lightning.runs.options import Options
 from stn_lightning.runtime.atomic_files import atomic_write
@@ -83,7 +87,7 @@ def write_formats(
     formats: Sequence[Format] = FORMATS,
     announce: Callable[[str], object] = lambda _: None,
 ) -> Path:
-    """Write a network in each format, with its configuration and `about.json`.
+    """Write a network in each format, with its configuration, `about.json` and `preprocess.py`.
 
     Args:
         network: on the CPU or a GPU; what is written runs on either.
@@ -102,6 +106,8 @@ def write_formats(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(network.config, sort_keys=False))
     (folder / "about.json").write_text(json.dumps(about(network), indent=2) + "\n")
+    if (code := preprocess_code(network)) is not None:
+        (folder / "preprocess.py").write_text(code)
     for name in formats:
         announce(_write(network, name, folder))
     return folder
@@ -113,10 +119,29 @@ def about(network: TrainedNetwork) -> dict[str, object]:
     return {
         "image_shape": network.image_shape,
         "classes": network.class_names,
-        "preprocess": network.data.preprocess_summary,
+        "preprocessing": dataclasses.asdict(network.data.preprocessing),
         "checkpoint": str(network.checkpoint),
         **{key: network.results[key] for key in kept if key in network.results},
     }
+
+
+def preprocess_code(network: TrainedNetwork) -> str | None:
+    """Return a module that turns image files into the network's input, or None.
+
+    There is none where the data module has a preprocessing of its own, or its images are not flat.
+    """
+    preprocessing, shape = network.data.preprocessing, network.image_shape
+    if type(preprocessing) is not Preprocessing or len(shape) != 3 or shape[0] not in (1, 3):
+        return None
+    numbers = {
+        **dataclasses.asdict(preprocessing),
+        "background": (255, 255, 255),
+        "image_shape": shape,
+        "classes": network.class_names,
+    }
+    placeholder = "NUMBERS: dict[str, Any] = {}"
+    template = Path(preprocess_template.__file__).read_text()
+    return template.replace(placeholder, f"NUMBERS: dict[str, Any] = {pformat(numbers, width=98)}")
 
 
 def _write(run: TrainedNetwork, name: Format, folder: Path) -> str:

@@ -129,7 +129,7 @@ def _summarise(network: TrainedNetwork, number: int, seconds: float) -> None:
     print(
         f"{number:,} images, {number / seconds:,.0f} a second, by {network.checkpoint}; each "
         f"became {width} x {height} px in {'grey' if channels == 1 else 'colour'}, "
-        f"{network.data.preprocess_summary}",
+        f"{network.data.preprocessing}",
         file=sys.stderr,
     )
 

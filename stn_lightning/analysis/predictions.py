@@ -160,6 +160,6 @@ def crop_outlines(
     corners = [0, width - 1, width + height - 2, 2 * width + height - 3]
     crops = record.crops.float().cpu()
     for image, thetas, rim, crop in zip(images, record.thetas.tolist(), rims, crops, strict=True):
-        outlines = image.in_picture(rim)  # (n, points, 2)
+        outlines = image.to_original(rim)  # (n, points, 2)
         places = outlines[:, corners].tolist()
         yield [CropOutline(*parts) for parts in zip(thetas, outlines, places, crop, strict=True)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from stn_lightning.analysis import export, predictions, report
+from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets.image_files import decode
 from stn_lightning.runs.loading import TrainedNetwork
 
@@ -32,6 +33,12 @@ class Run(TrainedNetwork):
             ValueError: if a path stands for nothing, or files cannot be read; it names each.
         """
         return predictions.predict_all(self, paths)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes what the network takes, in numbers."""
+        preprocessing: Preprocessing = self.data.preprocessing
+        return preprocessing
 
     def preprocess(
         self, image: str | Path | Image.Image | Tensor

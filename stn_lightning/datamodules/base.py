@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
-from stn_lightning.datamodules.preprocessing import PreprocessedImage
+from stn_lightning.datamodules.preprocessing import PreprocessedImage, Preprocessing
 from stn_lightning.distortions import CounterRandom
 
 FROZEN_SEED = 0
@@ -49,9 +49,6 @@ class BaseDataModule(LightningDataModule, ABC):
         ValueError: if a number is out of its range.
     """
 
-    preprocess_summary: str
-    """What `preprocess` does, in a few words, for messages and model cards."""
-
     def __init__(self, batch_size: int, seed: int, num_workers: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
@@ -73,7 +70,11 @@ class BaseDataModule(LightningDataModule, ABC):
     def image_shape(self) -> tuple[int, ...]:
         """Shape of an image that a task gets: channels, then height and width (or depth too)."""
 
+    @property
     @abstractmethod
+    def preprocessing(self) -> Preprocessing:
+        """How an image from elsewhere becomes what a task gets."""
+
     def preprocess(
         self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
     ) -> PreprocessedImage:
@@ -83,6 +84,7 @@ class BaseDataModule(LightningDataModule, ABC):
             image: in colour, upright.
             shape: shape of the result, `image_shape` of the data that the network was trained on.
         """
+        return self.preprocessing(image, shape)
 
     @abstractmethod
     def load(self, split: Split) -> Any:

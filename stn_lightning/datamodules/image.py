@@ -1,16 +1,15 @@
 """Crops of images in files: random ones to train on, the centre crop to evaluate."""
 
 import torch
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.base import STREAMS, BaseDataModule, BatchAnnotations
 from stn_lightning.datamodules.batches import Draw
-from stn_lightning.datamodules.preprocessing import PreprocessedImage, centre_crop
+from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets import Annotations, ImageFileDataset, ImageFileSource
-from stn_lightning.datasets.image_files import resize_smallest_side
 from stn_lightning.distortions import CounterRandom
 
 
@@ -75,8 +74,6 @@ class ImageDataModule(BaseDataModule):
         ValueError: if `size` is larger than the source's images, or a number is out of its range.
     """
 
-    preprocess_summary = "resized, then cropped to its centre"
-
     def __init__(
         self,
         source: ImageFileSource,
@@ -110,12 +107,10 @@ class ImageDataModule(BaseDataModule):
     def dataset(self, split: Split) -> Dataset[Batch]:
         return _CropBatches(self.splits[split], split, self.size, self.seed)
 
-    def preprocess(
-        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
-    ) -> PreprocessedImage:
-        """Resize an image's smallest side to the source's, and crop the square in its middle."""
-        resized = resize_smallest_side(image.permute(1, 2, 0).numpy(), self.source.side)
-        return centre_crop(image, torch.from_numpy(resized).permute(2, 0, 1), shape[1])
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Resize the smallest side to the source's, and crop the square in the middle."""
+        return Preprocessing("crop", side=self.source.side)
 
     def transform_batch(self, batch: Batch) -> Batch:
         """Mirror what is to be mirrored, and turn pixels into floats."""

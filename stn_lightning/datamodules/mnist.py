@@ -1,18 +1,14 @@
 """Digits in memory, distorted on the device."""
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.base import BaseDataModule, BatchAnnotations
 from stn_lightning.datamodules.batches import Draw
-from stn_lightning.datamodules.preprocessing import (
-    PreprocessedImage,
-    fit_centre,
-    is_light_background,
-)
+from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets import Annotations, ImageTensorDataset, ImageTensorSource
 from stn_lightning.distortions import CounterRandom, Distortion, RotatedScaledTranslated
 
@@ -68,7 +64,7 @@ class MNISTDataModule(BaseDataModule):
         (torch.Size([8, 1, 28, 28]), (1, 28, 28))
     """
 
-    preprocess_summary = "shrunk into the middle if it was larger, inverted if it was dark on light"
+    preprocessing = Preprocessing("fit", invert_light=True)
 
     def __init__(
         self,
@@ -147,15 +143,6 @@ class MNISTDataModule(BaseDataModule):
     def dataset(self, split: Split) -> Dataset[Batch]:
         draws = self.val_draws if split == "val" else 1
         return _TensorBatches(self.splits[split], split, draws)
-
-    def preprocess(
-        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
-    ) -> PreprocessedImage:
-        """Fit an image of one digit into `shape`, as light ink on black.
-
-        It is shrunk into the middle where it is larger, and inverted where its border is light.
-        """
-        return fit_centre(255 - image if is_light_background(image) else image, shape)
 
     def transform_batch(self, batch: Batch) -> Batch:
         image = self.distort(batch.image, batch.split, self.randomness(batch))

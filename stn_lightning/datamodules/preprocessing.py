@@ -1,86 +1,146 @@
-"""What a picture from elsewhere needs to become what a task gets."""
+"""Turn an image from elsewhere into what a task gets."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from stn_lightning.datasets.image_files import resize_smallest_side
+
 GREY = (0.299, 0.587, 0.114)
-"""Of red, green and blue (ITU-R BT.601), as Pillow has it."""
+"""Weights of red, green and blue (ITU-R BT.601), as in Pillow."""
 
 
 class PreprocessedImage(NamedTuple):
-    """A picture as a task gets it, and where that lies in the picture."""
+    """An image as a task gets it, and where it lies in the original."""
 
     image: Float[Tensor, "channels height width"]
     """0 to 1"""
     origin: tuple[float, float]
-    """(x, y) in the picture of the image's upper left corner, in pixels from the picture's own"""
+    """(x, y) of this image's upper left corner, in pixels of the original"""
     scale: tuple[float, float]
-    """The picture's pixels to one of the image's, along x and along y"""
+    """pixels of the original to one of this image's, along x and along y"""
 
-    def in_picture(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
-        """From -1 to 1 across the image to pixels of the picture, (0, 0) being its upper left
-        corner.
+    def to_original(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
+        """Convert points to pixels of the original image.
+
+        Args:
+            points: (x, y) from -1 to 1 across this image.
+
+        Returns:
+            (x, y) in pixels; (0, 0) is the original's upper left corner.
         """
         (x, y), height, width = self.scale, *self.image.shape[1:]
         half = points.new_tensor([width / 2 * x, height / 2 * y])
         return points.new_tensor(self.origin) + (points + 1) * half
 
 
-def fit_centre(
-    picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
-) -> PreprocessedImage:
-    """All of a picture, in the middle of an image of `shape`: shrunk where it is larger, never
-    enlarged, surrounded by zeros.
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image from elsewhere becomes what a task gets, in numbers.
 
-    An image of one channel is grey.
+    Args:
+        resize: "fit" shrinks all of a larger image into the middle, on black; "stretch" resizes
+            it whatever its proportions; "crop" resizes its smallest side to `side` and cuts out
+            the square in the middle. All antialiased, bilinear.
+        side: smallest side before the crop, in pixels.
+        invert_light: invert an image whose border is light: dark ink becomes light ink on black.
+        subtract_mean: subtract the image's mean over its pixels and channels.
+
+    Example:
+        >>> digits = Preprocessing("fit", invert_light=True)
+        >>> digits(torch.full((3, 200, 100), 255, dtype=torch.uint8), (1, 42, 42)).image.shape
+        torch.Size([1, 42, 42])
+    """
+
+    resize: Literal["fit", "stretch", "crop"]
+    side: int | None = None
+    invert_light: bool = False
+    subtract_mean: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.resize == "crop") != (self.side is not None):
+            raise ValueError(f"side {self.side}: give it for resize 'crop', and for no other")
+
+    def __call__(
+        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
+    ) -> PreprocessedImage:
+        """Preprocess an upright image in colour to (channels, height, width)."""
+        if self.invert_light and is_light_background(image):
+            image = 255 - image
+        if self.resize == "fit":
+            result = fit_centre(image, shape)
+        elif self.resize == "stretch":
+            result = stretch(image, shape)
+        else:
+            result = centre_crop(image, self.side or 0, shape[1])
+        if not self.subtract_mean:
+            return result
+        return result._replace(image=result.image - result.image.mean())
+
+    def __str__(self) -> str:
+        steps = {
+            "fit": "shrunk into the middle if it was larger",
+            "stretch": "stretched",
+            "crop": f"resized to a smallest side of {self.side} px, then cropped to its middle",
+        }
+        inverted = ", inverted if it was dark on light" * self.invert_light
+        return steps[self.resize] + inverted + ", less its own mean" * self.subtract_mean
+
+
+def fit_centre(
+    image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
+) -> PreprocessedImage:
+    """Shrink all of an image into the middle of `shape`, surrounded by zeros.
+
+    A small image is not enlarged. One channel is grey.
     """
     channels, height, width = shape
-    rows, columns = picture.shape[1:]
-    shrunk = min(1.0, height / rows, width / columns)
-    inner = (max(1, round(rows * shrunk)), max(1, round(columns * shrunk)))
-    if inner != (rows, columns):
-        picture = functional.interpolate(picture[None], inner, mode="bilinear", antialias=True)[0]
-    values = picture.float()
+    rows, columns = image.shape[1:]
+    factor = min(1.0, height / rows, width / columns)
+    inner = (max(1, round(rows * factor)), max(1, round(columns * factor)))
+    values = resize(image, inner).float()
     if channels == 1:
         values = (values * values.new_tensor(GREY)[:, None, None]).sum(0, keepdim=True).round()
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    image = torch.zeros(channels, height, width)
-    image[:, top : top + inner[0], left : left + inner[1]] = values / 255
+    result = torch.zeros(channels, height, width)
+    result[:, top : top + inner[0], left : left + inner[1]] = values / 255
     scale = (columns / inner[1], rows / inner[0])
-    return PreprocessedImage(image, (-left * scale[0], -top * scale[1]), scale)
+    return PreprocessedImage(result, (-left * scale[0], -top * scale[1]), scale)
 
 
 def stretch(
-    picture: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
+    image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
 ) -> PreprocessedImage:
-    """All of a picture in colour, brought to the height and width of `shape` whatever its own
-    proportions.
-    """
-    image = (
-        functional.interpolate(picture[None], shape[1:], mode="bilinear", antialias=True)[0].float()
-        / 255
-    )
-    return PreprocessedImage(
-        image, (0.0, 0.0), (picture.shape[2] / shape[2], picture.shape[1] / shape[1])
-    )
+    """Resize a colour image to the height and width of `shape`, whatever its proportions."""
+    scale = (image.shape[2] / shape[2], image.shape[1] / shape[1])
+    return PreprocessedImage(resize(image, shape[1:]).float() / 255, (0.0, 0.0), scale)
 
 
-def centre_crop(
-    picture: UInt8[Tensor, "3 rows columns"], resized: UInt8[Tensor, "3 height width"], size: int
-) -> PreprocessedImage:
-    """A square of `size` from the middle of a picture that was `resized`."""
-    (rows, columns), (height, width) = picture.shape[1:], resized.shape[1:]
+def centre_crop(image: UInt8[Tensor, "3 rows columns"], side: int, size: int) -> PreprocessedImage:
+    """Resize an image's smallest side to `side`; cut out the middle `size` x `size` pixels."""
+    rows, columns = image.shape[1:]
+    resized = torch.from_numpy(resize_smallest_side(image.permute(1, 2, 0).numpy(), side))
+    height, width = resized.shape[:2]
     top, left = (height - size + 1) // 2, (width - size + 1) // 2
-    image = resized[:, top : top + size, left : left + size].float() / 255
+    crop = resized.permute(2, 0, 1)[:, top : top + size, left : left + size]
     scale = (columns / width, rows / height)
-    return PreprocessedImage(image, (left * scale[0], top * scale[1]), scale)
+    return PreprocessedImage(crop.float() / 255, (left * scale[0], top * scale[1]), scale)
 
 
-def is_light_background(picture: UInt8[Tensor, "3 rows columns"]) -> bool:
-    """Whether most of a picture's rim is lighter than half: dark ink on light paper."""
-    rim = torch.cat([picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], dim=1)
+def resize(
+    image: UInt8[Tensor, "channels rows columns"], size: tuple[int, int]
+) -> UInt8[Tensor, "channels height width"]:
+    """Resize to (height, width), antialiased."""
+    if image.shape[1:] == size:
+        return image
+    return functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def is_light_background(image: UInt8[Tensor, "3 rows columns"]) -> bool:
+    """Return whether most of an image's border is lighter than half: dark ink on light paper."""
+    rim = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
     return bool(rim.sum(0, dtype=torch.int32).median() > 3 * 127)

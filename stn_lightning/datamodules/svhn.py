@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.datamodules.batches import Draw
-from stn_lightning.datamodules.preprocessing import PreprocessedImage, stretch
+from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets.svhn import SVHN, SVHNSplit
 
 
@@ -20,7 +20,8 @@ class HouseNumberDataModule(BaseDataModule):
     The zeros that a transformer reads out of bounds are then the image's mean colour.
     """
 
-    preprocess_summary = "stretched, less its own mean"
+    preprocessing = Preprocessing("stretch", subtract_mean=True)
+    """For an image of one number, with a margin of 15 % of its width and height on each side."""
 
     @abstractmethod
     def colour_images(self, batch: Batch) -> Float[Tensor, "batch 3 height width"]:
@@ -28,18 +29,6 @@ class HouseNumberDataModule(BaseDataModule):
 
     def transform_batch(self, batch: Batch) -> Batch:
         return batch._replace(image=_subtract_mean(self.colour_images(batch)))
-
-    def preprocess(
-        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
-    ) -> PreprocessedImage:
-        """Stretch an image to `shape`, as SVHN's crops are, and subtract its mean.
-
-        Args:
-            image: of one number, with a margin of 15 % of its width and height on each side.
-            shape: shape of the result.
-        """
-        stretched = stretch(image, shape)
-        return stretched._replace(image=_subtract_mean(stretched.image[None])[0])
 
 
 class _MappedBatches(Dataset[Batch]):

@@ -1,16 +1,22 @@
 """A run's network in files that other programs read; the how-to's examples, run as they stand."""
 
+import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from stn_lightning import load_run
-from stn_lightning.analysis import export as module
+from stn_lightning.analysis import export as export_module
 from stn_lightning.analysis.export import ONNX, WRITERS, Format, Writer, export
+from stn_lightning.datamodules.preprocessing import Preprocessing
 from tests.mnist_miniature import write_mnist
 from tests.stn_command import CONFIGS, Stn
 
@@ -63,13 +69,75 @@ def test_about_says_what_goes_in_and_what_comes_out(exported: Path) -> None:
     assert "test/error" in about["metrics"]
 
 
+def write_images(folder: Path) -> list[Path]:
+    """Write scans of dark ink on light paper, large and small."""
+    folder.mkdir()
+    image = Image.effect_noise((200, 160), 60)
+    ImageDraw.Draw(image).line([(40, 20), (60, 140), (120, 90)], fill=0, width=14)
+    image.save(folder / "grey.jpg", quality=90)
+    image.resize((30, 25)).save(folder / "small.png")
+    return sorted(folder.iterdir())
+
+
+def preprocess_module(folder: Path, code: str) -> Any:
+    (folder / "preprocess.py").write_text(code)
+    specification = importlib.util.spec_from_file_location("p", folder / "preprocess.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "shape"),
+    [
+        (Preprocessing("fit", invert_light=True), (1, 42, 42)),
+        (Preprocessing("fit"), (3, 40, 50)),
+        (Preprocessing("stretch", subtract_mean=True), (3, 64, 64)),
+        (Preprocessing("crop", side=36), (3, 32, 32)),
+    ],
+)
+def test_the_exported_preprocessing_gives_the_runs_pixels(
+    preprocessing: Preprocessing,
+    shape: tuple[int, int, int],
+    small_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = load_run(small_run)
+    monkeypatch.setattr(type(run.data), "preprocessing", preprocessing)
+    run = dataclasses.replace(run, image_shape=shape)
+    code = export_module.preprocess_code(run)
+    assert code is not None
+    exported = preprocess_module(tmp_path, code)
+    for path in write_images(tmp_path / "images"):
+        expected = run.preprocess(path)[None]
+        assert expected.std() > 0.01
+        actual = torch.from_numpy(exported.preprocess(str(path)))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1.01 / 255)
+
+
+@NEEDS_ONNX
+def test_onnx_on_a_jpeg_gives_the_label_of_stn_predict(
+    exported: Path, small_run: Path, tmp_path: Path
+) -> None:
+    paths = list(map(str, write_images(tmp_path / "images")))
+    command = [sys.executable, str(exported / "preprocess.py"), *paths]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    labels = [prediction.label for prediction in load_run(small_run).predict(paths)]
+    assert [line.rsplit(" ", 1) for line in answer.stdout.splitlines()] == [
+        [path, label] for path, label in zip(paths, labels, strict=True)
+    ]
+
+
 def test_a_file_that_does_not_agree_is_not_written(
     small_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write, read = module._write_safetensors, module._read_safetensors
+    write, read = export_module._write_safetensors, export_module._read_safetensors
     monkeypatch.setitem(
         WRITERS,
         "safetensors",

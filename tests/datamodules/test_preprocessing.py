@@ -1,5 +1,7 @@
 """Pictures from elsewhere: what they become, and where a point of the image lies in them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datamodules.preprocessing import (
     PreprocessedImage,
+    Preprocessing,
     centre_crop,
     fit_centre,
     is_light_background,
@@ -49,13 +52,25 @@ def test_all_of_a_large_picture_is_in_the_image_in_its_proportions(rows: int, co
     assert int(ink.any(0).sum()) == max(1, round(columns * min(1, 30 / rows, 20 / columns)))
 
 
+def test_the_house_numbers_mean_is_subtracted() -> None:
+    image = torch.randint(256, (3, 30, 40), dtype=torch.uint8)
+    result = Preprocessing("stretch", subtract_mean=True)(image, (3, 30, 40)).image
+    torch.testing.assert_close(result, image / 255 - (image / 255).mean())
+
+
+@pytest.mark.parametrize(("resize", "side"), [("crop", None), ("fit", 20)])
+def test_a_side_goes_with_a_crop(resize: Any, side: int | None) -> None:
+    with pytest.raises(ValueError, match="give it for resize 'crop', and for no other"):
+        Preprocessing(resize, side)
+
+
 def at_the_brightest(fit: PreprocessedImage) -> tuple[float, float]:
     """Where in the picture the brightest point of the image lies, weighted by how bright."""
     _, height, width = fit.image.shape
     weight = fit.image.mean(0) / fit.image.mean(0).sum()
     x = ((torch.arange(width) + 0.5) * 2 / width - 1)[None].expand_as(weight)
     y = ((torch.arange(height) + 0.5) * 2 / height - 1)[:, None].expand_as(weight)
-    where = fit.in_picture(torch.stack([(weight * x).sum(), (weight * y).sum()]))
+    where = fit.to_original(torch.stack([(weight * x).sum(), (weight * y).sum()]))
     return float(where[0]), float(where[1])
 
 
@@ -64,14 +79,11 @@ def test_convention_a_point_of_the_image_is_found_again_in_the_picture(how: str)
     """In pixels from the picture's upper left corner: the middle of its first pixel is (0.5, 0.5)."""
     picture = torch.zeros(3, 60, 90, dtype=torch.uint8)
     picture[:, 24:27, 39:42] = 255
-    small = torch.nn.functional.interpolate(
-        picture[None], (20, 30), mode="bilinear", antialias=True
-    )[0]
     fits = {
         "whole": lambda: fit_centre(picture, (1, 32, 30)),
         "stretched": lambda: stretch(picture, (3, 20, 15)),
     }
-    fit = fits.get(how, lambda: centre_crop(picture, small, 18))()
+    fit = fits.get(how, lambda: centre_crop(picture, 20, 18))()
     assert at_the_brightest(fit) == pytest.approx((40.5, 25.5), abs=0.2)
 
 
