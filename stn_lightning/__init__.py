@@ -9,7 +9,7 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_run`, and PyTorch with it, when it is first used."""
+    """Import `load_run` and PyTorch at the first use."""
     if name == "load_run":
         from stn_lightning.analysis.run import load_run
 

@@ -1,6 +1,7 @@
-"""Layers that learn their input's size from the first batch, and a convolution for few channels.
+"""Lazy layers, and a convolution for few channels.
 
-A network file needs no image size with them. PyTorch warns at each construction that lazy layers
+Lazy layers learn their input's size from the first batch: a network file needs no image size.
+PyTorch warns at each construction that lazy layers
 may change one day; that is no news to a user of this package and is kept from them.
 """
 
@@ -14,9 +15,12 @@ from torch.nn import functional
 
 
 def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = None) -> nn.Linear:
-    """Build a fully connected layer; `initialise` is called once its size is known.
+    """Build a fully connected layer.
 
-    It is not called where the weights come from a checkpoint.
+    Args:
+        out_features: width of the layer.
+        initialise: called once the layer's size is known, unless its weights come from a
+            checkpoint.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
@@ -26,9 +30,9 @@ def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = N
 
 
 def initialise_for_relu(layer: nn.Module) -> None:
-    """Draw weights that keep the signals' size through ReLUs; zero biases.
+    """Initialise for ReLUs (He et al. 2015), with zero biases.
 
-    However deep the network (He et al. 2015).
+    Signals keep their size, however deep the network.
     """
     assert isinstance(layer.weight, Tensor)
     assert isinstance(layer.bias, Tensor)
@@ -39,21 +43,21 @@ def initialise_for_relu(layer: nn.Module) -> None:
 def conv2d(
     out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = True
 ) -> nn.Conv2d:
-    """Build a convolution that learns its number of input channels."""
+    """Build a convolution that learns its input channels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
         return _LazyConv2d(out_channels, kernel_size, stride, padding, bias=bias)
 
 
 def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
-    """Build a 3D convolution that learns its number of input channels."""
+    """Build a 3D convolution that learns its input channels."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
         return nn.LazyConv3d(out_channels, kernel_size)
 
 
 class Conv2d(nn.Conv2d):
-    """PyTorch's convolution, with a faster gradient for few channels on a CPU.
+    """PyTorch's convolution, faster for few channels on a CPU.
 
     oneDNN's gradient of an image of one or two channels runs at a small part of the CPU's speed.
     Where that gradient is wanted, as behind a transformer, each row's windows become channels, and
@@ -75,10 +79,11 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(image, weight, self.bias, (self.stride[0], 1), (down, 0))
 
     def _gathers_windows(self, image: Tensor) -> bool:
-        """Return True where it is faster so; graphs keep the operation that other runtimes know.
+        """Return True where that is faster.
 
         Measured in docs/log.md: without the image's gradient, and with half as many channels as
-        columns or more, PyTorch's own is faster.
+        columns or more, PyTorch's own is faster. Traced graphs keep the operation that other
+        runtimes know.
         """
         return (
             image.requires_grad

@@ -35,7 +35,6 @@ UNFINISHED: set[str] = {
     "datamodules",
     "datasets",
     "launch",
-    "layers",
     "runs",
     "runtime",
     "synthetic",
