@@ -6,6 +6,7 @@ import torch
 from hypothesis import register_random, settings
 
 from stn_lightning.runtime import signals
+from stn_lightning.runtime.precision import PrecisionChoice
 
 pytest_plugins = ["tests.stn_command"]
 torch.set_num_threads(1)
@@ -27,6 +28,13 @@ settings.load_profile("project")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden values are float32's, whatever is fastest on this machine."""
+    choice = PrecisionChoice("32-true", "a test")
+    monkeypatch.setattr("stn_lightning.cli.command.choose_precision", lambda *_: choice)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -48,6 +49,7 @@ from stn_lightning.runtime.exact_resume import ExactResume
 from stn_lightning.runtime.guards import NonFiniteGuard
 from stn_lightning.runtime.lightning_internals import DeferredCLI
 from stn_lightning.runtime.locks import claim
+from stn_lightning.runtime.precision import FLOAT32, choose_precision
 from stn_lightning.runtime.preemption import Preemption
 from stn_lightning.runtime.restarts import count_restart
 
@@ -180,7 +182,26 @@ class CommandLine(DeferredCLI):
         self.run_folder = RunFolder(
             default_name(files) if self.options.name is None else self.options.name
         )
+        self._choose_precision()
         self.experiment = self.settings()
+
+    def _choose_precision(self) -> None:
+        """Fill in a precision that was left alone: the run's own, else this machine's fastest."""
+        trainer = self.options.trainer
+        if trainer.precision is not None or trainer.plugins or self.subcommand != "fit":
+            return
+        before = {} if self.options.resume == "never" else self.run_folder.read_config()
+        if (known := before.get("trainer", {}).get("precision")) is not None:
+            trainer.precision = known
+            return
+        gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        if not gpu and trainer.accelerator not in ("auto", "cpu"):
+            return
+        several = several_processes(trainer)
+        choice = choose_precision("cuda" if gpu else "cpu", several)
+        trainer.precision = choice.precision
+        if choice.precision != FLOAT32:
+            say(f"precision {choice.precision}: {choice.reason}; --trainer.precision sets another")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = self.run_folder

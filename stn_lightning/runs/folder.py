@@ -102,6 +102,10 @@ class RunFolder:
             f"({program_name()} fit ... --name {self.name}) or give --ckpt_path FILE"
         )
 
+    def read_config(self) -> dict[str, Any]:
+        """Read `config.yaml`; empty where there is none."""
+        return (yaml.safe_load(self.config.read_text()) or {}) if self.config.exists() else {}
+
     def save_config(self, config: dict[str, Any]) -> None:
         """Write `config.yaml`; keep one with other content beside it."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -158,7 +162,10 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Differe
     """
     old, new = dict(_flat(before)), dict(_flat(now))
     for key in {**old, **new}:
-        if old.get(key) != new.get(key) and not MAY_CHANGE.fullmatch(key):
+        left_alone = (
+            key == "trainer.precision" and new.get(key) is None
+        )  # then the hardware chooses
+        if old.get(key) != new.get(key) and not left_alone and not MAY_CHANGE.fullmatch(key):
             yield Difference(key, old.get(key), new.get(key))
 
 

@@ -26,19 +26,24 @@ class PrecisionChoice(NamedTuple):
 
 
 @functools.cache
-def choose_precision(device: str) -> PrecisionChoice:
+def choose_precision(device: str, several: bool = False) -> PrecisionChoice:
     """Choose between float32 and bfloat16 for a device, in less than a second.
 
     The answer is kept for the life of the process.
 
     Args:
         device: "cpu" or "cuda"; others get float32.
+        several: whether other processes choose for the same training. Nothing is timed then, since
+            two of them might measure different things: GPUs that have bfloat16 use it, CPUs do not.
 
     Returns:
         The precision and why.
     """
     if not _has_bf16(device):
         return PrecisionChoice(FLOAT32, f"this {device} has no bfloat16 instructions")
+    if several:
+        chosen = BFLOAT16 if device == "cuda" else FLOAT32
+        return PrecisionChoice(chosen, f"several processes on {device}")
     ratio = _time_ratio(device)
     chosen = BFLOAT16 if ratio > MARGIN else FLOAT32
     return PrecisionChoice(

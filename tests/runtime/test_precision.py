@@ -42,3 +42,9 @@ def test_timing_gives_a_positive_ratio_and_leaves_random_numbers_alone() -> None
 def test_a_gpu_with_bfloat16_uses_it() -> None:
     wanted = torch.cuda.is_bf16_supported(including_emulation=False)
     assert (choose_precision("cuda").precision == BFLOAT16) or not wanted
+
+
+def test_several_processes_time_nothing_and_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "emulates_bf16", lambda: False)
+    monkeypatch.delattr(precision, "_time_ratio")
+    assert choose_precision("cpu", several=True).precision == FLOAT32
