@@ -50,7 +50,7 @@ class TolerantEvents(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            writer = trainer.logger.experiment.file_writer
+            writer = trainer.logger.experiment._get_file_writer()  # made anew after it was closed
             if not isinstance(writer.event_writer, TolerantWriter):
                 file = Path(trainer.logger.log_dir) / "events.out.tfevents"
                 writer.event_writer = TolerantWriter(writer.event_writer, file)
