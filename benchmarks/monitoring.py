@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from stn_lightning.backbones import CNN
-from stn_lightning.callbacks.transformer_monitor import read_warps
+from stn_lightning.callbacks.transformer_monitor import warp_statistics
 from stn_lightning.transformers import (
     Affine,
     ConvolutionalLocalisation,
@@ -34,7 +34,7 @@ def step(network: nn.Module, image: torch.Tensor, label: torch.Tensor, read: boo
             loss = functional.cross_entropy(network(image), label)
             looks[0].output.theta.retain_grad()
             loss.backward()
-        read_warps(looks[0])
+        warp_statistics(looks[0])
     else:
         functional.cross_entropy(network(image), label).backward()
     return time.thread_time() - begun

@@ -19,10 +19,10 @@ CURVES = (
     ("train/error", "Training error, %"),
     ("val/loss", "Validation loss"),
     ("train/loss", "Training loss"),
-    ("transformer/outside", "Part of the crop outside of the image"),
+    ("transformer/out_of_bounds", "Part of the crop out of bounds"),
     ("transformer/largest_scale", "Largest scale"),
-    ("transformer/pixels_from_identity", "Distance from the identity, px"),
-    ("transformer/pixels_of_spread", "Spread over the batch, px"),
+    ("transformer/displacement", "Distance from the identity, px"),
+    ("transformer/spread", "Spread over the batch, px"),
 )
 NUMBERS = (
     *(

@@ -1,4 +1,4 @@
-"""What is looked at, written down and guarded while it trains."""
+"""Callbacks that log, draw, check and record a training."""
 
 from stn_lightning.callbacks.alignment import AlignmentLogger
 from stn_lightning.callbacks.compile import Compile

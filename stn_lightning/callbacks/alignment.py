@@ -67,6 +67,9 @@ class AlignmentLogger(Callback):
     For data modules whose `applied_theta` knows the distortion, and a task with one transformer in
     front of its backbone that reads one crop; else it does nothing. Nothing is computed again: the
     grids are those of the step's output.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[AlignmentLogger()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:

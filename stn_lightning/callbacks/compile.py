@@ -1,24 +1,27 @@
-"""Networks compiled by torch.compile, as a user's choice."""
+"""Compile networks with torch.compile."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from stn_lightning.transformers import Transformer
+from stn_lightning.transformers import Family, Transformer
 
 
 class Compile(Callback):
-    """Compiles a task's networks in place before training: the same values to rounding, the same
-    names in checkpoints.
+    """Compile a task's networks in place before training.
 
-    A transformer is compiled part by part (localisation, regression, family, sampler), so that
-    instruments and the panel still see where it looks: of one that is compiled as a whole they see
-    nothing.
+    Values stay the same to rounding, and so do names in checkpoints. A transformer is compiled part
+    by part (localisation, regression, family, sampler), because `record_warps` does not record one
+    that is compiled as a whole.
 
     Args:
         options: of `torch.compile`.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[Compile(mode="max-autotune")], logger=False)
     """
 
     def __init__(self, **options: Any) -> None:
@@ -26,11 +29,14 @@ class Compile(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for module in without_transformers(pl_module):
-            module.compile(**self.options)
+            if isinstance(module, Family):  # whose `grid` a transformer calls, not `forward`
+                object.__setattr__(module, "grid", torch.compile(module.grid, **self.options))
+            else:
+                module.compile(**self.options)
 
 
 def without_transformers(network: nn.Module) -> Iterator[nn.Module]:
-    """The largest parts of a network that hold no transformer and are none."""
+    """Yield the largest modules that neither are nor contain transformers."""
     for part in network.children():
         if any(isinstance(module, Transformer) for module in part.modules()):
             yield from without_transformers(part)

@@ -30,7 +30,6 @@ class MisclassifiedImages(Callback):
         num_images: how many at most.
 
     Example:
-        >>> from lightning import Trainer
         >>> callbacks = [MisclassifiedImages(num_images=12)]
         >>> trainer = Trainer(callbacks=callbacks, logger=False, accelerator="cpu")
     """

@@ -1,5 +1,4 @@
-"""Which parts transformers look at, where people have marked some: the paper saw one find heads and
-another bodies.
+"""Score which annotated parts the crops contain: the paper saw one find heads, another bodies.
 
 Reference:
     Jaderberg et al. 2015, section 4.3 and figure 3.
@@ -23,40 +22,42 @@ from stn_lightning.tasks import StepOutput
 
 
 class PartScore(Metric):
-    """Of the pictures in which a part is to be seen, the share in which each transformer's crop
-    contains it; and how much crops share.
+    """Count how often crops contain parts, and how much crops overlap.
 
     Args:
-        transformers: how many.
-        parts: how many.
+        num_transformers: crops of each image.
+        num_parts: parts that may be visible in an image.
+
+    Example:
+        >>> from stn_lightning.geometry import affine
+        >>> left_half = affine.grid(torch.tensor([[0.5, 0, -0.5, 0, 1, 0]]), (8, 8))
+        >>> score = PartScore(num_transformers=1, num_parts=2)
+        >>> score.update(left_half[:, None], torch.tensor([[[-0.5, 0, 1], [0.5, 0, 1]]]))
+        >>> score.compute()[0]
+        tensor([[1., 0.]], dtype=torch.float64)
     """
 
     full_state_update = False
     contained: Tensor
     visible: Tensor
     overlap: Tensor
-    pictures: Tensor
+    images: Tensor
 
-    def __init__(self, transformers: int, parts: int) -> None:
+    def __init__(self, num_transformers: int, num_parts: int) -> None:
         super().__init__()
-        self.add_state(
-            "contained", torch.zeros(transformers, parts, dtype=torch.float64), dist_reduce_fx="sum"
-        )
-        self.add_state("visible", torch.zeros(parts, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state(
-            "overlap",
-            torch.zeros(transformers, transformers, dtype=torch.float64),
-            dist_reduce_fx="sum",
-        )
-        self.add_state("pictures", torch.tensor(0), dist_reduce_fx="sum")
+        n, parts, options = num_transformers, num_parts, {"dtype": torch.float64}
+        self.add_state("contained", torch.zeros(n, parts, **options), dist_reduce_fx="sum")
+        self.add_state("visible", torch.zeros(parts, **options), dist_reduce_fx="sum")
+        self.add_state("overlap", torch.zeros(n, n, **options), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(
         self, grids: Float[Tensor, "batch n height width 2"], parts: Float[Tensor, "batch parts 3"]
     ) -> None:
-        """Count.
+        """Add a batch, which may be empty.
 
         Args:
-            grids: of each transformer.
+            grids: sampling grids of the crops.
             parts: (x, y, visible) of each part.
         """
         n = grids.shape[1]
@@ -65,20 +66,23 @@ class PartScore(Metric):
         self.contained += (inside * parts[:, None, :, 2]).sum(0)
         self.visible += parts[..., 2].sum(0)
         self.overlap += intersection_over_union(grids).sum(0)
-        self.pictures += len(grids)
+        self.images += len(grids)
 
     def compute(
         self,
     ) -> tuple[Float[Tensor, "transformers parts"], Float[Tensor, "transformers transformers"]]:
-        return self.contained / self.visible.clamp(min=1), self.overlap / self.pictures.clamp(min=1)
+        """Return how often each crop contains each visible part, and the crops' mean overlap."""
+        return self.contained / self.visible.clamp(min=1), self.overlap / self.images.clamp(min=1)
 
 
 class PartScores(Callback):
-    """During a test, scores where the task's transformers look; writes `parts.json`, `parts.md` and
-    `parts.png` into the default_root_dir.
+    """Score which parts the crops of the task's transformer contain, during a test.
 
-    For data modules with `annotations`; else it does nothing. Parts are never
-    seen in training.
+    `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Parts come
+    from the data module's `annotations`; without them nothing is done. No training uses them.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[PartScores()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:
@@ -110,9 +114,8 @@ class PartScores(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.score is None:
             return
-        contained, overlap = (
-            values.cpu() for values in self.score.compute()
-        )  # waits for the other processes
+        # waits for the other processes
+        contained, overlap = (values.cpu() for values in self.score.compute())
         if not trainer.is_global_zero:
             return
         names = self.part_names
@@ -121,7 +124,7 @@ class PartScores(Callback):
             "parts": names,
             "contained": contained.tolist(),
             "overlap": overlap.tolist(),
-            "pictures": int(self.score.pictures),
+            "images": int(self.score.images),
         }
         (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
         (folder / "parts.md").write_text(table(names, contained, overlap))
@@ -133,9 +136,7 @@ def table(
     contained: Float[Tensor, "transformers parts"],
     overlap: Float[Tensor, "transformers transformers"],
 ) -> str:
-    """Percent of the pictures that show the part in which each crop contains it, as Markdown; then
-    the overlap of each pair of crops.
-    """
+    """Return a Markdown table of how often crops contain visible parts, and their overlaps."""
     n = len(contained)
     head = ["| part |" + "".join(f" crop {i + 1} |" for i in range(n)), "|---|" + "---|" * n]
     rows = [
@@ -153,12 +154,12 @@ def table(
 def draw_table(
     names: list[str], contained: Float[Tensor, "transformers parts"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The table as squares: the darker, the more often a crop contains the part."""
+    """Draw the table as squares: the darker, the more often a crop contains the part."""
     side, left, top = 48, 90, 20
-    picture = Image.new(
+    canvas = Image.new(
         "RGB", (left + side * len(contained) + 4, top + side * len(names) + 4), "white"
     )
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(canvas)
     for i, row in enumerate(contained.tolist()):
         pen.text((left + side * i + 4, 4), f"crop {i + 1}", fill="black")
         for k, value in enumerate(row):
@@ -169,4 +170,4 @@ def draw_table(
             )
     for k, name in enumerate(names):
         pen.text((4, top + side * k + 18), name, fill="black")
-    return np.asarray(picture)
+    return np.asarray(canvas)

@@ -22,7 +22,6 @@ class PRCurves(Callback):
     that give an image one class.
 
     Example:
-        >>> from lightning import Trainer
         >>> trainer = Trainer(callbacks=[PRCurves()], logger=False, accelerator="cpu")
     """
 

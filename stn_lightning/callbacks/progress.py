@@ -1,4 +1,4 @@
-"""What is said while it trains."""
+"""Print the progress of a training in lines."""
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -8,7 +8,11 @@ from stn_lightning.runtime.precision import emulates_bf16
 
 
 class EpochLogger(ProgressBar):
-    """One line an epoch."""
+    """Print one line after each epoch.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[EpochLogger()], logger=False, accelerator="cpu")
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,30 +45,29 @@ class EpochLogger(ProgressBar):
 
 
 class ParameterSummary(Callback):
-    """One line before training: how many parameters there are, where they are, and what it runs on."""
+    """Print the number of parameters, the device and the precision before training.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[ParameterSummary()], logger=False, accelerator="cpu")
+    """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            counts = {
-                name: sum(p.numel() for p in child.parameters())
-                for name, child in pl_module.named_children()
-            }
-            parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-            where = (
-                f"{trainer.world_size} x {pl_module.device.type}"
-                if trainer.world_size > 1
-                else pl_module.device.type
-            )
+        if not trainer.is_global_zero:
+            return
+        counts = {
+            name: sum(p.numel() for p in child.parameters())
+            for name, child in pl_module.named_children()
+        }
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        device, precision = pl_module.device.type, trainer.precision
+        devices = f"{trainer.world_size} x {device}" if trainer.world_size > 1 else device
+        print(
+            f"{sum(counts.values()):,} parameters ({parts}) on {devices}, precision {precision}",
+            flush=True,
+        )
+        if device == "cpu" and precision.startswith("bf16") and emulates_bf16():
             print(
-                f"{sum(counts.values()):,} parameters ({parts}) on {where}, precision {trainer.precision}",
+                f"this processor computes bfloat16 in software: {precision} takes several times "
+                "as long as 32-true",
                 flush=True,
             )
-            if (
-                pl_module.device.type == "cpu"
-                and trainer.precision.startswith("bf16")
-                and emulates_bf16()
-            ):
-                print(
-                    f"this processor computes bfloat16 in software: {trainer.precision} takes several times as long as 32-true",
-                    flush=True,
-                )

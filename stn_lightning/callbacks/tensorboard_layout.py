@@ -16,28 +16,27 @@ LAYOUT = {
         "learning rate": ["Multiline", ["^lr-"]],
     },
     "What do the transformers do?": {
-        "part of what they read that lies outside the image": ["Multiline", ["/outside$"]],
-        "scale: below 1 they look at a part": [
+        "part of the samples that is out of bounds": ["Multiline", ["/out_of_bounds$"]],
+        "scale: below 1 the crop is a part of the image": [
             "Multiline",
             ["/largest_scale$", "/smallest_scale$"],
         ],
-        "pixels from the identity": ["Multiline", ["/pixels_from_identity$"]],
-        "pixels from picture to picture": ["Multiline", ["/pixels_of_spread$"]],
-        "gradient at theta": ["Multiline", ["/gradient$"]],
+        "displacement from the identity, pixels": ["Multiline", ["/displacement$"]],
+        "spread over the images, pixels": ["Multiline", ["/spread$"]],
+        "gradient of theta": ["Multiline", ["/gradient$"]],
     },
     "How fast is it?": {
         "images a second": ["Multiline", ["^speed/images_per_second$"]],
         "seconds an epoch": ["Multiline", ["^speed/epoch_seconds$"]],
     },
 }
-"""Heading -> chart -> the tags, as regular expressions, that it shows of every run."""
+"""heading -> chart -> regular expressions of the tags that it shows of every run"""
 
 
 class TensorBoardLayout(Callback):
     """Write the layout of TensorBoard's page "Custom scalars", and the network's modules as text.
 
     Example:
-        >>> from lightning import Trainer
         >>> trainer = Trainer(callbacks=[TensorBoardLayout()], logger=False, accelerator="cpu")
     """
 

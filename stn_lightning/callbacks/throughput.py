@@ -1,4 +1,4 @@
-"""How fast it trains."""
+"""Measure how fast a training is."""
 
 import time
 from typing import Any
@@ -9,9 +9,13 @@ from stn_lightning.batch import Batch
 
 
 class ThroughputLogger(Callback):
-    """Pictures and seconds of training, validation left out, over all processes and all restarts.
+    """Log images per second and seconds per epoch, without validation.
 
-    Logs images per second and seconds per epoch. Its totals are saved with the checkpoint.
+    Images are those of all processes. Totals are saved with the checkpoint, and go on after a
+    restart.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[ThroughputLogger()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:
@@ -24,7 +28,7 @@ class ThroughputLogger(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Over the whole training so far."""
+        """Mean over the whole training so far."""
         return self.samples / self.seconds if self.seconds else 0.0
 
     def _stop(self) -> None:
@@ -51,9 +55,10 @@ class ThroughputLogger(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        pictures = round(len(batch.label) * trainer.world_size / batch.share)  # of the global batch
-        self.samples += pictures
-        self._epoch_samples += pictures
+        if len(batch.label):  # the first process, which saves the totals, always has some
+            images = round(len(batch.label) * trainer.world_size / batch.share)  # of all processes
+            self.samples += images
+            self._epoch_samples += images
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

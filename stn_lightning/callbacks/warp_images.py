@@ -1,4 +1,4 @@
-"""A picture of where transformers look."""
+"""Draw images, the outlines of their crops, and the crops."""
 
 import functools
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import ComposableFamily, WarpOutput, WarpRecord
 
 COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
-"""Of the outlines of parallel transformers, in turn."""
+"""of the outlines of parallel transformers, in turn"""
 _GAP = 4
 _CAPTION = 14
 _SIDE = 112
 ROW = _SIDE + 2 * _GAP
-"""Height of a row of pictures in a panel, without what is written below it, in pixels."""
+"""height of a row of images in a drawing without captions, in pixels"""
 
 
 class Caption(NamedTuple):
-    """What stands below a picture."""
+    """The text below an image."""
 
     text: str
     correct: bool
@@ -38,15 +38,17 @@ class Caption(NamedTuple):
 
 
 class WarpImages(Callback):
-    """The same validation pictures after each epoch, in pairs: input with the outline of where each
-    transformer looks | warped output.
+    """Draw validation images with the outlines of their crops, and the crops, after each epoch.
 
-    Of transformers in a row, the outline is of the product of their thetas. What is read of a
-    number stands below it, red where it is wrong. Goes to TensorBoard, and as `panel.png` into the
-    trainer's default_root_dir. A task without a transformer has none.
+    Of transformers one after the other, the outline is of the product of their thetas. Below a
+    number stands the prediction, red where it is wrong. The drawing goes to TensorBoard, and to
+    `panel.png` in the trainer's `default_root_dir`. A task without a transformer has none.
 
     Args:
-        num_images: how many.
+        num_images: how many, of the first batch.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[WarpImages(8)], logger=False, accelerator="cpu")
     """
 
     def __init__(self, num_images: int = 16) -> None:
@@ -62,6 +64,8 @@ class WarpImages(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if not len(batch.label):
             return
         n = self.num_images
         image, label, logits = batch.image[:n], batch.label[:n], outputs.logits
@@ -98,17 +102,17 @@ def draw(
     columns: int = 4,
     captions: Sequence[Caption] | None = None,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Each picture with the outlines of its crops, and its crops beside it.
+    """Draw each image with the outlines of its crops, and the crops beside it.
 
     Args:
         image: the input, 0 to 1.
-        warp: what a transformer, or several in parallel, made of it.
-        side: of each picture in the panel, in pixels.
-        columns: pictures (with their crops) a row.
-        captions: below each picture, if given.
+        warp: the output of a transformer, or of several in parallel.
+        side: of each image in the drawing, in pixels.
+        columns: images (with their crops) in a row.
+        captions: below each image, if given.
     """
     if warp.grid.shape[-1] == 3:
-        image, warp = _from_the_front(image, warp)
+        image, warp = _project(image, warp)
     crops, grids = warp.image.detach().float().cpu(), warp.grid.detach().float().cpu()
     if crops.dim() == 4:
         crops, grids = crops[:, None], grids[:, None]
@@ -135,30 +139,30 @@ def draw(
 
 
 def compose_records(
-    looks: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
+    records: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
 ) -> WarpOutput | None:
-    """What transformers in a row make of the image together, as one warp; None where there are none
-    or they cannot be composed.
+    """Compose the warps of transformers one after the other into one warp of the image.
+
+    Returns:
+        None where there are no transformers, or they cannot be composed.
     """
-    if len(looks) < 2:
-        return looks[0].output if looks else None
-    families = [look.transformer.family for look in looks]
+    if len(records) < 2:
+        return records[0].output if records else None
+    families = [record.transformer.family for record in records]
     family: Any = families[0]
     if not isinstance(family, ComposableFamily) or any(
         type(other) is not type(family) for other in families
     ):
         return None
-    theta = functools.reduce(family.compose, [look.output.theta for look in looks])
+    theta = functools.reduce(family.compose, [record.output.theta for record in records])
     grid = family(theta, tuple(image.shape[2:]))
     return WarpOutput(sampling.bilinear(image, grid), theta, grid)
 
 
 def to_displayable(
-    image: Float[Tensor, "batch *picture"], crop: Float[Tensor, "batch *crop"]
+    image: Float[Tensor, "batch *size"], crop: Float[Tensor, "batch *crop"]
 ) -> tuple[Tensor, Tensor]:
-    """Pictures and crops as they can be drawn: what has been normalised, and so goes below 0, is
-    stretched to 0 to 1, each by itself.
-    """
+    """Stretch images that were normalised, and so go below 0, to 0 to 1, with their crops."""
     low, high = image.flatten(1).amin(1), image.flatten(1).amax(1)
     normalised = low < 0
     low, size = low.where(normalised, 0), (high - low).clamp(min=1e-6).where(normalised, 1)
@@ -190,12 +194,10 @@ def prediction_captions(
     ]
 
 
-def _from_the_front(
+def _project(
     volume: Float[Tensor, "batch channels depth height width"], warp: WarpOutput
 ) -> tuple[Tensor, WarpOutput]:
-    """Volumes as pictures of their brightest voxels along the depth; of the crop's box, the middle
-    of its depth is outlined.
-    """
+    """Project volumes to their brightest voxels, and outline the middle of the crop's depth."""
     middle = warp.grid[:, warp.grid.shape[1] // 2, ..., :2]
     return volume.amax(2), WarpOutput(warp.image.amax(2), warp.theta, middle)
 
@@ -211,7 +213,7 @@ def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[floa
 
 
 def to_rgb_square(image: Float[Tensor, "channels *size"], side: int) -> Image.Image:
-    """One picture, 0 to 1, as a square of `side` pixels in colour."""
+    """Return an image, 0 to 1, as a square of `side` pixels in colour."""
     values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     colours = values.new_zeros(3, *values.shape[1:])
     colours[:] = values if len(values) == 1 else 0

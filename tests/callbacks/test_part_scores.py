@@ -79,7 +79,7 @@ def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
             atol=0.06,
         )
     assert scores["overlap"][0][1] == 0
-    assert scores["pictures"] == 80
+    assert scores["images"] == 80
     text = (tmp_path / "parts.md").read_text()
     assert text.startswith("| part | crop 1 | crop 2 |\n|---|---|---|\n| red | ")
     assert "Intersection over union: crops 1 and 2: 0.00." in text

@@ -14,8 +14,8 @@ from torch.nn import functional
 from stn_lightning.backbones import FCN
 from stn_lightning.batch import Batch
 from stn_lightning.callbacks import TransformerMonitor, transformer_health
-from stn_lightning.callbacks.transformer_health import Reading
-from stn_lightning.callbacks.transformer_monitor import read_warps
+from stn_lightning.callbacks.transformer_health import WarpStatistics
+from stn_lightning.callbacks.transformer_monitor import warp_statistics
 from stn_lightning.geometry import affine, measures
 from stn_lightning.tasks import ClassificationTask
 from stn_lightning.transformers import (
@@ -51,11 +51,11 @@ class Kept(TransformerMonitor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.read: dict[str, dict[int, Reading]] = {}
+        self.read: dict[str, dict[int, WarpStatistics]] = {}
 
-    def _write(self, trainer: Trainer, name: str, reading: Reading) -> None:
+    def _log(self, trainer: Trainer, name: str, reading: WarpStatistics) -> None:
         self.read.setdefault(name, {})[trainer.global_step] = reading
-        super()._write(trainer, name, reading)
+        super()._log(trainer, name, reading)
 
 
 def looking(start: list[float] | None = None, **options: Any) -> SpatialTransformer:
@@ -145,16 +145,16 @@ def test_readings_are_what_one_gets_by_hand(precision: str, accumulate: int) -> 
     reading, grid = kept.read["transformer"][2], look.output.grid.detach()
     close = functools.partial(pytest.approx, rel=0.05 if plugins else 1e-4)
     assert reading.gradient == close(gradient.norm(dim=1).mean().item())
-    assert reading.outside == pytest.approx(measures.fraction_out_of_bounds(grid).mean().item())
+    assert reading.out_of_bounds == pytest.approx(
+        measures.fraction_out_of_bounds(grid).mean().item()
+    )
     assert reading.largest_scale == pytest.approx(0.62298, abs=1e-4)  # of ((0.6, 0.1), (0, 0.5))
     assert reading.smallest_scale == pytest.approx(0.48156, abs=1e-4)
     moved = affine.grid(look.output.theta.detach()[:1], (14, 14)) - affine.grid(
         torch.tensor([[1.0, 0, 0, 0, 1, 0]]), (14, 14)
     )
-    assert reading.pixels_from_identity == pytest.approx(
-        (moved * 14).norm(dim=-1).mean().item(), rel=1e-4
-    )
-    assert reading.pixels_of_spread == pytest.approx(0, abs=1e-5)
+    assert reading.displacement == pytest.approx((moved * 14).norm(dim=-1).mean().item(), rel=1e-4)
+    assert reading.spread == pytest.approx(0, abs=1e-5)
 
 
 SIZED: dict[str, tuple[Transformer, tuple[int, ...]]] = {
@@ -196,13 +196,15 @@ def test_every_kind_of_transformer_is_read(name: str) -> None:
         output = transformer(image)
     looks[0].output.theta.retain_grad()
     output.square().sum().backward()
-    found = read_warps(looks[0])
+    found = warp_statistics(looks[0])
     assert len(found) == (3 if name == "parallel" else 1)
     for n, reading in enumerate(found):
         grid = looks[0].grids[:, n]
-        assert reading.outside == pytest.approx(measures.fraction_out_of_bounds(grid).mean().item())
+        assert reading.out_of_bounds == pytest.approx(
+            measures.fraction_out_of_bounds(grid).mean().item()
+        )
         assert reading.gradient > 0
-        assert reading.pixels_of_spread > 0
+        assert reading.spread > 0
         assert (reading.largest_scale >= reading.smallest_scale > 0) is (name != "one pixel")
 
 
@@ -210,10 +212,10 @@ def test_a_single_picture_has_no_spread() -> None:
     transformer = looking()
     with record_warps(transformer) as looks:
         transformer(torch.rand(1, 1, 28, 28))
-    (reading,) = read_warps(looks[0])
-    assert reading.pixels_of_spread != reading.pixels_of_spread
+    (reading,) = warp_statistics(looks[0])
+    assert reading.spread != reading.spread
     assert reading.gradient != reading.gradient
-    assert reading.outside == 0
+    assert reading.out_of_bounds == 0
 
 
 # When, and where it goes
@@ -291,7 +293,9 @@ def test_curves_histograms_and_words_go_to_tensorboard(tmp_path: Path) -> None:
     )
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert set(events.Tags()["scalars"]) >= {f"transformer/{name}" for name in Reading._fields}
+    assert set(events.Tags()["scalars"]) >= {
+        f"transformer/{name}" for name in WarpStatistics._fields
+    }
     assert {f"transformer/theta.{i:02d}" for i in range(6)} == set(events.Tags()["histograms"])
     (text,) = events.Tensors("transformers/text_summary")
     assert b"has left the image" in text.tensor_proto.string_val[0]
@@ -325,9 +329,9 @@ def test_a_trouble_is_told_on_the_console(
     what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soon = tuple(
-        symptom._replace(steps=min(symptom.steps, 5)) for symptom in transformer_health.SYMPTOMS
+        symptom._replace(steps=min(symptom.steps, 5)) for symptom in transformer_health.TROUBLES
     )
-    monkeypatch.setattr(transformer_health, "SYMPTOMS", soon)
+    monkeypatch.setattr(transformer_health, "TROUBLES", soon)
     fit(TROUBLES[what], TransformerMonitor(), lr=1e-4)
     (line,) = capsys.readouterr().out.splitlines()
     assert f"transformer {what} (" in line
@@ -343,7 +347,7 @@ def test_a_transformer_that_is_kept_as_it_is_on_purpose_is_read_but_not_warned_o
 
     kept = Kept()
     fit(looking(start=OUTSIDE), Hold(), kept)
-    assert kept.read["transformer"][10].outside == 1
+    assert kept.read["transformer"][10].out_of_bounds == 1
     assert capsys.readouterr().out == ""
 
 
@@ -376,15 +380,17 @@ def test_one_that_was_driven_out_of_the_image_is_noticed_and_the_penalty_brings_
     )
     first, *later = capsys.readouterr().out.splitlines()
     assert first.startswith(
-        "warning, step 26: transformer has left the image (100% of what it reads lies outside, gradient "
+        "warning, step 26: transformer has left the image (100% of its samples are out of bounds, gradient "
     )
     read = {step: reading for step, reading in kept.read["transformer"].items() if step > 20}
     if penalty:
         assert ["recovered" in line for line in later] == [True]
-        assert max(reading.outside for step, reading in read.items() if step > 100) < 0.3
+        assert max(reading.out_of_bounds for step, reading in read.items() if step > 100) < 0.3
     else:
         assert later == []
-        assert {(reading.outside, reading.gradient) for reading in read.values()} == {(1.0, 0.0)}
+        assert {(reading.out_of_bounds, reading.gradient) for reading in read.values()} == {
+            (1.0, 0.0)
+        }
 
 
 @pytest.mark.slow

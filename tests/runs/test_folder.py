@@ -94,7 +94,11 @@ def test_tensorboard_gets_scalars_pictures_histograms_and_hyper_parameters(
         "final/test/error",
     } <= scalars
     assert len(events.Images("where it looks")) == 2
-    assert {"transformer/outside", "transformer/largest_scale", "transformer/gradient"} <= scalars
+    assert {
+        "transformer/out_of_bounds",
+        "transformer/largest_scale",
+        "transformer/gradient",
+    } <= scalars
     assert "transformer/theta.00" in events.Tags()["histograms"]
     assert any(
         metadata.plugin_data.plugin_name == "hparams"
