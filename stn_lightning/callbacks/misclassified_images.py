@@ -17,6 +17,7 @@ from stn_lightning.callbacks.warp_images import (
     to_rgb_square,
 )
 from stn_lightning.datamodules.base import datamodule_of
+from stn_lightning.runtime.atomic_files import only_informs
 from stn_lightning.tasks import StepOutput
 
 
@@ -65,7 +66,8 @@ class MisclassifiedImages(Callback):
         if self.images and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
             images, captions = zip(*self.images, strict=True)
             file = Path(trainer.default_root_dir) / "misclassified.png"
-            Image.fromarray(gallery(torch.stack(images), captions)).save(file)
+            with only_informs(file):
+                Image.fromarray(gallery(torch.stack(images), captions)).save(file)
 
 
 def gallery(

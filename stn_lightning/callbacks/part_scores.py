@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry.overlap import contains_points, intersection_over_union
+from stn_lightning.runtime.atomic_files import only_informs
 from stn_lightning.tasks import StepOutput
 
 
@@ -45,10 +46,9 @@ class PartScore(Metric):
 
     def __init__(self, num_transformers: int, num_parts: int) -> None:
         super().__init__()
-        n, parts, options = num_transformers, num_parts, {"dtype": torch.float64}
-        self.add_state("contained", torch.zeros(n, parts, **options), dist_reduce_fx="sum")
-        self.add_state("visible", torch.zeros(parts, **options), dist_reduce_fx="sum")
-        self.add_state("overlap", torch.zeros(n, n, **options), dist_reduce_fx="sum")
+        n, parts = num_transformers, num_parts
+        for name, size in {"contained": (n, parts), "visible": (parts,), "overlap": (n, n)}.items():
+            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(
@@ -126,9 +126,10 @@ class PartScores(Callback):
             "overlap": overlap.tolist(),
             "images": int(self.score.images),
         }
-        (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
-        (folder / "parts.md").write_text(table(names, contained, overlap))
-        Image.fromarray(draw_table(names, contained)).save(folder / "parts.png")
+        with only_informs(folder / "parts.json"):
+            (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
+            (folder / "parts.md").write_text(table(names, contained, overlap))
+            Image.fromarray(draw_table(names, contained)).save(folder / "parts.png")
 
 
 def table(

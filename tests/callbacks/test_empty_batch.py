@@ -70,7 +70,7 @@ def test_a_batch_without_images_is_taken_in_training_validation_and_test(
     callback: Any = kind()
     none = torch.zeros(0, dtype=torch.long)
     for split in ("train", "val", "test"):
-        batch = Batch(torch.zeros(0, 3, 40, 40), none, none, 0, 0.0, split)  # type: ignore[arg-type]
+        batch = Batch(torch.zeros(0, 3, 40, 40), none, none, 0, 0.0, split)
         stage = "validation" if split == "val" else split
         for hook in ("start", "epoch_start"):
             getattr(callback, f"on_{stage}_{hook}")(trainer, task)

@@ -103,3 +103,14 @@ def test_an_evaluation_step_gives_logits_and_what_every_transformer_did() -> Non
     assert torch.equal(output.logits, task(image))
     assert [record.transformer for record in output.records] == transformers
     assert output.records[1].grids.shape == (5, 1, 12, 12, 2)
+
+
+def test_drawings_that_cannot_be_written_do_not_stop_a_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("panel.png", "misclassified.png"):
+        (tmp_path / name).mkdir()
+    train(tmp_path, WarpImages(), MisclassifiedImages())
+    printed = capsys.readouterr().err
+    for name in ("panel.png", "misclassified.png"):
+        assert printed.count(f"{name}: Is a directory") == 1
