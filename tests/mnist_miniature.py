@@ -27,6 +27,9 @@ def write_mnist(
     patch.setattr(
         mnist,
         "FILES",
-        {key: File(file.name, sha256(folder / file.name)) for key, file in mnist.FILES.items()},
+        {
+            key: File(file.name, sha256(path := folder / file.name), path.stat().st_size)
+            for key, file in mnist.FILES.items()
+        },
     )
     patch.setattr(mnist, "VALIDATION", validation)

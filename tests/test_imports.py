@@ -32,7 +32,7 @@ TABLE: dict[str, set[str] | None] = {
     "tasks": {"torch", "torchmetrics", "lightning"}
     | {"transformers", "geometry", "batch", "backbones", "datamodules", "runtime"},
     # the data
-    "datasets": {"torch", "numpy", "PIL", "h5py", "sklearn", "batch", "runtime"},
+    "datasets": {"torch", "numpy", "PIL", "h5py", "sklearn", "rich", "batch", "runtime"},
     "datamodules": {"torch", "lightning", "datasets", "distortions", "batch", "runtime"},
     "synthetic": {"torch", "lightning", "geometry", "datasets", "datamodules"}
     | {"distortions", "batch"},

@@ -135,7 +135,7 @@ def preprocess_code(network: TrainedNetwork) -> str | None:
         return None
     numbers = {
         **dataclasses.asdict(preprocessing),
-        "background": (255, 255, 255),
+        "background": network.data.background,
         "image_shape": shape,
         "classes": network.class_names,
     }

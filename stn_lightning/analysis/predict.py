@@ -22,7 +22,7 @@ from stn_lightning.analysis.predictions import (
     predictions,
 )
 from stn_lightning.callbacks.warp_images import COLOURS
-from stn_lightning.datasets.image_files import decode
+from stn_lightning.datasets.decoding import decode
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.runs.options import Options
 

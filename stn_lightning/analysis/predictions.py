@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stn_lightning.datamodules.preprocessing import PreprocessedImage
-from stn_lightning.datasets.image_files import decode, image_size
-from stn_lightning.datasets.image_folder import ENDINGS
+from stn_lightning.datasets.decoding import SUFFIXES, decode
 from stn_lightning.geometry import overlap
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.transformers import WarpRecord
@@ -89,7 +88,7 @@ def _files_below(folder: str) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders.sort()
         yield from (
-            Path(root, name) for name in sorted(names) if Path(name).suffix.lower() in ENDINGS
+            Path(root, name) for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES
         )
 
 
@@ -121,9 +120,9 @@ def predictions(
 
 def _read(network: TrainedNetwork, file: Path) -> tuple[Path, PreprocessedImage] | Unreadable:
     try:
-        image_size(file)  # refuses what would unfold into gigabytes
-        pixels = torch.from_numpy(decode(file).copy()).permute(2, 0, 1)
-        return file, network.data.preprocess(pixels, network.image_shape)
+        pixels = decode(file, network.data.background)
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        return file, network.data.preprocess(image, network.image_shape)
     except (ValueError, OSError) as problem:
         return Unreadable(file, str(problem))
 

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from stn_lightning.analysis import export, predictions, report
 from stn_lightning.datamodules.preprocessing import Preprocessing
-from stn_lightning.datasets.image_files import decode
+from stn_lightning.datasets.decoding import decode
 from stn_lightning.runs.loading import TrainedNetwork
 
 
@@ -49,7 +49,9 @@ class Run(TrainedNetwork):
             image: a file, a Pillow image, or (3, height, width) as uint8; upright.
         """
         if isinstance(image, str | Path):
-            image = torch.from_numpy(decode(Path(image)).copy()).permute(2, 0, 1)
+            image = torch.from_numpy(decode(Path(image), self.data.background).copy()).permute(
+                2, 0, 1
+            )
         elif isinstance(image, Image.Image):
             image = pil_to_tensor(image.convert("RGB"))
         preprocessed: Tensor = self.data.preprocess(image, self.image_shape).image

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import EpochBatches, ResumableLoader
 from stn_lightning.datamodules.preprocessing import PreprocessedImage, Preprocessing
+from stn_lightning.datasets.decoding import WHITE
+from stn_lightning.datasets.sources import SPLITS, Source
 from stn_lightning.distortions import CounterRandom
 
 FROZEN_SEED = 0
@@ -39,6 +41,7 @@ class BaseDataModule(LightningDataModule, ABC):
     device. What is declared here is all that tasks, callbacks and analysis use of the data.
 
     Args:
+        source: data set.
         batch_size: size of the global batch, shared out among all processes.
         seed: seed of order and distortion in training; the command line sets it from
             `seed_everything`.
@@ -49,26 +52,32 @@ class BaseDataModule(LightningDataModule, ABC):
         ValueError: if a number is out of its range.
     """
 
-    def __init__(self, batch_size: int, seed: int, num_workers: int = 0) -> None:
+    def __init__(self, source: Source, batch_size: int, seed: int, num_workers: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}; give 1 or more")
         if num_workers < 0:
             raise ValueError(f"num_workers {num_workers}; give 0 or more")
+        self.source: Source = source
         self.num_workers = num_workers
         self.batch_size = batch_size
         self.seed = seed
         self.splits: dict[Split, Any] = {}
 
     @property
-    @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their labels."""
+        return self.source.class_names
 
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, ...]:
         """Shape of an image that a task gets: channels, then height and width (or depth too)."""
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """Colour of what shows through an image's transparent pixels, for `decode`."""
+        return WHITE
 
     @property
     @abstractmethod
@@ -113,11 +122,23 @@ class BaseDataModule(LightningDataModule, ABC):
         """
         return None
 
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
     def setup(self, stage: str) -> None:
-        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in wanted.get(stage, ("test",)):
+        """Load the splits that a stage needs.
+
+        To fit, this is the test split too: so that a training does not end with the news that there
+        is nothing to test on.
+
+        Raises:
+            ValueError: if a split has no images.
+        """
+        needed: dict[str, tuple[Split, ...]] = {"fit": SPLITS, "validate": ("val",)}
+        for split in needed.get(stage, ("test",)):
             if split not in self.splits:
                 self.splits[split] = self.load(split)
+                self.source.refuse_empty(split, len(self.splits[split].label))
 
     def train_dataloader(self) -> ResumableLoader:
         return self.loader("train")
@@ -134,16 +155,19 @@ class BaseDataModule(LightningDataModule, ABC):
     def loader(self, split: Split) -> ResumableLoader:
         """Return the batches of a split, on this process its share of each."""
         dataset = self.dataset(split)
-        rank, world_size = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank, world_size, overfit = 0, 1, False
+        if (trainer := self.trainer) is not None:
+            rank, world_size = trainer.global_rank, trainer.world_size
+            # asks for the same images in each epoch; set without being declared
+            overfit = trainer.overfit_batches > 0  # type: ignore[attr-defined]
         batches = EpochBatches(
             cast(Sized, dataset),
             self.batch_size,
-            shuffle=split == "train",
+            shuffle=split == "train" and not overfit,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            empty_shares=split != "train",
         )
         pin_memory = self.num_workers > 0 and torch.cuda.is_available()
         return ResumableLoader(dataset, batches, self.num_workers, pin_memory=pin_memory)

@@ -1,5 +1,4 @@
-"""Which pictures make up which batch: a function of (seed, epoch), the same on one process and on
-many.
+"""Batches that are a function of (seed, epoch), on one process and on many.
 
 Usable by itself: `ResumableLoader(dataset, EpochBatches(...))` goes into any Lightning project.
 Lightning saves its position in the checkpoint and restores it.
@@ -18,11 +17,11 @@ from stn_lightning.distortions import CounterRandom
 from stn_lightning.runtime import signals
 
 ORDER_STREAM = 3
-"""Of the seed's random numbers; 0 to 2 are the splits' distortions."""
+"""Random stream of the order; 0 to 2 are those of the splits' distortions."""
 
 
 class Draw(NamedTuple):
-    """The pictures of one batch, before they are read."""
+    """The images of one batch, before they are read."""
 
     indices: Int64[Tensor, " batch"]
     epoch: int
@@ -30,23 +29,29 @@ class Draw(NamedTuple):
 
 
 class EpochBatches(Sampler[Draw]):
-    """The batches of each epoch, each picture exactly once, on this process its part of every
-    global batch.
+    """The batches of each epoch: each image once, on this process its share of each batch.
 
-    A set that the batch size does not divide gives batches whose sizes differ by one at most, so
-    there is no stray small batch at the end.
+    If the batch size does not divide the data, sizes of batches differ by one at most, so there is
+    no small batch at the end.
 
     Args:
-        data: what is drawn from; only its length matters.
-        batch_size: of the GLOBAL batch: the same pictures are seen together on any number of
+        data: data to draw from; only its length matters.
+        batch_size: size of the GLOBAL batch: the same images come together on any number of
             processes.
-        shuffle: whether each epoch has an order of its own; else the order is the data's.
-        seed: of the order.
-        rank: which process this is.
-        world_size: how many there are.
+        shuffle: draw a new order in each epoch; else it is the data's.
+        seed: seed of the order.
+        rank: rank of this process.
+        world_size: number of processes.
+        empty_shares: allow batches without an image for some process. Metrics take them, a training
+            step does not, so shuffled batches never allow them.
 
     Raises:
-        ValueError: where there is nothing to draw, or a batch has no picture for some process.
+        ValueError: if there is nothing to draw, or a batch has no image for some process.
+
+    Example:
+        >>> batches = EpochBatches(range(10), batch_size=4, shuffle=False)
+        >>> [draw.indices.tolist() for draw in batches]
+        [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
     """
 
     def __init__(
@@ -58,25 +63,24 @@ class EpochBatches(Sampler[Draw]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        empty_shares: bool = True,
     ) -> None:
         self.length = len(data)
         self.batches = math.ceil(self.length / batch_size)
         if not self.length:
-            raise ValueError("this split holds no pictures; check the data folder")
-        if shuffle and self.length // self.batches < world_size:
-            raise ValueError(
-                f"batches of {self.length // self.batches} pictures for {world_size} processes; raise batch_size or use fewer"
-            )
-        self.shuffle, self.seed, self.rank, self.ranks = shuffle, seed, rank, world_size
+            raise ValueError("the data hold no images; check the data folder")
+        smallest = self.length // self.batches
+        if (shuffle or not empty_shares) and smallest < world_size:
+            cure = f"raise batch_size or use {smallest}" if self.batches > 1 else f"use {smallest}"
+            raise ValueError(f"batches of {smallest} images for {world_size} processes; {cure}")
+        self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
         self.epoch, self.done = 0, 0
 
     def __len__(self) -> int:
         return self.batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of `epoch`, unless already in it. Lightning calls this as each epoch
-        starts.
-        """
+        """Go to the start of an epoch, unless already in it; Lightning calls it for each."""
         if epoch != self.epoch:
             self.epoch, self.done = epoch, 0
 
@@ -94,33 +98,31 @@ class EpochBatches(Sampler[Draw]):
             )
         parts = torch.tensor_split(order, self.batches)
         for part in parts[self.done :]:
-            own = part[self.rank :: self.ranks]
-            yield Draw(own, self.epoch, len(own) * self.ranks / len(part))
+            own = part[self.rank :: self.world_size]
+            yield Draw(own, self.epoch, len(own) * self.world_size / len(part))
 
 
 class ResumableLoader:
-    """A loader that knows how many batches have been handed out and goes on there after a restart,
-    with or without workers.
+    """A loader that goes on after a restart where it was, with or without workers.
 
     An epoch that is left halfway without a restart begins anew, as the first validation does after
-    Lightning's sanity check.
-    It holds a `DataLoader` and is none itself: Lightning would put its own sampler into one, on
-    several processes and in prediction.
+    Lightning's sanity check. It holds a `DataLoader` and is none itself: Lightning would put its
+    own sampler into one, on several processes and in prediction.
 
     Args:
-        dataset: `dataset[draw]` reads a whole batch.
-        batches: which pictures, in which order.
+        dataset: data of which `dataset[draw]` reads a whole batch.
+        batches: images of each batch, in their order.
         num_workers: processes that read ahead; 0 for data in memory.
-        options: of `DataLoader`.
+        options: other arguments of `DataLoader`.
     """
 
-    batch_sampler = None  # where Lightning also looks for a `sampler` to tell of each epoch
+    batch_sampler = None  # Lightning looks for a `set_epoch` here too
 
     def __init__(
         self, dataset: Dataset[Any], batches: EpochBatches, num_workers: int = 0, **options: Any
     ) -> None:
-        # else each pass takes its workers' seed from the global random numbers, and the pass that a
-        # resumed training begins shifts them
+        # else each epoch takes its workers' seed from the global random numbers, and the one that
+        # a resumed training begins shifts them
         options.setdefault("generator", torch.Generator())
         if num_workers:
             options.setdefault("worker_init_fn", signals.shield_workers())
@@ -143,10 +145,10 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and batches done, for a checkpoint."""
+        """Return epoch and number of batches done, for a checkpoint."""
         return {"epoch": self.sampler.epoch, "done": self.sampler.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` was saved."""
+        """Go on where a state was saved."""
         self.sampler.epoch, self.sampler.done = state["epoch"], state["done"]
         self.resuming = True

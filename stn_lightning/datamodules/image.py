@@ -82,24 +82,29 @@ class ImageDataModule(BaseDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed, num_workers)
+        super().__init__(source, batch_size, seed, num_workers)
         if not 1 <= size <= source.side:
             raise ValueError(
                 f"size {size}; give 1 to {source.side}, the smallest side of the source's images"
             )
-        self.source, self.size = source, size
+        self.source: ImageFileSource = source
+        self.size = size
+        self._class_names: tuple[str, ...] = ()
         self._annotations: dict[Split, Annotations | None] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.source.class_names
+        if not self._class_names:  # the source reads a file, or lists folders
+            self._class_names = self.source.class_names
+        return self._class_names
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        return self.source.background
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return 3, self.size, self.size
-
-    def prepare_data(self) -> None:
-        self.source.prepare()
 
     def load(self, split: Split) -> ImageFileDataset:
         return self.source.load(split)

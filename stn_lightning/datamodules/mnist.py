@@ -76,7 +76,7 @@ class MNISTDataModule(BaseDataModule):
         curriculum: float = 0.0,
         val_draws: int = 1,
     ) -> None:
-        super().__init__(batch_size, seed)
+        super().__init__(source, batch_size, seed)
         if not 0 <= curriculum <= 1:
             raise ValueError(f"curriculum {curriculum}; give a share of the training, 0 to 1")
         if train_size is not None and train_size < 1:
@@ -85,7 +85,7 @@ class MNISTDataModule(BaseDataModule):
             )
         if val_draws < 1:
             raise ValueError(f"val_draws {val_draws}; give 1 or more")
-        self.source = source
+        self.source: ImageTensorSource = source
         self.distortion = distortion
         self.train_size = train_size
         self.curriculum = curriculum
@@ -93,10 +93,6 @@ class MNISTDataModule(BaseDataModule):
         self.growth_epochs = 0.0
         self.pools: dict[Split, Tensor] = {}
         self._annotations: dict[Split, Annotations | None] = {}
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.source.class_names
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -120,9 +116,6 @@ class MNISTDataModule(BaseDataModule):
         if not isinstance(self.distortion, RotatedScaledTranslated):
             return None
         return self.distortion.theta(self.randomness(batch))
-
-    def prepare_data(self) -> None:
-        self.source.prepare()
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.curriculum:

@@ -57,19 +57,12 @@ class SVHNDataModule(HouseNumberDataModule):
     """
 
     def __init__(self, source: SVHN, batch_size: int = 128, seed: int = 0) -> None:
-        super().__init__(batch_size, seed)
-        self.source = source
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.source.class_names
+        super().__init__(source, batch_size, seed)
+        self.source: SVHN = source
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (3, self.source.size, self.source.size)
-
-    def prepare_data(self) -> None:
-        self.source.prepare()
 
     def load(self, split: Split) -> SVHNSplit:
         return self.source.load(split)

@@ -1,4 +1,4 @@
-"""Files -> (uint8 picture, label). Nothing random happens here."""
+"""Data sets: from files to (uint8 image, label). Nothing here is random."""
 
 from stn_lightning.datasets.cub import CUB
 from stn_lightning.datasets.digits import EmbeddedDigits

@@ -1,4 +1,4 @@
-"""CUB-200-2011: 11,788 photographs of 200 species of birds, in the original layout.
+"""CUB-200-2011: 11,788 images of 200 species of birds, in the original layout.
 
 Reference:
     Wah, Branson, Welinder, Perona and Belongie 2011, "The Caltech-UCSD Birds-200-2011 Dataset"; for
@@ -6,18 +6,18 @@ Reference:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
 from stn_lightning.batch import Split
+from stn_lightning.datasets.decoding import image_size
 from stn_lightning.datasets.files.archives import unpack
-from stn_lightning.datasets.files.cache import Cache
 from stn_lightning.datasets.files.download import File, fetch
+from stn_lightning.datasets.files.paths import contained_path, data_root
 from stn_lightning.datasets.files.text_tables import (
-    inside,
     keyed,
     number,
     rows,
@@ -26,18 +26,12 @@ from stn_lightning.datasets.files.text_tables import (
     whole_number,
 )
 from stn_lightning.datasets.image_files import (
-    DecodedImages,
-    ImageFileDataset,
     ImageFileSource,
-    Picture,
-    image_size,
+    ImageRecord,
     normalise_points,
-    refuse_damaged,
-    refuse_missing,
     resized_size,
 )
-from stn_lightning.datasets.mnist import data_root
-from stn_lightning.datasets.sources import Annotations
+from stn_lightning.datasets.sources import SPLITS, Annotations
 
 MIRRORS = ("https://data.caltech.edu/records/65de6-vp158/files/",)
 ARCHIVE = File(
@@ -45,34 +39,35 @@ ARCHIVE = File(
     "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
     1_150_585_339,
 )
-"""The checksum as TensorFlow Datasets and others publish it; we have not had the archive in our
-hands.
+"""The checksum is the one that TensorFlow Datasets and others publish; the archive itself has not
+been compared with it here.
 """
 SIZE = 4 << 30
 """Bytes that the archive may unfold into; it holds 1.2 GB."""
 
 
 class CUB(ImageFileSource):
-    """200 species; the official 5,994 training pictures, some of them for validation, and 5,794 for
-    the test.
+    """200 species: 5,994 official training images, some of them for validation, and 5,794 for test.
 
     Args:
         root: folder that holds `CUB_200_2011` (or the archive); `cub` in the data folder when left
             out. Downloaded where missing.
-        side: smallest side of a picture, in pixels; the paper's is 256 for crops of 224, and we
-            take 512 for crops of 448 (?).
-        cache: folder for resized pictures, 3 GB at 256 and 12 GB at 512; null decodes them each
+        side: smallest side of an image as it is read, in pixels; the paper has 256 for crops of
+            224, and 512 is taken here for crops of 448 (?).
+        cache: folder for resized images, 3 GB at 256 and 12 GB at 512; None decodes them each
             time they are read.
-        first_classes: take this many of the 200 classes.
-        validation: training pictures of each class, the last ones, that serve for validation; the
-            paper names no such split (?).
-        exclude: a file with the id (`images.txt`) of a picture on each line, to be left out; for
+        first_classes: number of classes to take, the first ones of 200.
+        validation: number of training images of each class, the last ones, that serve for
+            validation; the paper names no such split (?).
+        exclude: a file with the id (`images.txt`) of an image on each line, to be left out; for
             example those that ImageNet has too.
 
     Raises:
-        ValueError: where a number makes no sense; in `load` and `check`, names file and row of what
-            is wrong.
+        ValueError: if a number makes no sense; in `load` and `check`, with the names of file and
+            row of what is wrong.
     """
+
+    empty_split_advice = "raise first_classes, or exclude fewer images"
 
     def __init__(
         self,
@@ -85,12 +80,14 @@ class CUB(ImageFileSource):
     ) -> None:
         if side < 1 or validation < 1 or not 1 <= first_classes <= 200:
             raise ValueError(
-                f"side {side}, validation {validation}, first_classes {first_classes}; the first two are 1 or more, the last 1 to 200"
+                f"side {side}, validation {validation}, first_classes {first_classes}; the first "
+                "two are 1 or more, the last 1 to 200"
             )
         self.root = Path(root) if root is not None else data_root() / "cub"
-        self.folder = self.root / "CUB_200_2011"
-        self.side, self.first_classes, self.validation = side, first_classes, validation
-        self.cache = Path(cache) / f"cub-{side}" if cache is not None else None
+        self.tables = self.root / "CUB_200_2011"
+        cached = Path(cache) / f"cub-{side}" if cache is not None else None
+        super().__init__(self.tables / "images", side, cached)
+        self.first_classes, self.validation = first_classes, validation
         self.exclude = Path(exclude) if exclude is not None else None
 
     @property
@@ -105,128 +102,104 @@ class CUB(ImageFileSource):
         return tuple(self._names("parts/parts.txt"))
 
     def prepare(self) -> None:
-        if not self.folder.is_dir():
+        if not self.tables.is_dir():
             fetch(ARCHIVE, self.root, MIRRORS)
-            unpack(
-                self.root / ARCHIVE.name,
-                self.folder,
-                members=20_000,
-                size=SIZE,
-                inside=self.folder.name,
-            )
-        files = self._files(self._pictures())
-        refuse_missing(files)
-        if self.cache is not None:
-            Cache(self.cache, files, self.side).build()
+            archive, inside = self.root / ARCHIVE.name, self.tables.name
+            unpack(archive, self.tables, members=20_000, size=SIZE, inside=inside)
+        super().prepare()
 
     def check(self) -> str:
-        files = self._files(self._pictures())
-        if self.cache is None:
-            refuse_damaged(files)
-        else:
-            Cache(self.cache, files, self.side).check()
-        splits: tuple[Split, ...] = ("train", "val", "test")
-        visible = sum(int(self.annotations(split).parts[..., 2].sum()) for split in splits)
-        how = "not cached" if self.cache is None else f"cached in {self.cache}"
-        marked = f"{len(self.class_names)} classes, {len(files):,} boxes, {visible:,} visible parts"
-        return f"{super().check()}; {marked}; smallest side {self.side}, {how}"
+        summary = super().check()
+        visible = sum(int(self.annotations(split).parts[..., 2].sum()) for split in SPLITS)
+        return f"{summary}; {len(self._records()):,} boxes, {visible:,} visible parts"
 
-    def load(self, split: Split) -> ImageFileDataset:
-        pictures = self._pictures()
-        chosen = [i for i, picture in enumerate(pictures) if picture.split == split]
-        files = self._files(pictures)
-        if self.cache is None:
-            image: Sequence[Picture] = DecodedImages([files[i] for i in chosen], self.side)
-        else:
-            cached = Cache(self.cache, files, self.side).open()
-            image = [cached[i] for i in chosen]
-        return ImageFileDataset(
-            image,
-            torch.tensor([pictures[i].label for i in chosen]),
-            [pictures[i].name for i in chosen],
-        )
+    def records(self) -> list[ImageRecord]:
+        return list(self._records().values())
 
     def annotations(self, split: Split) -> Annotations:
-        chosen = [picture for picture in self._pictures() if picture.split == split]
-        boxes = keyed(self.folder / "bounding_boxes.txt", number, number, number, number)
+        chosen = {key: image for key, image in self._records().items() if image.split == split}
+        boxes = keyed(self.tables / "bounding_boxes.txt", number, number, number, number)
         parts = self._parts()
-        for picture in chosen:
-            if picture.key not in boxes or picture.key not in parts:
+        for key in chosen:
+            if key not in boxes or key not in parts:
                 raise ValueError(
-                    f"{self.folder}: picture {picture.key} has no row in bounding_boxes.txt, or none in parts/part_locs.txt"
+                    f"{self.tables}: image {key} has no row in bounding_boxes.txt, or none in "
+                    "parts/part_locs.txt"
                 )
-        original = torch.tensor([image_size(file) for file in self._files(chosen)])  # (N, 2)
-        x, y, width, height = torch.tensor([boxes[picture.key] for picture in chosen]).unbind(1)
+        files = self.files(list(chosen.values()))
+        original = torch.tensor([image_size(file) for file in files])  # (N, 2)
+        x, y, width, height = torch.tensor([boxes[key] for key in chosen]).unbind(1)
         corners = torch.stack([x, y, x + width, y + height], 1).unflatten(1, (2, 2))
-        marked = torch.tensor([parts[picture.key] for picture in chosen])  # (N, 15, 3)
+        annotated = torch.tensor([parts[key] for key in chosen])  # (N, 15, 3)
+        points = normalise_points(annotated[..., :2], original[:, None])
         return Annotations(
-            torch.cat([normalise_points(marked[..., :2], original[:, None]), marked[..., 2:]], 2),
+            torch.cat([points, annotated[..., 2:]], 2),
             normalise_points(corners, original[:, None]).flatten(1),
             torch.tensor([resized_size(int(h), int(w), self.side) for h, w in original]),
         )
 
-    def _pictures(self) -> list["_Picture"]:
-        """All that are wanted, in the order of `images.txt`."""
+    def _records(self) -> dict[int, ImageRecord]:
+        """Return the images that are wanted, by their id, in the order of `images.txt`."""
         classes = self._names("classes.txt")
-        path = self.folder / "images.txt"
-        names = keyed(path, inside)
-        labels = keyed(self.folder / "image_class_labels.txt", whole_number)
-        training = keyed(self.folder / "train_test_split.txt", truth)
-        same_keys(path, names, self.folder / "image_class_labels.txt", labels)
-        same_keys(path, names, self.folder / "train_test_split.txt", training)
+        names = self._table("images", contained_path)
+        labels = self._table("image_class_labels", whole_number)
+        training = self._table("train_test_split", truth)
+        for file, table in (("image_class_labels", labels), ("train_test_split", training)):
+            same_keys(self.tables / "images.txt", names, self.tables / f"{file}.txt", table)
         if wrong := [key for key in names if not 1 <= labels[key] <= len(classes)]:
             raise ValueError(
-                f"{self.folder / 'image_class_labels.txt'}: picture {wrong[0]} has class {labels[wrong[0]]}, of {len(classes)}"
+                f"{self.tables / 'image_class_labels.txt'}: image {wrong[0]} has class "
+                f"{labels[wrong[0]]}, of {len(classes)}"
             )
-        excluded = (
-            {key for _, (key,) in rows(self.exclude, whole_number)} if self.exclude else set()
-        )
-        if unknown := excluded - names.keys():
-            raise ValueError(f"{self.exclude}: {min(unknown)} is no picture of {path}")
+        excluded = self._excluded(names)
         kept = [key for key in names if key not in excluded and labels[key] <= self.first_classes]
-        to_learn: dict[int, list[int]] = defaultdict(list)
+        of_class: dict[int, list[int]] = defaultdict(list)
         for key in kept:
             if training[key]:
-                to_learn[labels[key]].append(key)
-        validation = {key for keys in to_learn.values() for key in keys[-self.validation :]}
+                of_class[labels[key]].append(key)
+        validation = {key for keys in of_class.values() for key in keys[-self.validation :]}
         splits: dict[int, Split] = {
             key: "val" if key in validation else "train" if training[key] else "test"
             for key in kept
         }
-        return [_Picture(key, names[key], labels[key] - 1, splits[key]) for key in kept]
+        return {key: ImageRecord(names[key], labels[key] - 1, splits[key]) for key in kept}
 
-    def _files(self, pictures: Iterable["_Picture"]) -> list[Path]:
-        return [self.folder / "images" / picture.name for picture in pictures]
+    def _table(self, name: str, column: Callable[[str], Any]) -> dict[int, Any]:
+        return keyed(self.tables / f"{name}.txt", column)
+
+    def _excluded(self, names: dict[int, str]) -> set[int]:
+        if self.exclude is None:
+            return set()
+        excluded = {key for _, (key,) in rows(self.exclude, whole_number)}
+        if unknown := excluded - names.keys():
+            raise ValueError(
+                f"{self.exclude}: {min(unknown)} is no image of {self.tables / 'images.txt'}"
+            )
+        return excluded
 
     def _names(self, file: str) -> list[str]:
-        """Of things that are numbered from 1 on."""
-        path = self.folder / file
+        """Return the names of things that are numbered from 1 on."""
+        path = self.tables / file
         named = keyed(path, str)
         if list(named) != list(range(1, len(named) + 1)):
             raise ValueError(f"{path}: rows are not numbered 1 to {len(named)}")
         return list(named.values())
 
     def _parts(self) -> dict[int, list[tuple[float, float, float]]]:
-        """(x, y, visible) of each part, by picture."""
-        path, parts = self.folder / "parts/part_locs.txt", len(self.part_names)
+        """Return x, y in pixels and visibility of each part, by image."""
+        path, parts = self.tables / "parts/part_locs.txt", len(self.part_names)
         found: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
         for row, (key, part, x, y, visible) in rows(
             path, whole_number, whole_number, number, number, truth
         ):
             if part != len(found[key]) + 1 or part > parts:
                 raise ValueError(
-                    f"{path}: row {row}: part {part} of picture {key}; each picture has 1 to {parts}, in order"
+                    f"{path}: row {row}: part {part} of image {key}; each image has 1 to {parts}, "
+                    "in order"
                 )
             found[key].append((x, y, float(visible)))
         if short := [key for key, places in found.items() if len(places) < parts]:
             raise ValueError(
-                f"{path}: picture {short[0]} has {len(found[short[0]])} of {parts} parts"
+                f"{path}: image {short[0]} has {len(found[short[0]])} of {parts} parts"
             )
         return found
-
-
-class _Picture(NamedTuple):
-    key: int
-    name: str
-    label: int
-    split: Split

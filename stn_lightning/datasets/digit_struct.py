@@ -1,9 +1,8 @@
-"""digitStruct.mat, SVHN's annotations: a struct array of names and boxes, in an HDF5 file as MATLAB
-7.3 writes it.
+"""Read digitStruct.mat, SVHN's annotations: a struct array in an HDF5 file, as MATLAB 7.3 writes it.
 
-`/digitStruct/name` refers to each picture's name, `/digitStruct/bbox` to a group with `height`,
-`label`, `left`, `top` and `width`: a number where the picture shows one digit, else references to
-one number a digit.
+`/digitStruct/name` refers to each image's name, `/digitStruct/bbox` to a group with `height`,
+`label`, `left`, `top` and `width`: a number if the image shows one digit, else references to one
+number for each digit.
 
 Reference:
     Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers/ (Format 1).
@@ -16,209 +15,130 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from stn_lightning.datasets.objects import DOUBLE, REFERENCE, SHORT, Ints, Objects, references
+from stn_lightning.datasets.files.paths import contained_path
 from stn_lightning.datasets.svhn_boxes import NumberBoxes
 
 FIELDS = ("label", "left", "top", "width", "height")
-PART = 20_000
-"""Pictures that are read at a time: it bounds the memory."""
-NAME = 64
-"""Letters a name may have."""
-MOST = 100
-"""Digits a picture may have."""
+MAX_NAME = 64
+"""Letters of a name."""
+MAX_DIGITS = 100
+"""Digits of an image."""
 
-Values = npt.NDArray[np.float64]
+Boxes = npt.NDArray[np.float64]
+PROBLEMS = (OSError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError)
+"""What h5py raises where a file is damaged."""
 
 
 class DigitStruct(NamedTuple):
-    """Annotations of the pictures whose entries make sense, and what is wrong with the others."""
+    """Annotations of the images whose entries make sense, and what is wrong with the others."""
 
     numbers: NumberBoxes
     broken: list[str]
-    """entry (counted from 1, as in MATLAB), name where there is one, and what is wrong; such
-    pictures are not in `numbers`
-    """
+    """entry (counted from 1, as in MATLAB), its name if it has one, and what is wrong"""
 
 
 def read_digit_struct(path: Path) -> DigitStruct:
-    """All entries of the file, broken ones apart.
+    """Read all entries of a digitStruct.mat, and set broken ones apart.
+
+    SVHN's 33,402 training entries take half a minute.
 
     Raises:
-        ValueError: names the file where it is no digitStruct.mat at all.
+        ValueError: with the file's name, if it is no digitStruct.mat at all.
     """
     try:
         with h5py.File(path) as file:
             struct = file["digitStruct"]
-            name, bbox = references(struct["name"]), references(struct["bbox"])
-            if len(name) != len(bbox):
-                raise ValueError(f"{len(name)} names for {len(bbox)} pictures")
-            return _read(file, Objects(path, file.userblock_size), name, bbox)
+            names, groups = (struct[field][()].ravel() for field in ("name", "bbox"))
+            if len(names) != len(groups):
+                raise ValueError(f"{len(names)} names for {len(groups)} images")
+            return _read_entries(file, names, groups)
     except FileNotFoundError:
         raise
-    except (
-        OSError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ValueError,
-        MemoryError,
-        OverflowError,
-    ) as problem:
+    except (*PROBLEMS, MemoryError, OverflowError) as problem:
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise ValueError(
             f"{path}: is no digitStruct.mat ({reason}); delete its folder to have it unpacked again"
         ) from problem
 
 
-def _read(file: h5py.File, objects: Objects, name: Ints, bbox: Ints) -> DigitStruct:
-    names: list[str] = []
-    owners, tables, broken = [], [], []
-    for first in range(0, len(name), PART):
-        part = slice(first, first + PART)
-        part_names = _names(objects, name[part])
-        count, table = _tables(objects, bbox[part])
-        objects.forget()
-        for i in np.flatnonzero(
-            (count == 0) | np.array([not n for n in part_names])
-        ):  # of another form, or broken
-            row = first + int(i)
-            try:
-                part_names[i] = part_names[i] or _slow_name(file, row)
-                if not count[i]:
-                    values = _slow_table(file, row)
-                    before = int(count[:i].sum())
-                    table = np.insert(table, before, values, axis=0)
-                    count[i] = len(values)
-            except (
-                OSError,
-                KeyError,
-                TypeError,
-                AttributeError,
-                RuntimeError,
-                ValueError,
-            ) as problem:
-                reason = " ".join(str(problem.args[0] if problem.args else problem).split())
-                broken.append(
-                    f"entry {row + 1}{' (' + part_names[i] + ')' if part_names[i] else ''}: {reason}"
-                )
-                table = np.delete(
-                    table, slice(int(count[:i].sum()), int(count[: i + 1].sum())), axis=0
-                )
-                count[i] = 0
-        owner = np.repeat(np.arange(len(count)), count)
-        wrong = _wrong(table, owner)
-        broken += [
-            f"entry {first + i + 1} ({part_names[i]}): {reason}" for i, reason in wrong.items()
-        ]
-        good = count > 0
-        good[list(wrong)] = False
-        number = np.cumsum(good) - 1 + len(names)
-        kept = good[owner]
-        owners.append(number[owner[kept]])
-        tables.append(table[kept])
-        names += [n for n, fine in zip(part_names, good, strict=True) if fine]
-    values = np.concatenate([np.zeros((0, len(FIELDS))), *tables])
-    label, left, top, width, height = values.T
+def _read_entries(
+    file: h5py.File, names: npt.NDArray[np.object_], groups: npt.NDArray[np.object_]
+) -> DigitStruct:
+    good: list[str] = []
+    tables: list[Boxes] = []
+    broken: list[str] = []
+    for entry, (name_reference, group_reference) in enumerate(zip(names, groups, strict=True), 1):
+        name = ""
+        try:
+            name = _name(_target(file, name_reference))
+            tables.append(_boxes(file, _target(file, group_reference)))
+            good.append(name)
+        except PROBLEMS as problem:
+            reason = " ".join(str(problem.args[0] if problem.args else problem).split())
+            broken.append(f"entry {entry}{f' ({name})' if name else ''}: {reason}")
+    owner = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    label, left, top, width, height = np.concatenate([np.zeros((0, len(FIELDS))), *tables]).T
     box = np.stack([left, top, left + width, top + height], 1)
-    return DigitStruct(
-        NumberBoxes(
-            names, np.concatenate([np.zeros(0, np.int64), *owners]), label.astype(np.int64), box
-        ),
-        broken,
-    )
+    return DigitStruct(NumberBoxes(good, owner, label.astype(np.int64), box), broken)
 
 
-def _names(objects: Objects, address: Ints) -> list[str]:
-    """Empty where the quick way does not understand one."""
-    arrays = objects.arrays(address, SHORT)
-    length = np.where(arrays.length <= NAME, arrays.length, 0)
-    letters = objects.values(arrays.at, 2 * NAME).view(
-        "<u2"
-    )  # beyond the end of the file come zeros
-    short = (letters < 128).astype(bool) | (np.arange(NAME) >= length[:, None])
-    text = np.where(np.arange(NAME) < length[:, None], letters, 0).astype(np.uint8)
-    found = text.view(f"S{NAME}")[:, 0]
-    return [
-        n.decode() if fine else ""
-        for n, fine in zip(found, short.all(1) & (length > 0), strict=True)
-    ]
+# h5py's low level from here on: the file has a million objects, and a `Dataset` of each takes four
+# times as long as the object
 
 
-def _tables(objects: Objects, address: Ints) -> tuple[Ints, Values]:
-    """How many boxes each entry has, 0 where the quick way does not understand it, and all boxes
-    below each other.
-    """
-    members = objects.members(address, FIELDS)
-    single = [objects.arrays(field, DOUBLE) for field in members.T]
-    several = [objects.arrays(field, REFERENCE) for field in members.T]
-    of_one = np.all([field.length == 1 for field in single], 0)
-    lengths = np.stack([field.length for field in several])
-    of_many = (lengths > 0).all(0) & (lengths == lengths[0]).all(0) & (lengths[0] <= MOST)
-    count = np.where(of_many, lengths[0], of_one)
-    owner = np.repeat(np.arange(len(count)), count)
-    place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-    columns, fine = [], np.ones(len(owner), bool)
-    for one, many in zip(single, several, strict=True):
-        referred = objects.values(np.where(of_many[owner], many.at[owner] + 8 * place, -1), 8).view(
-            "<i8"
-        )[:, 0]
-        target = objects.arrays(np.where(of_many[owner], referred, 0), DOUBLE)
-        at = np.where(of_many[owner], np.where(target.length == 1, target.at, 0), one.at[owner])
-        fine &= at > 0
-        columns.append(objects.values(at, 8).view("<f8")[:, 0])
-    unclear = np.zeros(len(count), bool)
-    unclear[owner[~fine]] = True
-    return np.where(unclear, 0, count), np.stack(columns, 1)[~unclear[owner]]
+def _target(file: h5py.File, reference: h5py.Reference) -> Any:
+    target = h5py.h5r.dereference(reference, file.id)
+    if target is None:
+        raise ValueError("a reference leads nowhere")
+    return target
 
 
-def _wrong(table: Values, owner: Ints) -> dict[int, str]:
-    """What is wrong with the boxes, by entry; the first thing of each."""
+def _read(dataset: h5py.h5d.DatasetID, kind: npt.DTypeLike, most: int) -> npt.NDArray[Any]:
+    size = dataset.get_space().get_simple_extent_npoints()
+    if size > most:
+        raise ValueError(f"it has {size:,} values where {most} are the most")
+    values = np.empty(dataset.shape, kind)
+    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values.ravel()
+
+
+def _name(letters: h5py.h5d.DatasetID) -> str:
+    codes = _read(letters, np.uint16, MAX_NAME).tolist()
+    if not codes or not all(0 < code < 128 for code in codes):
+        raise ValueError("its name is no text")
+    return contained_path("".join(chr(code) for code in codes))
+
+
+def _boxes(file: h5py.File, group: h5py.h5g.GroupID) -> Boxes:
+    """Read and check the boxes of an image, (digits, fields)."""
+    columns = []
+    for field in FIELDS:
+        try:
+            dataset = h5py.h5d.open(group, field.encode())
+        except KeyError as problem:
+            raise ValueError(f"it has no {field}") from problem
+        if dataset.get_type().get_class() == h5py.h5t.REFERENCE:
+            references = _read(dataset, h5py.ref_dtype, MAX_DIGITS)
+            numbers = [_read(_target(file, each), float, 1)[0] for each in references]
+            columns.append(np.array(numbers))
+        else:
+            columns.append(_read(dataset, float, MAX_DIGITS))
+    if len({len(column) for column in columns}) > 1 or not len(columns[0]):
+        counts = zip(columns, FIELDS, strict=True)
+        raise ValueError("it has " + ", ".join(f"{len(c)} {field}" for c, field in counts))
+    table = np.stack(columns, 1)
+    _check(table)
+    return table
+
+
+def _check(table: Boxes) -> None:
     label, _, _, width, height = table.T
     checks = {
         "its box is not a number": ~(np.abs(table) < 1e6).all(1),
         "its label is not one of 1 to 10": ~np.isin(label, np.arange(1, 11)),
         "its box has no area": ~((width > 0) & (height > 0)),
     }
-    found: dict[int, str] = {}
     for reason, bad in checks.items():
-        for box in np.flatnonzero(bad):
-            values = ", ".join(
-                f"{field} {value:g}" for field, value in zip(FIELDS, table[box], strict=True)
-            )
-            found.setdefault(int(owner[box]), f"{reason} ({values})")
-    return found
-
-
-def _referred(file: h5py.File, field: str, row: int) -> Any:
-    data = file["digitStruct"][field]
-    return file[data[np.unravel_index(row, data.shape)]]
-
-
-def _slow_name(file: h5py.File, row: int) -> str:
-    letters = np.asarray(_referred(file, "name", row)).ravel()
-    if not 0 < len(letters) <= NAME or not all(0 < letter < 128 for letter in letters.tolist()):
-        raise ValueError("its name is no text")
-    return "".join(chr(int(letter)) for letter in letters)
-
-
-def _slow_table(file: h5py.File, row: int) -> Values:
-    group = _referred(file, "bbox", row)
-    columns = []
-    for field in FIELDS:
-        if field not in group:
-            raise ValueError(f"it has no {field}")
-        values = np.asarray(group[field]).ravel()[: MOST + 1]
-        columns.append(
-            [float(np.asarray(file[v]).ravel()[0]) for v in values]
-            if values.dtype == object
-            else values.astype(float).tolist()
-        )
-    if len({len(column) for column in columns}) > 1 or not 0 < len(columns[0]) <= MOST:
-        raise ValueError(
-            "it has "
-            + ", ".join(
-                f"{len(column)} {field}" for field, column in zip(FIELDS, columns, strict=True)
-            )
-        )
-    return np.array(columns).T
+        if bad.any():
+            box = zip(FIELDS, table[bad.argmax()], strict=True)
+            raise ValueError(f"{reason} ({', '.join(f'{field} {v:g}' for field, v in box)})")

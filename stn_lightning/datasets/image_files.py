@@ -1,174 +1,204 @@
-"""Photographs of any size, on disk: decoded one by one, or read from a cache of resized ones."""
+"""Data sets of images in files: decoded one by one, or read from a cache of resized ones."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
-from PIL import Image
+from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.batch import Split
+from stn_lightning.datasets.decoding import PIXELS, WHITE, RGBImage, decode, raise_unreadable
+from stn_lightning.datasets.files.cache import Cache
+from stn_lightning.datasets.files.paths import printable
 from stn_lightning.datasets.sources import Source
-
-PIXELS = 2**27
-"""A picture that says it has more is refused: a few bytes of JPEG can unfold into 12 GB."""
-
-Picture = UInt8[np.ndarray, "_ _ 3"]
-"""(height, width, 3)"""
 
 
 class ImageFileDataset(NamedTuple):
-    """A split. `image[i]` reads picture i, its smallest side brought to the source's `side`."""
+    """A split. `image[i]` reads image i, its smallest side resized to the source's `side`."""
 
-    image: Sequence[Picture]
-    label: Int64[Tensor, " pictures"]
+    image: Sequence[RGBImage]
+    label: Int64[Tensor, " images"]
     names: Sequence[str]
-    """Files, for messages and predictions."""
+    """files below the source's folder, for messages and predictions"""
+
+
+class ImageRecord(NamedTuple):
+    """One image of a data set: its file below the folder, its label and its split."""
+
+    name: str
+    label: int
+    split: Split
 
 
 class ImageFileSource(Source):
-    """A data set of photographs."""
-
-    side: int
-    """Smallest side of a picture as it is read, in pixels."""
-
-    @abstractmethod
-    def load(self, split: Split) -> ImageFileDataset: ...
-
-
-class DecodedImages(Sequence[Picture]):
-    """Pictures that are decoded each time they are read.
+    """A data set of images in files.
 
     Args:
-        files: JPEG, PNG or WebP.
-        side: their smallest side becomes this, in pixels.
+        folder: folder of the images.
+        side: smallest side of an image as it is read, in pixels.
+        cache: folder for resized images; None decodes them each time they are read.
+        background: red, green and blue of what shows through transparent pixels.
+
+    Raises:
+        ValueError: if `side` is less than 1, or `background` is no colour.
     """
 
-    def __init__(self, files: Sequence[Path], side: int) -> None:
-        self.files, self.side = files, side
+    def __init__(
+        self,
+        folder: Path,
+        side: int,
+        cache: Path | None,
+        background: tuple[int, int, int] = WHITE,
+    ) -> None:
+        if side < 1:
+            raise ValueError(f"side {side}; give 1 or more pixels")
+        if not all(0 <= value <= 255 for value in background):
+            raise ValueError(f"background {background}; give red, green and blue from 0 to 255")
+        self.folder, self.side, self.cache, self.background = folder, side, cache, background
+
+    @abstractmethod
+    def records(self) -> Sequence[ImageRecord]:
+        """Return all images of the data set, in a fixed order."""
+
+    def prepare(self) -> None:
+        files = self.files(self.records())
+        refuse_missing(files)
+        if self.cache is not None:
+            self._cached(files).build()
+
+    def check(self) -> str:
+        files = self.files(self.records())
+        if self.cache is None:
+            refuse_damaged(files, self.background)
+            how = "not cached"
+        else:
+            self._cached(files).check()
+            how = f"cached in {self.cache}"
+        return (
+            f"{super().check()}; {len(self.class_names)} classes; smallest side {self.side}, {how}"
+        )
+
+    def load(self, split: Split) -> ImageFileDataset:
+        records = self.records()
+        files = self.files(records)
+        chosen = [i for i, record in enumerate(records) if record.split == split]
+        if self.cache is None:
+            image: Sequence[RGBImage] = DecodedImages(
+                [files[i] for i in chosen], self.side, self.background
+            )
+        else:
+            cached = self._cached(files).open()
+            image = [cached[i] for i in chosen]
+        labels = torch.tensor([records[i].label for i in chosen], dtype=torch.int64)
+        return ImageFileDataset(image, labels, [records[i].name for i in chosen])
+
+    def files(self, records: Sequence[ImageRecord]) -> list[Path]:
+        """Return the files of images."""
+        return [self.folder / record.name for record in records]
+
+    def _cached(self, files: Sequence[Path]) -> Cache:
+        assert self.cache is not None
+        return Cache(self.cache, files, self.side, self.read, self.background)
+
+    def read(self, file: Path) -> RGBImage:
+        """Decode and resize one image."""
+        return read_resized(file, self.side, self.background)
+
+
+class DecodedImages(Sequence[RGBImage]):
+    """Images that are decoded each time they are read.
+
+    Args:
+        files: the images' files.
+        side: smallest side that they are resized to, in pixels.
+        background: colour of what shows through transparent pixels.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], side: int, background: tuple[int, int, int] = WHITE
+    ) -> None:
+        self.files, self.side, self.background = files, side, background
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, i: int) -> Picture:  # type: ignore[override]  # no slices
-        return resize_smallest_side(decode(self.files[i]), self.side)
+    def __getitem__(self, i: int) -> RGBImage:  # type: ignore[override]  # no slices
+        return read_resized(self.files[i], self.side, self.background)
 
 
-def decode(path: Path) -> Picture:
-    """The picture in a file, in colour.
-
-    By Pillow: TorchVision's decoder is faster, but it is deprecated, and damaged files can take the
-    whole process down with it.
+def read_resized(file: Path, side: int, background: tuple[int, int, int] = WHITE) -> RGBImage:
+    """Decode an image and resize its smallest side.
 
     Raises:
-        ValueError: names the file and what is wrong with it.
+        ValueError: with the file's name, if it cannot be read, or would become too large.
     """
+    image = decode(file, background)
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    except Exception as problem:  # of many kinds, all about the file
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0].replace(
-            f" '{path}'", ""
-        )
-        raise ValueError(f"{path}: {reason}; is it a whole JPEG, PNG or WebP file?") from problem
+        return resize_smallest_side(image, side)
+    except ValueError as problem:
+        raise ValueError(f"{printable(file)}: {problem}") from problem
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture in a file, from its header alone.
+def resize_smallest_side(image: RGBImage, side: int) -> RGBImage:
+    """Resize an image so that its smallest side is `side`; antialiased.
 
     Raises:
-        ValueError: where it has none, or more than `PIXELS`.
+        ValueError: if it would have more than `PIXELS` pixels, as very long images do.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of very large pictures, which `checked` refuses, and of odd headers
-            with Image.open(path) as header:
-                size = header.height, header.width
-    except Image.DecompressionBombError:
-        size = (PIXELS, 2)
-    except Exception as problem:  # of many kinds, all about the file
+    height, width = resized_size(image.shape[0], image.shape[1], side)
+    if (height, width) == image.shape[:2]:
+        return image
+    if height * width > PIXELS:
         raise ValueError(
-            f"{path}: no header of a picture ({type(problem).__name__}); is it a whole JPEG, PNG or WebP file?"
-        ) from problem
-    if size[0] * size[1] > PIXELS:
-        raise ValueError(
-            f"{path}: says it has more than {PIXELS:,} pixels, which is refused; make it smaller"
+            f"{image.shape[1]} x {image.shape[0]} pixels would become {width:,} x {height:,}, "
+            f"more than {PIXELS:,}; crop it, or give a smaller side"
         )
-    return size
+    # a copy, as decoded images are read-only
+    channels_first = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    resized = functional.interpolate(
+        channels_first, (height, width), mode="bilinear", antialias=True
+    )[0]
+    return resized.permute(1, 2, 0).numpy()
+
+
+def resized_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Return the height and width of an image whose smallest side becomes `side`."""
+    shortest = min(height, width)
+    return round(height * side / shortest), round(width * side / shortest)
 
 
 def refuse_missing(files: Sequence[Path]) -> None:
-    """See to it that all files are there.
+    """Check that all files are there.
 
     Raises:
-        FileNotFoundError: a line for each that is not.
+        FileNotFoundError: with a line for each that is missing.
     """
-    if missing := [f"{path} is missing" for path in files if not path.is_file()]:
-        raise FileNotFoundError(
-            "\n".join([*missing, f"{len(missing):,} of {len(files):,} pictures are missing"])
-        )
+    if missing := [f"{printable(path)} is missing" for path in files if not path.is_file()]:
+        count = f"{len(missing):,} of {len(files):,} images are missing"
+        raise FileNotFoundError("\n".join([*missing, count]))
 
 
-def refuse_damaged(files: Sequence[Path]) -> None:
-    """Decode each of the files.
+def refuse_damaged(files: Sequence[Path], background: tuple[int, int, int] = WHITE) -> None:
+    """Decode all files.
 
     Raises:
-        ValueError: a line for each that cannot be read.
+        ValueError: with a line for each that cannot be read.
     """
     problems = []
     for path in files:
         try:
-            image_size(path)
-            decode(path)
+            decode(path, background)
         except ValueError as problem:
             problems.append(str(problem))
-    raise_all(problems)
-
-
-def raise_all(problems: Sequence[str]) -> None:
-    """One error for all pictures that cannot be read, if there are any."""
-    if problems:
-        raise ValueError(
-            "\n".join(
-                [
-                    *problems,
-                    f"{len(problems):,} pictures cannot be read; restore them, or leave them out (`exclude`)",
-                ]
-            )
-        )
-
-
-def resize_smallest_side(picture: Picture, side: int) -> Picture:
-    """The smallest side becomes `side`; antialiased."""
-    height, width = resized_size(picture.shape[0], picture.shape[1], side)
-    if (height, width) == picture.shape[:2]:
-        return picture
-    channels_first = torch.from_numpy(picture.copy()).permute(2, 0, 1)[
-        None
-    ]  # a copy, as decoded pictures are read-only
-    return (
-        functional.interpolate(channels_first, (height, width), mode="bilinear", antialias=True)[0]
-        .permute(1, 2, 0)
-        .numpy()
-    )
-
-
-def resized_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """The size of a picture once its smallest side is `side`."""
-    shortest = min(height, width)
-    return round(height * side / shortest), round(width * side / shortest)
+    raise_unreadable(problems)
 
 
 def normalise_points(
     pixels: Float32[Tensor, "n points 2"], size: Int64[Tensor, "n 1 2"]
 ) -> Float32[Tensor, "n points 2"]:
-    """Positions in pixels, 0 at the left and upper border, as -1 to 1."""
+    """Map points from pixels, 0 at the left and upper border, to -1 to 1."""
     return pixels * 2 / size.flip(-1) - 1

@@ -1,44 +1,41 @@
-"""Anyone's photographs: one folder a class, or a table."""
+"""Your own images: one folder for each class, or a table."""
 
 import csv
 import hashlib
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from stn_lightning.batch import Split
-from stn_lightning.datasets.files.cache import Cache
-from stn_lightning.datasets.files.text_tables import inside
-from stn_lightning.datasets.image_files import (
-    DecodedImages,
-    ImageFileDataset,
-    ImageFileSource,
-    refuse_damaged,
-    refuse_missing,
-)
-
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp"}
+from stn_lightning.datasets.decoding import SUFFIXES, WHITE
+from stn_lightning.datasets.files.paths import contained_path, printable
+from stn_lightning.datasets.image_files import ImageFileSource, ImageRecord
 
 
 class ImageFolder(ImageFileSource):
-    """Photographs in `root/<class>/`, or those that a table names.
+    """Images in `root/<class>/`, or those that a table names.
 
-    Where the table does not say which split a picture belongs to, its name decides: it stays where
-    it is when others are added.
+    JPEG, PNG, WebP, BMP, GIF and TIFF files are read. In folders, hidden entries are skipped, links
+    are followed, and `prepare` counts and names what else there is. Where no table says which
+    split an image belongs to, its name decides: it stays there when others are added.
 
     Args:
-        root: the folder.
-        table: a CSV file with the columns `file` (below `root`) and `class`, and, if wanted,
+        root: folder of the images.
+        table: a CSV file with the columns `file` (below `root`) and `class` and, if wanted,
             `split` (train, val or test).
-        side: smallest side of a picture as it is read, in pixels.
-        cache: folder for resized pictures; null decodes them each time they are read.
-        validation: part of the pictures.
-        test: part of the pictures.
+        side: smallest side of an image as it is read, in pixels.
+        cache: folder for resized images; None decodes them each time they are read.
+        validation: share of the images.
+        test: share of the images.
+        background: red, green and blue of what shows through transparent pixels, 0 to 255.
 
     Raises:
-        ValueError: where there are no pictures, or a part makes no sense; names file and row of
-            what is wrong in a table.
+        ValueError: if a number makes no sense; when images are listed, if there are none, a class
+            has none, or a row of the table is wrong.
     """
 
     def __init__(
@@ -49,121 +46,182 @@ class ImageFolder(ImageFileSource):
         cache: str | None = None,
         validation: float = 0.1,
         test: float = 0.2,
+        background: tuple[int, int, int] = WHITE,
     ) -> None:
-        if side < 1 or not (validation > 0 and test > 0 and validation + test < 1):
+        if not (validation > 0 and test > 0 and validation + test < 1):
             raise ValueError(
-                f"side {side}, validation {validation}, test {test}; a side of 1 or more, and parts that leave something to train on"
+                f"validation {validation}, test {test}; give shares above 0 that leave something "
+                "to train on"
             )
-        self.root, self.table, self.side = (
-            Path(root),
-            Path(table) if table is not None else None,
-            side,
+        folder = Path(root)
+        name = f"{folder.resolve().name}-{side}"
+        super().__init__(
+            folder, side, Path(cache) / name if cache is not None else None, background
         )
-        self.cache = Path(cache) / f"{self.root.name}-{side}" if cache is not None else None
+        self.table = Path(table) if table is not None else None
         self.validation, self.test = validation, test
+        self.empty_split_advice = (
+            f"add images to {self.folder}, or give larger shares `validation` and `test`"
+            if self.table is None
+            else f"name it in the column `split` of {self.table}, or add images"
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]  # read when asked for
-        """Names of the classes, in the order of the alphabet."""
-        return tuple(sorted({picture.label for picture in self._pictures()}))
+        """Names of the classes, in alphabetical order."""
+        return tuple(sorted({image.label for image in self._images()}))
 
     def prepare(self) -> None:
-        files = self._files()
-        refuse_missing(files)
-        if self.cache is not None:
-            Cache(self.cache, files, self.side).build()
+        super().prepare()
+        if note := self._skipped():
+            print(note, file=sys.stderr)
 
     def check(self) -> str:
-        if self.cache is None:
-            refuse_damaged(self._files())
-        else:
-            Cache(self.cache, self._files(), self.side).check()
-        return f"{super().check()}; {len(self.class_names)} classes"
+        note = self._skipped()
+        return super().check() + (f"; {note}" if note else "")
 
-    def load(self, split: Split) -> ImageFileDataset:
-        pictures, classes = self._pictures(), self.class_names
-        chosen = [i for i, picture in enumerate(pictures) if picture.split == split]
-        files = self._files()
-        if self.cache is None:
-            image = DecodedImages([files[i] for i in chosen], self.side)
-        else:
-            cached = Cache(self.cache, files, self.side).open()
-            image = [cached[i] for i in chosen]  # type: ignore[assignment]
-        labels = torch.tensor([classes.index(pictures[i].label) for i in chosen], dtype=torch.int64)
-        return ImageFileDataset(image, labels, [pictures[i].name for i in chosen])
+    def records(self) -> list[ImageRecord]:
+        images = self._images()
+        labels = {name: i for i, name in enumerate(sorted({image.label for image in images}))}
+        return [ImageRecord(image.name, labels[image.label], image.split) for image in images]
 
-    def _files(self) -> list[Path]:
-        return [self.root / picture.name for picture in self._pictures()]
-
-    def _pictures(self) -> list["_Picture"]:
-        if self.table is not None:
-            found = self._in_table(self.table)
-        else:
-            names = [str(path.relative_to(self.root)) for path in images_below(self.root)]
-            found = [
-                _Picture(name, name.partition("/")[0], self._split(name))
-                for name in names
-                if "/" in name
-            ]
-        if not found:
+    def _images(self) -> list["_Image"]:
+        images = self._from_table(self.table) if self.table is not None else self._from_folders()
+        if not images:
             raise ValueError(
-                f"{self.table or self.root}: no pictures; a folder holds one folder a class, a table the columns file and class"
+                f"{self.table or self.folder}: no images; a folder holds one folder for each "
+                "class, a table the columns file and class"
             )
-        return found
+        return images
 
-    def _in_table(self, table: Path) -> list["_Picture"]:
-        try:
-            lines = list(csv.reader(table.read_text().splitlines(), strict=True))
-        except (OSError, UnicodeDecodeError, csv.Error) as problem:
-            raise ValueError(
-                f"{table}: cannot be read as CSV ({str(problem).splitlines()[0]})"
-            ) from problem
-        columns = lines[0] if lines else []
+    def _from_folders(self) -> list["_Image"]:
+        images = []
+        for folder in self._class_folders():
+            names = [name for name in files_below(self.folder, folder) if is_image(name)]
+            if not names:
+                raise ValueError(
+                    f"{printable(self.folder / folder)}: no images, so its class would be empty; "
+                    "JPEG, PNG, WebP, BMP, GIF and TIFF files are read; add some, or take the "
+                    "folder away"
+                )
+            images += [_Image(name, printable(folder), self._split(name)) for name in names]
+        return images
+
+    def _class_folders(self) -> list[str]:
+        with os.scandir(self.folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+        return sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
+
+    def _skipped(self) -> str:
+        """Count and name the files that are no images, in one line."""
+        if self.table is not None:
+            return ""
+        names = files_below(self.folder)
+        others = [name for name in names if not is_image(name)]
+        loose = [name for name in names if "/" not in name and is_image(name)]
+        parts = []
+        if others:
+            kinds = Counter(Path(name).suffix or "without ending" for name in others)
+            named = ", ".join(
+                f"{count:,} {printable(kind)}" for kind, count in kinds.most_common(5)
+            )
+            parts.append(f"{len(others):,} files that are no images ({named}; {_first(others)})")
+        if loose:
+            parts.append(f"{len(loose):,} images in no class's folder ({_first(loose)})")
+        return f"{printable(self.folder)}: left out {' and '.join(parts)}" if parts else ""
+
+    def _from_table(self, table: Path) -> list["_Image"]:
+        rows = _table_rows(table)
+        number, columns = next(rows, (1, []))
+        columns = [column.strip() for column in columns]
         if not {"file", "class"} <= set(columns):
             raise ValueError(
-                f"{table}: row 1: columns are {', '.join(columns) or 'missing'}; file and class are needed"
+                f"{table}: row {number}: columns are {', '.join(columns) or 'missing'}; "
+                "file and class are needed"
             )
-        found = []
-        for row, values in enumerate(lines[1:], 2):
-            if len(values) != len(columns):
-                raise ValueError(
-                    f"{table}: row {row}: {len(values)} columns, expected {len(columns)}"
-                )
-            named = dict(zip(columns, values, strict=True))
+        images: dict[str, _Image] = {}
+        for row, values in rows:
             try:
-                name = inside(named["file"])
+                image = self._from_row(columns, values)
+                if image.name in images:
+                    raise ValueError(f"{image.name} has had a row before")
             except ValueError as problem:
                 raise ValueError(f"{table}: row {row}: {problem}") from problem
-            splits: dict[str, Split] = {
-                "train": "train",
-                "val": "val",
-                "test": "test",
-                "": self._split(name),
-            }
-            if not named["class"] or named.get("split", "") not in splits:
-                raise ValueError(
-                    f"{table}: row {row}: a class, and a split of train, val, test or nothing, are needed"
-                )
-            found.append(_Picture(name, named["class"], splits[named.get("split", "")]))
-        return found
+            images[image.name] = image
+        return list(images.values())
+
+    def _from_row(self, columns: list[str], values: list[str]) -> "_Image":
+        if len(values) != len(columns):
+            raise ValueError(f"{len(values)} columns, expected {len(columns)}")
+        named = dict(zip(columns, values, strict=True))
+        name = contained_path(named["file"])
+        splits: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
+        splits[""] = self._split(name)
+        label, split = named["class"].strip(), named.get("split", "").strip()
+        if not label or split not in splits:
+            raise ValueError("a class, and a split of train, val, test or nothing, are needed")
+        return _Image(name, label, splits[split])
 
     def _split(self, name: str) -> Split:
-        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
-        return (
-            "test"
-            if place < self.test
-            else "val"
-            if place < self.test + self.validation
-            else "train"
-        )
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        place = int.from_bytes(digest[:6], "big") / 2**48
+        if place < self.test:
+            return "test"
+        return "val" if place < self.test + self.validation else "train"
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     name: str
     label: str
     split: Split
 
 
-def images_below(folder: Path) -> list[Path]:
-    """JPEG, PNG and WebP files in a folder and the folders in it, in the order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+def is_image(name: str) -> bool:
+    """Tell whether a file's ending is that of an image."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def files_below(root: Path, folder: str = "") -> list[str]:
+    """List all files in a folder and the folders in it, in the order of their names.
+
+    Hidden entries are skipped. Links are followed, but not into a folder that one is already in.
+
+    Args:
+        root: folder that names are relative to.
+        folder: folder below `root` to list; `root` itself when left out.
+    """
+    above = (os.path.realpath(root),) if folder else ()
+    return sorted(_walk(root, folder, above), key=lambda name: os.fsencode(name).split(b"/"))
+
+
+def _walk(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    real = os.path.realpath(root / folder)
+    if real in above:
+        return
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            below = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                yield from _walk(root, below, (*above, real))
+            else:
+                yield below
+
+
+def _first(names: list[str]) -> str:
+    return f"the first is {printable(names[0])}"
+
+
+def _table_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield row number and columns of each row that is not blank."""
+    try:
+        text = table.read_bytes().decode("utf-8-sig")  # spreadsheets write a byte-order mark
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for values in reader:
+            if any(value.strip() for value in values):
+                yield reader.line_num, values
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise ValueError(
+            f"{table}: cannot be read as CSV in UTF-8 ({str(problem).splitlines()[0]})"
+        ) from problem

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from stn_lightning.batch import Split
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
 
 class Annotations(NamedTuple):
     """Annotated parts and boxes of a split, for scoring where a network looks.
@@ -37,6 +39,8 @@ class Source(ABC):
     """Names of the classes, in the order of their labels."""
     part_names: tuple[str, ...] = ()
     """Names of the annotated parts."""
+    empty_split_advice = "check the data folder"
+    """What to do about a split without images, for messages."""
 
     def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
         """Bring the files here, where they are missing. Runs in one process of each machine."""
@@ -55,8 +59,22 @@ class Source(ABC):
         Raises:
             ValueError: with a line for each thing that is wrong.
         """
-        splits: tuple[Split, ...] = ("train", "val", "test")
-        return ", ".join(f"{split} {len(self.load(split).label):,}" for split in splits)
+        sizes = {split: len(self.load(split).label) for split in SPLITS}
+        for split, size in sizes.items():
+            self.refuse_empty(split, size)
+        return ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+
+    def refuse_empty(self, split: Split, size: int) -> None:
+        """Check that a split of `size` images has some.
+
+        Raises:
+            ValueError: with the names of split and data set, and what to do.
+        """
+        if not size:
+            raise ValueError(
+                f"the {split} split of {type(self).__name__} has no images; "
+                f"{self.empty_split_advice}"
+            )
 
 
 class ImageTensorSource(Source):

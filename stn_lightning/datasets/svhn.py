@@ -1,5 +1,4 @@
-"""SVHN, Format 1: photographs of whole house numbers, cut once into crops that are mapped into
-memory.
+"""SVHN, Format 1: images of house numbers, cut once into memory-mapped crops.
 
 Reference:
     Netzer et al. 2011, "Reading Digits in Natural Images with Unsupervised Feature Learning"; the
@@ -17,12 +16,15 @@ from torch import Tensor
 from stn_lightning.batch import Split
 from stn_lightning.datasets.files.archives import unpack
 from stn_lightning.datasets.files.download import File, fetch
-from stn_lightning.datasets.mnist import data_root
+from stn_lightning.datasets.files.paths import data_root
 from stn_lightning.datasets.sources import Source
 from stn_lightning.datasets.svhn_boxes import CLASSES
 from stn_lightning.datasets.svhn_crops import BROKEN, SVHNCropFile
 
-MIRRORS = ("http://ufldl.stanford.edu/housenumbers/",)
+MIRRORS = (
+    "https://ufldl.stanford.edu/housenumbers/",
+    "http://ufldl.stanford.edu/housenumbers/",  # the published address
+)
 ARCHIVES = {
     "train": File("train.tar.gz", None, 404_141_560),
     "test": File("test.tar.gz", None, 276_555_967),
@@ -32,11 +34,11 @@ ARCHIVES = {
 they are unpacked.
 """
 UNPACKED = 4
-"""Times the size of the archive: what may come out of it; photographs hardly shrink."""
+"""Times the archive's size that may come out of it; images hardly shrink."""
 MEMBERS = 250_000
-"""Files in an archive, at most; extra has 202,353 photographs."""
+"""Files in an archive, at most; extra has 202,353 images."""
 VALIDATION = 5000
-"""The first pictures of the training part; the paper has as many, and does not say which (?)."""
+"""The first images of the training part; the paper has as many, and does not say which (?)."""
 MARGIN = {64: 4, 128: 8}
 """Pixels around the crop on every side, for random crops."""
 LOOSENESS = {64: 1.0, 128: 2.0}
@@ -48,14 +50,14 @@ background and digits have the same size (?).
 class SVHNSplit(NamedTuple):
     """A split, in files that are mapped into memory."""
 
-    parts: tuple[UInt8[np.ndarray, "pictures 3 side side"], ...]
+    parts: tuple[UInt8[np.ndarray, "images 3 side side"], ...]
     """one file each"""
-    rows: Int64[Tensor, " pictures"]
-    """which row of which part: rows of the second follow those of the first"""
-    label: Int64[Tensor, "pictures digits"]
+    rows: Int64[Tensor, " images"]
+    """row of each image, where rows of the second file follow those of the first"""
+    label: Int64[Tensor, "images digits"]
 
     def read(self, indices: Int64[Tensor, " batch"]) -> UInt8[Tensor, "batch 3 side side"]:
-        """Some of the pictures: one gather from each file."""
+        """Read some images: one gather from each file."""
         rows = self.rows[indices].numpy()
         taken = np.empty((len(rows), *self.parts[0].shape[1:]), np.uint8)
         first = 0
@@ -70,14 +72,13 @@ class SVHN(Source):
     """Crops of whole house numbers with one to five digits.
 
     Args:
-        size: 64 or 128 px, the paper's two.
-        extra: whether the 200,000 easier numbers of the third archive are trained on too, as in the
-            paper.
+        size: side of a crop, in pixels; 64 or 128, the paper's two.
+        extra: train on the 200,000 easier numbers of the third archive too, as the paper does.
         root: folder of the archives, or of what is in them (`train/`, `test/`, `extra/`); `svhn` in
             the data folder when left out. What is missing is downloaded into it.
 
     Raises:
-        ValueError: where the size is another one.
+        ValueError: if `size` is another one.
     """
 
     class_names = CLASSES
@@ -90,10 +91,10 @@ class SVHN(Source):
         self.parts = ("train", "test", "extra") if extra else ("train", "test")
 
     def crops(self, part: str) -> SVHNCropFile:
-        """Of one archive."""
+        """Return the crops of one archive."""
         return SVHNCropFile(
             self.root / part,
-            self.root / f"{part}-{self.size}.crops",
+            self.root / f"{part}-{self.size}.npy",
             self.size,
             self.margin,
             LOOSENESS[self.size],

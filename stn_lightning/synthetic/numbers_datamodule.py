@@ -14,7 +14,7 @@ from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.datamodules.svhn import HouseNumberDataModule
 from stn_lightning.datasets import ImageTensorSource
-from stn_lightning.datasets.mnist import data_root
+from stn_lightning.datasets.files.paths import data_root
 from stn_lightning.datasets.svhn_boxes import CLASSES, Layouts, drawn_layouts, layouts, read_json
 from stn_lightning.synthetic.numbers import DigitPool, SyntheticNumber
 
@@ -75,7 +75,7 @@ class SyntheticNumbersDataModule(HouseNumberDataModule):
         seed: int = 0,
         annotations: str | None = None,
     ) -> None:
-        super().__init__(batch_size, seed)
+        super().__init__(digits, batch_size, seed)
         self.digits = digits
         self.composition = composition
         self.train_pictures = train_size
@@ -92,9 +92,6 @@ class SyntheticNumbersDataModule(HouseNumberDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of what a task gets."""
         return (3, self.composition.size, self.composition.size)
-
-    def prepare_data(self) -> None:
-        self.digits.prepare()
 
     def load(self, split: Split) -> Layouts:
         self.pools[split] = DigitPool(*self.digits.load(split))

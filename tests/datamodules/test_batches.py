@@ -156,12 +156,12 @@ def test_without_shuffling_the_order_is_the_datas_in_every_epoch() -> None:
 
 
 def test_no_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="this split holds no pictures"):
+    with pytest.raises(ValueError, match="the data hold no images"):
         EpochBatches([], 4, shuffle=False)
 
 
 def test_training_batches_too_small_for_the_processes_are_refused_and_others_may_be_empty() -> None:
-    with pytest.raises(ValueError, match="batches of 2 pictures for 3 processes; raise batch_size"):
+    with pytest.raises(ValueError, match="batches of 2 images for 3 processes; raise batch_size"):
         EpochBatches(range(5), 3, shuffle=True, world_size=3)  # two batches, of 3 and 2
     frozen = [
         list(EpochBatches(range(5), 3, shuffle=False, rank=rank, world_size=4)) for rank in range(4)

@@ -12,7 +12,7 @@ from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules import ImageDataModule, ImageFolderDataModule
 from stn_lightning.datamodules.base import BatchAnnotations
 from stn_lightning.datasets import CUB
-from stn_lightning.datasets.image_files import decode
+from stn_lightning.datasets.decoding import decode
 from tests.cub_miniature import PARTS, gradient, write_cub
 
 SIZE = 24
@@ -32,7 +32,9 @@ def module_of(
 ) -> ImageDataModule:
     source = CUB(str(root), 32, str(root / "cache") if cached else None, validation=1)
     module = ImageDataModule(source, **({"size": SIZE, "batch_size": 4} | options))
-    module.trainer = cast(Trainer, SimpleNamespace(global_rank=rank, world_size=ranks))
+    module.trainer = cast(
+        Trainer, SimpleNamespace(global_rank=rank, world_size=ranks, overfit_batches=0.0)
+    )
     module.setup("fit")
     module.setup("test")
     return module
@@ -219,7 +221,9 @@ def test_a_table_says_class_and_split(tmp_path: Path) -> None:
     assert [len(module.splits[split].label) for split in SPLITS] == [7, 2, 2]
     assert module.class_names == ("Fringilla", "Troglodytes")
     assert module.splits["train"].label.tolist() == [0] * 6 + [1]
-    assert module.source.check() == "train 7, val 2, test 2; 2 classes"
+    assert module.source.check() == (
+        f"train 7, val 2, test 2; 2 classes; smallest side 20, cached in {tmp_path}/cache/birds-20"
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,13 +232,13 @@ def test_a_table_says_class_and_split(tmp_path: Path) -> None:
         ("file,kind\na.png,x", "row 1: columns are file, kind; file and class are needed"),
         ("", "row 1: columns are missing"),
         ("file,class\na.png", "row 2: 1 columns, expected 2"),
-        ("file,class\n../a.png,x", "row 2: '../a.png' is no file in the folder"),
+        ("file,class\n../a.png,x", "row 2: '../a.png' is no file inside the folder"),
         (
             "file,class,split\na.png,x,tset",
             "row 2: a class, and a split of train, val, test or nothing",
         ),
         ('file,class\n"a.png,x', "cannot be read as CSV"),
-        ("file,class\n", "no pictures; a folder holds one folder a class"),
+        ("file,class\n", "no images; a folder holds one folder for each class"),
     ],
 )
 def test_a_mistake_in_a_table_is_named(tmp_path: Path, text: str, said: str) -> None:

@@ -54,7 +54,9 @@ def module_of(
     ranks: int = 1,
 ) -> MNISTDataModule:
     module = MNISTDataModule(Few(), distortion, batch_size, seed)
-    module.trainer = cast(Trainer, SimpleNamespace(global_rank=rank, world_size=ranks))
+    module.trainer = cast(
+        Trainer, SimpleNamespace(global_rank=rank, world_size=ranks, overfit_batches=0.0)
+    )
     module.setup("fit")
     module.setup("test")
     return module
@@ -204,7 +206,7 @@ def test_the_image_shape_is_that_of_what_a_task_gets(
 
 def test_each_stage_loads_what_it_needs_and_loads_it_once() -> None:
     for stage, wanted in (
-        ("fit", ["train", "val"]),
+        ("fit", ["train", "val", "test"]),
         ("validate", ["val"]),
         ("test", ["test"]),
         ("predict", ["test"]),
@@ -378,7 +380,8 @@ def test_tests_and_predictions_see_every_picture_once_in_order_however_often() -
 def with_curriculum(curriculum: float, max_epochs: int = 8) -> MNISTDataModule:
     module = MNISTDataModule(Few(), RotatedScaledTranslated(), 10, 3, curriculum=curriculum)
     module.trainer = cast(
-        Trainer, SimpleNamespace(global_rank=0, world_size=1, max_epochs=max_epochs)
+        Trainer,
+        SimpleNamespace(global_rank=0, world_size=1, overfit_batches=0.0, max_epochs=max_epochs),
     )
     module.setup("fit")
     module.setup("test")
@@ -470,7 +473,7 @@ def test_each_draw_of_the_validation_images_is_distorted_on_its_own_and_frozen()
 
 def test_a_data_module_that_leaves_something_out_cannot_be_built() -> None:
     class Incomplete(MNISTDataModule):
-        class_names = BaseDataModule.class_names
+        image_shape = BaseDataModule.image_shape
 
-    with pytest.raises(TypeError, match="class_names"):
+    with pytest.raises(TypeError, match="image_shape"):
         Incomplete(EmbeddedDigits())

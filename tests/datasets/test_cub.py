@@ -11,8 +11,8 @@ from PIL import Image
 
 from stn_lightning.batch import Split
 from stn_lightning.datasets import CUB, cub
+from stn_lightning.datasets.decoding import decode, image_size
 from stn_lightning.datasets.files.download import File
-from stn_lightning.datasets.image_files import decode, image_size
 from tests.cub_miniature import PARTS, write_cub
 
 from .originals import cub_folder
@@ -87,13 +87,13 @@ def test_places_are_normalised_to_the_photograph(tmp_path: Path) -> None:
 
 def test_first_classes_are_taken_and_share_the_cache(tmp_path: Path) -> None:
     source_of(tmp_path).prepare()
-    files = sorted((tmp_path / "cache").rglob("*.pictures"))
+    files = sorted((tmp_path / "cache").rglob("*.images"))
     assert len(files) == 3  # a class each
     two = again(tmp_path, first_classes=2)
     two.prepare()
     assert two.class_names == ("Bird 1", "Bird 2")
     assert two.load("test").label.unique().tolist() == [0, 1]
-    assert sorted((tmp_path / "cache").rglob("*.pictures")) == files
+    assert sorted((tmp_path / "cache").rglob("*.images")) == files
 
 
 def test_excluded_pictures_are_left_out(tmp_path: Path) -> None:
@@ -101,14 +101,14 @@ def test_excluded_pictures_are_left_out(tmp_path: Path) -> None:
     source = source_of(tmp_path, cached=False, exclude=str(tmp_path / "known.txt"))
     assert [len(source.load(split).label) for split in SPLITS] == [9, 3, 4]
     (tmp_path / "known.txt").write_text("5\n99\n")
-    with pytest.raises(ValueError, match=r"known\.txt: 99 is no picture of"):
+    with pytest.raises(ValueError, match=r"known\.txt: 99 is no image of"):
         source.load("test")
 
 
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     source.prepare()
-    first, second, third = sorted((tmp_path / "cache").rglob("*.pictures"))
+    first, second, third = sorted((tmp_path / "cache").rglob("*.images"))
     times = {path: path.stat().st_mtime_ns for path in (first, third)}
     content = second.read_bytes()
     second.unlink()
@@ -142,15 +142,15 @@ def test_all_damaged_pictures_are_named_at_once_and_the_rest_is_kept(tmp_path: P
             (folder / name).read_bytes()[:-40] if content is None else content
         )
     with pytest.raises(
-        ValueError, match="3 pictures cannot be read; restore them, or leave them out"
+        ValueError, match="3 images cannot be read; restore them, or leave them out"
     ) as refused:
         source.prepare()
     lines = str(refused.value).splitlines()
     assert [line.partition(": ")[0] for line in lines[:-1]] == [
         str(folder / name) for name in damage
     ]
-    assert len(list((tmp_path / "cache").rglob("*.pictures"))) == 1
-    with pytest.raises(ValueError, match="3 pictures cannot be read"):
+    assert len(list((tmp_path / "cache").rglob("*.images"))) == 1
+    with pytest.raises(ValueError, match="3 images cannot be read"):
         again(tmp_path, cached=False).check()
     left_out = tmp_path / "bad.txt"
     left_out.write_text("2\n3\n18\n")
@@ -164,28 +164,32 @@ def test_a_header_that_promises_gigabytes_is_refused_before_decoding(tmp_path: P
     start = content.index(b"\xff\xc0")
     content[start + 5 : start + 9] = (60000).to_bytes(2, "big") * 2
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"bomb\.jpg: says it has more than 134,217,728 pixels"):
+    with pytest.raises(ValueError, match=r"bomb\.jpg: it says it has more than 134,217,728 pixels"):
         image_size(path)
 
 
 @pytest.mark.parametrize(
     ("file", "row", "said"),
     [
-        ("images.txt", "1 ../../secret.jpg", r"row 2: '../../secret.jpg' is no file in the folder"),
+        (
+            "images.txt",
+            "1 ../../secret.jpg",
+            r"row 2: '../../secret.jpg' is no file inside the folder",
+        ),
         ("images.txt", "1 /etc/passwd", "row 2: '/etc/passwd' is no file"),
         ("images.txt", "2", "row 2: 1 columns, expected 2"),
         ("images.txt", "1 a.jpg", "row 2: 1 has had a row before"),
         ("image_class_labels.txt", "2 x", "row 2: 'x' is no whole number"),
-        ("image_class_labels.txt", "2 9", "picture 2 has class 9, of 3"),
+        ("image_class_labels.txt", "2 9", "image 2 has class 9, of 3"),
         ("train_test_split.txt", "2 2", "row 2: '2' is neither 0 nor 1"),
         ("train_test_split.txt", "77 1", "1 numbers are missing"),
         ("classes.txt", "7 Bird", "rows are not numbered 1 to 3"),
         ("bounding_boxes.txt", "2 1 2 nan 4", "row 2: 'nan' is no finite number"),
-        ("bounding_boxes.txt", "77 1 2 3 4", "picture 2 has no row in bounding_boxes.txt"),
+        ("bounding_boxes.txt", "77 1 2 3 4", "image 2 has no row in bounding_boxes.txt"),
         (
             "parts/part_locs.txt",
             "1 7 0 0 1",
-            r"row 2: part 7 of picture 1; each picture has 1 to 3, in order",
+            r"row 2: part 7 of image 1; each image has 1 to 3, in order",
         ),
         ("parts/part_locs.txt", "1 2 0 1e999 1", "row 2: '1e999' is no finite number"),
     ],
@@ -209,7 +213,7 @@ def test_missing_pictures_are_all_named(tmp_path: Path) -> None:
         (tmp_path / "CUB_200_2011/images" / name).unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"(?s)Bird_1_0002.jpg is missing.*Bird_2_0008.jpg is missing\n2 of 18 pictures are missing",
+        match=r"(?s)Bird_1_0002.jpg is missing.*Bird_2_0008.jpg is missing\n2 of 18 images are missing",
     ):
         source.prepare()
 
@@ -218,7 +222,7 @@ def test_missing_pictures_are_all_named(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_named(tmp_path: Path, spoil: str) -> None:
     source = source_of(tmp_path)
     source.prepare()
-    path = next((tmp_path / "cache").rglob("001*.pictures"))
+    path = next((tmp_path / "cache").rglob("001*.images"))
     content = path.read_bytes()
     path.write_bytes(
         {
@@ -227,7 +231,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path, spoil: str) -> None:
             "end": content[:-1],
         }[spoil]
     )
-    with pytest.raises(ValueError, match=r"001.*\.pictures: .*delete it to have it made again"):
+    with pytest.raises(ValueError, match=r"001.*\.images: .*delete it to have it made again"):
         source.check()
     if spoil != "pixel":  # found without reading all pixels
         with pytest.raises(ValueError, match="delete it to have it made again"):
@@ -245,7 +249,9 @@ def test_the_archive_is_unpacked_into_the_original_layout(
     (tmp_path / "cub").mkdir()
     (tmp_path / "cub/CUB_200_2011.tgz").write_bytes(buffer.getvalue())
     monkeypatch.setattr(
-        cub, "ARCHIVE", File("CUB_200_2011.tgz", hashlib.sha256(buffer.getvalue()).hexdigest())
+        cub,
+        "ARCHIVE",
+        File("CUB_200_2011.tgz", hashlib.sha256(buffer.getvalue()).hexdigest(), 10**6),
     )
     source = again(tmp_path / "cub")
     source.prepare()

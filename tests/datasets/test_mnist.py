@@ -7,6 +7,7 @@ import torch
 
 from stn_lightning.batch import Split
 from stn_lightning.datasets import MNIST, EmbeddedDigits, mnist
+from stn_lightning.datasets.files.download import File, sha256
 from stn_lightning.datasets.mnist import read_idx
 from tests.mnist_miniature import write_idx, write_mnist
 
@@ -194,3 +195,43 @@ def test_real_mnist_has_the_mean_that_everybody_subtracts() -> None:
     source = MNIST(str(mnist_folder()))
     total = sum(source.load(split).image.double().sum().item() for split in ("train", "val"))
     assert total / (60_000 * 784 * 255) == pytest.approx(0.1307, abs=5e-5)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("where", ["raw below", "raw beside", "here"])
+def test_the_files_are_found_as_torchvision_leaves_them(
+    miniature: Path, monkeypatch: pytest.MonkeyPatch, where: str, packed: bool
+) -> None:
+    expected = MNIST(str(miniature)).load("train")
+    folder = {
+        "raw below": miniature / "MNIST/raw",
+        "raw beside": miniature.parent / "MNIST/raw",
+        "here": miniature,
+    }[where]
+    folder.mkdir(parents=True, exist_ok=True)
+    unpacked = {}
+    for key, file in mnist.FILES.items():
+        content = (miniature / file.name).read_bytes()
+        (miniature / file.name).unlink()
+        path = folder / (file.name if packed else file.name.removesuffix(".gz"))
+        path.write_bytes(content if packed else gzip.decompress(content))
+        unpacked[key] = File(path.name, sha256(path), path.stat().st_size)
+    if not packed:
+        monkeypatch.setattr(mnist, "UNPACKED", unpacked)
+    source = MNIST(str(miniature))
+    source.prepare()
+    assert torch.equal(source.load("train").image, expected.image)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=rf"{path.name}: its SHA-256 is"):
+        source.prepare()
+
+
+def test_the_real_files_without_compression_have_the_checksums_that_are_expected(
+    tmp_path: Path,
+) -> None:
+    for key, file in mnist.FILES.items():
+        packed = mnist_folder() / file.name
+        assert packed.stat().st_size == file.size
+        path = tmp_path / mnist.UNPACKED[key].name
+        path.write_bytes(gzip.decompress(packed.read_bytes()))
+        assert mnist.UNPACKED[key] == File(path.name, sha256(path), path.stat().st_size)

@@ -33,7 +33,7 @@ def birds(root: Path, patch: pytest.MonkeyPatch) -> CUB:
     write_cub(root)
     archive = pack(root / "CUB_200_2011.tgz", root / "CUB_200_2011")
     patch.setattr(
-        cub, "ARCHIVE", File(archive.name, hashlib.sha256(archive.read_bytes()).hexdigest())
+        cub, "ARCHIVE", File(archive.name, hashlib.sha256(archive.read_bytes()).hexdigest(), 10**6)
     )
     return CUB(str(root), 32, str(root / "cache"), validation=1)
 

@@ -1,6 +1,5 @@
 """SVHN in miniature through `prepare`: crops, splits, what is left out, going on where it stopped."""
 
-import json
 import tarfile
 from pathlib import Path
 
@@ -127,7 +126,7 @@ def test_what_is_broken_is_named_and_counted_and_the_rest_goes_on(root: Path) ->
     assert len(lines) == 7
     for name, reason in {
         "2.png": "label 11", "3.png": "no label", "4.png": "6 digits, more than 5", "5.png": "outside of its 100 x 50 pixels",
-        "6.png": "is missing", "7.png": "is no whole picture", "8.png": "is no whole picture",
+        "6.png": "is missing", "7.png": "are read", "8.png": "are read",
     }.items():  # fmt: skip
         assert any(name in line and reason in line for line in lines), name
     assert source.check().endswith(f"test 1; left out 7 ({root}/test-64.left_out.txt)")
@@ -152,9 +151,9 @@ def test_a_prepare_that_was_stopped_goes_on_where_it_was(
     monkeypatch.setattr(svhn_crops, "cut", stopping)
     with pytest.raises(KeyboardInterrupt):
         whole.build()
-    partial = root / "train-64.partial"
-    partial.write_bytes(partial.read_bytes() + b"half a number")
-    kept = (partial.stat().st_size - svhn_crops.HEADER) // whole.record.itemsize
+    (partial,) = root.glob("train-64.*.partial")
+    assert not whole.path.exists()
+    kept = int((np.load(partial)["label"][:, 0] != svhn_crops.MISSING).sum())
     assert 16 <= kept <= 20
     done.clear()
 
@@ -171,11 +170,31 @@ def test_a_prepare_that_was_stopped_goes_on_where_it_was(
 
 def test_other_annotations_begin_anew(root: Path) -> None:
     source = SVHN(extra=False, root=str(root)).crops("test")
-    (root / "test-64.partial").write_bytes(
-        json.dumps({"version": 1, "source": "of others"}).encode().ljust(512) + b"x" * 10**5
-    )
+    old = source._begin("of others", 20)
+    np.lib.format.open_memmap(old, "r+")["label"] = 7
     source.build()
     assert source.open()[1].tolist() == labels_of(some_entries(20, 1))
+    assert not list(root.glob("*.partial*"))
+
+
+def test_numpy_alone_reads_the_crops(root: Path) -> None:
+    source = SVHN(extra=False, root=str(root))
+    source.prepare()
+    records = np.load(root / "test-64.npy")
+    image, label = source.crops("test").open()
+    assert np.array_equal(records["image"], image)
+    assert np.array_equal(records["label"], label)
+
+
+def test_a_name_that_leads_out_of_the_folder_is_left_out(root: Path) -> None:
+    entries = some_entries(20, 1)
+    write_digit_struct(
+        root / "test/digitStruct.mat", [("../secret.png", entries[0][1]), *entries[1:]]
+    )
+    (root / "test/1.png").rename(root / "secret.png")
+    SVHN(extra=False, root=str(root)).prepare()
+    (line,) = (root / "test-64.left_out.txt").read_text().splitlines()
+    assert line.startswith("entry 1: '../secret.png' is no file inside the folder")
 
 
 def test_archives_are_unpacked_where_the_folders_are_missing(
@@ -208,27 +227,30 @@ def test_an_archive_of_another_size_is_refused(root: Path) -> None:
         SVHN(extra=False, root=str(root)).prepare()
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "header", "another version"])
+@pytest.mark.parametrize("damage", ["cut", "longer", "header", "another size", "objects"])
 def test_a_damaged_file_of_crops_is_refused_by_name(root: Path, damage: str) -> None:
     source = SVHN(extra=False, root=str(root))
     source.prepare()
-    path = root / "test-64.crops"
+    path = root / "test-64.npy"
     raw = path.read_bytes()
     changed = {
         "cut": raw[:-1],
         "longer": raw + b"x",
         "header": b"{" + raw,
-        "another version": raw.replace(b'"version": 1', b'"version": 2'),
+        "another size": (root / "train-64.npy")
+        .read_bytes()
+        .replace(b"(3, 72, 72)", b"(3, 72, 71)"),
+        "objects": raw.replace(b"'|u1'", b"'|O' "),
     }
     path.write_bytes(changed[damage])
-    with pytest.raises(ValueError, match=r"is no whole file of crops of 64 px") as refused:
+    with pytest.raises(ValueError, match=r"is no complete file of crops of 64 px") as refused:
         source.load("test")
     assert str(refused.value).startswith(f"{path}: ")
 
 
 def test_without_prepare_a_file_is_missed_by_name(root: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"test-64\.crops is missing; `stn prepare svhn` makes it"
+        FileNotFoundError, match=r"test-64\.npy is missing; `stn prepare svhn` makes it"
     ):
         SVHN(root=str(root)).load("test")
 

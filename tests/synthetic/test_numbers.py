@@ -31,7 +31,9 @@ def module_of(
     module = SyntheticNumbersDataModule(
         EmbeddedDigits(), SyntheticNumber(64), None, batch_size, seed, str(tmp_path)
     )
-    module.trainer = cast(Trainer, SimpleNamespace(global_rank=rank, world_size=ranks))
+    module.trainer = cast(
+        Trainer, SimpleNamespace(global_rank=rank, world_size=ranks, overfit_batches=0.0)
+    )
     module.setup("fit")
     module.setup("test")
     return module

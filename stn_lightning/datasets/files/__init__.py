@@ -1,1 +1,1 @@
-"""Files: downloads, archives, caches and text tables."""
+"""Files of data sets: download, archives, tables, paths, and the cache of resized images."""

@@ -1,42 +1,43 @@
-"""Archives from the network: unpacked whole, within limits, and nowhere else than where they
-belong.
-"""
+"""Archives from the network: unpacked completely, within limits, and nowhere but in their folder."""
 
 import contextlib
 import gzip
-import lzma
+import math
 import os
 import shutil
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from stn_lightning.datasets.files.paths import contained_path
 from stn_lightning.runtime.atomic_files import remove_stale, sync_folder, temporary_path
 from stn_lightning.runtime.locks import file_lock
 
 PADDING = 1 << 20
 """Bytes, more than tar rounds its archives up to."""
+HEADER = 1 << 20
+"""Bytes that the headers of one file may have; real ones have a few hundred."""
+BLOCK = 1 << 16
 
 
 def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str = ".") -> None:
-    """Make sure that `folder` holds what is in `archive`, a tar of any compression or a zip.
+    """Make sure that a folder holds what is in a tar.gz archive.
 
-    It goes into a temporary folder, which takes its place once it is whole; a folder that is there
-    is taken for whole. Of several processes one unpacks and the others wait. Links that lead out,
-    devices, absolute names and the like are refused.
+    It is unpacked into a temporary folder, which takes its place once it is complete; a folder that
+    is there is taken for complete. Of several processes one unpacks and the others wait. Only files
+    and folders are made, and only below `folder`: links, devices and absolute names are refused.
 
     Args:
         archive: known by its checksum, if it comes from the network.
-        folder: that it becomes.
-        members: how many files and folders it may hold.
-        size: how many bytes these may have together: a small archive can hold a disk full of zeros.
-        inside: the archive's folder that is wanted; what lies beside it is left out.
+        folder: folder that it becomes.
+        members: largest number of files and folders.
+        size: largest number of bytes in all files: a small archive can hold a disk full of zeros.
+        inside: folder of the archive that is wanted; what lies beside it is left out.
 
     Raises:
-        ValueError: names the archive and the member that is refused, or that it is damaged.
-        OSError: where the folder cannot be written.
+        ValueError: with the names of archive and member, if it is refused or damaged.
+        OSError: if the folder cannot be written.
     """
     if folder.is_dir():
         return
@@ -49,8 +50,7 @@ def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str 
         try:
             partial.mkdir()
             with _refusals(archive):
-                unpack_kind = _unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar
-                unpack_kind(archive, partial, _Limits(members, size))
+                _unpack_into(archive, partial, members, size)
                 if not (partial / inside).is_dir():
                     raise ValueError(f"it holds no folder {inside}")
             os.sync()  # a rename that survives a power failure is of no use without the content
@@ -60,57 +60,77 @@ def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str 
             shutil.rmtree(partial, ignore_errors=True)
 
 
-class _Limits:
-    """What is left of what an archive may hold."""
+class _LimitedReader:
+    """A stream that refuses to be read beyond an allowance, for tarfile.
 
-    def __init__(self, members: int, size: int) -> None:
-        self.members, self.size = members, size
+    It reads a header of any length into memory, and headers say their own length.
+    """
 
-    def take(self, name: str, size: int) -> None:
-        self.members -= 1
-        self.size -= size
-        if self.members < 0 or self.size < 0:
-            raise ValueError(
-                f"{name}: more {'files' if self.members < 0 else 'bytes'} than the archive should hold"
-            )
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.stream, self.allowance = stream, float(HEADER)
+
+    def read(self, size: int) -> bytes:
+        self.allowance -= size
+        if self.allowance < 0:
+            raise ValueError(f"a header of more than {HEADER:,} bytes")
+        return self.stream.read(size)
+
+    def seek(self, offset: int) -> int:
+        return self.stream.seek(offset)
+
+    def tell(self) -> int:
+        return self.stream.tell()
 
 
-def _unpack_tar(archive: Path, folder: Path, limits: _Limits) -> None:
-    with tarfile.open(archive) as tar:
-        for member in tar:  # one after the other: the headers of a bomb are not read to their end
-            limits.take(member.name, member.size)
-            tar.extract(member, folder, filter="data")
-        assert tar.fileobj is not None
-        if (
-            len(tar.fileobj.read(PADDING)) == PADDING
-        ):  # to the end, where the compression keeps its checksum
+def _unpack_into(archive: Path, folder: Path, members: int, size: int) -> None:
+    with gzip.open(archive) as stream:
+        reader = _LimitedReader(stream)
+        tar = tarfile.open(fileobj=reader, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115  # holds no file of its own
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # else it keeps all headers in memory
+            members -= 1
+            size -= member.size
+            if members < 0 or size < 0:
+                kind = "files" if members < 0 else "bytes"
+                raise ValueError(f"{member.name}: more {kind} than the archive should hold")
+            reader.allowance = math.inf
+            _extract(tar, member, folder)
+            reader.allowance = HEADER
+        if len(stream.read(PADDING)) == PADDING:  # to the end, where gzip keeps its checksum
             raise ValueError("goes on after its end")
 
 
-def _unpack_zip(archive: Path, folder: Path, limits: _Limits) -> None:
-    with zipfile.ZipFile(archive) as zipped:
-        for member in zipped.infolist():
-            limits.take(member.filename, member.file_size)  # which extracting holds it to
-            name = PurePosixPath(member.filename.replace("\\", "/"))
-            if name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"{member.filename}: leads out of the folder")
-            zipped.extract(member, folder)
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    if member.isdir() and PurePosixPath(member.name) == PurePosixPath("."):
+        return
+    path = folder / contained_path(member.name)
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    source = tar.extractfile(member) if member.isreg() else None
+    if source is None:
+        raise ValueError(f"{member.name}: is neither a file nor a folder")
+    if path.exists():
+        raise ValueError(f"{member.name}: comes twice")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as target:
+        shutil.copyfileobj(source, target, BLOCK)
 
 
 @contextlib.contextmanager
 def _refusals(archive: Path) -> Iterator[None]:
-    """Say in one line what is wrong with `archive`."""
+    """Say in one line what is wrong with an archive."""
     try:
         yield
     except (
         ValueError,
         EOFError,
-        RuntimeError,
+        RecursionError,
         tarfile.TarError,
-        zipfile.BadZipFile,
         gzip.BadGzipFile,
         zlib.error,
-        lzma.LZMAError,
+        NotADirectoryError,
+        FileExistsError,
     ) as problem:
         reason = str(problem).partition("\n")[0].rstrip(":")
         raise ValueError(

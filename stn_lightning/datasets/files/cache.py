@@ -1,56 +1,64 @@
-"""A cache of decoded, resized photographs: files that are mapped into memory, so that reading a
-crop copies a crop.
+"""A cache of resized images: memory-mapped files, so that reading a crop copies a crop.
 
-Pictures of one folder go into one file, at most `PICTURES` of them: a line of JSON, then all
-pixels. The file's name is a checksum over what went in (names, sizes in bytes, side), so a picture
-that is added, taken out or replaced by one of another size makes one new file, and selections of
-the same data set share the rest. Each file is whole or not there, so a build that was killed goes
-on where it stopped.
+Images of one folder go into one file, at most `GROUP` of them: a line of JSON, then all pixels.
+The file's name is a checksum over what the images are known by: names, sizes, times of the last
+change, the content of the first one, and how they are resized. So an image that is added, taken
+out or changed makes one new file, selections of one data set share the rest, and data sets whose
+names and sizes agree are told apart at the price of one `stat` per image. The content of all images
+is compared by `check`. Each file is complete or not there, so a build that was killed goes on where
+it stopped.
 """
 
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stn_lightning.datasets.image_files import (
-    Picture,
-    decode,
-    image_size,
-    raise_all,
-    resize_smallest_side,
-)
+from stn_lightning.datasets.decoding import RGBImage, raise_unreadable
+from stn_lightning.datasets.files.download import sha256
+from stn_lightning.datasets.files.paths import printable
 from stn_lightning.runtime.atomic_files import atomic_write, remove_stale
 from stn_lightning.runtime.locks import file_lock
 from stn_lightning.runtime.provenance import program_name
 
-VERSION = 1
-PICTURES = 256
+VERSION = 2
+GROUP = 256
+"""Images in one file, at most."""
 
 
 class Cache:
-    """Resized pictures of `files`, in their order.
+    """Resized images of `files`, in their order.
 
     Args:
-        folder: where the cache lies; it can be deleted at any time.
-        files: of the pictures.
-        side: their smallest side becomes this, in pixels.
+        folder: folder of the cache; it can be deleted at any time.
+        files: files of the images.
+        side: smallest side of a resized image, in pixels.
+        read: function that decodes and resizes an image.
+        background: colour behind transparent pixels, as `read` has it.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path], side: int) -> None:
-        self.folder, self.side = folder, side
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[Path],
+        side: int,
+        read: Callable[[Path], RGBImage],
+        background: Sequence[int],
+    ) -> None:
+        self.folder, self.read = folder, read
+        self.settings = [VERSION, side, *background]
         self.groups = list(_grouped(files))
 
     def build(self) -> None:
         """Decode what the cache lacks.
 
         Raises:
-            ValueError: a line for each picture that cannot be read. The others are kept.
+            ValueError: with a line for each image that cannot be read; the others are kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_stale(self.folder)
@@ -62,13 +70,13 @@ class Cache:
             with file_lock(path):
                 if not path.exists():
                     problems += self._write(path, group)
-        raise_all(problems)
+        raise_unreadable(problems)
 
     def check(self) -> None:
-        """Compare all pixels with their checksums.
+        """Compare pixels and the images' files with their checksums.
 
         Raises:
-            ValueError: a line for each file that is not what was written.
+            ValueError: with a line for each file of the cache that is not what it should be.
         """
         problems = []
         for group in self.groups:
@@ -77,20 +85,22 @@ class Cache:
             with path.open("rb") as file:
                 file.seek(start)
                 if hashlib.file_digest(file, "sha256").hexdigest() != header["sha256"]:
-                    problems.append(
-                        f"{path}: its pixels are not those that were written; delete it to have it made again"
-                    )
+                    problems.append(f"{path}: its pixels are not those that were written")
+            sources = zip(group, header["sources"], strict=False)
+            if changed := [file for file, digest in sources if sha256(file) != digest]:
+                problems.append(f"{path}: {printable(changed[0])} has changed since it was made")
         if problems:
-            raise ValueError("\n".join(problems))
+            cure = "; delete it to have it made again"
+            raise ValueError("\n".join(f"{problem}{cure}" for problem in problems))
 
-    def open(self) -> list[Picture]:
-        """Map the pictures into memory, in the order of `files`.
+    def open(self) -> list[RGBImage]:
+        """Map the images into memory, in the order of `files`.
 
         Raises:
-            ValueError: where one of the cache's files is damaged.
-            FileNotFoundError: where one is missing.
+            ValueError: if one of the cache's files is damaged.
+            FileNotFoundError: if one is missing.
         """
-        pictures: list[Picture] = []
+        images: list[RGBImage] = []
         for group in self.groups:
             path = self._path(group)
             header, start = _header(path)
@@ -98,58 +108,57 @@ class Cache:
             ends = list(itertools.accumulate(math.prod(shape) for shape in header["shapes"]))
             if len(ends) != len(group) or ends[-1] != len(pixels):
                 raise ValueError(
-                    f"{path}: {len(pixels):,} bytes of pixels are not those of {len(group)} pictures; delete it to have it made again"
+                    f"{path}: {len(pixels):,} bytes of pixels are not those of {len(group)} "
+                    "images; delete it to have it made again"
                 )
             parts = zip([0, *ends], ends, header["shapes"], strict=False)
-            pictures += [
-                np.asarray(pixels[start:end]).reshape(shape) for start, end, shape in parts
-            ]
-        return pictures
+            images += [np.asarray(pixels[start:end]).reshape(shape) for start, end, shape in parts]
+        return images
 
     def _path(self, group: Sequence[Path]) -> Path:
-        content = [VERSION, self.side, [(path.name, path.stat().st_size) for path in group]]
-        return (
-            self.folder
-            / f"{group[0].parent.name}.{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.pictures"
-        )
+        digest = hashlib.sha256(json.dumps(self.settings).encode())
+        for file in group:
+            stat = file.stat()
+            digest.update(json.dumps([file.name, stat.st_size, stat.st_mtime_ns]).encode())
+        digest.update(sha256(group[0]).encode())  # archives may give all files one time
+        return self.folder / f"{printable(group[0].parent.name)}.{digest.hexdigest()[:16]}.images"
 
     def _write(self, path: Path, group: Sequence[Path]) -> list[str]:
-        """All pictures of the group, or what is wrong with some."""
-        pictures, problems = [], []
+        """Write all images of a group, or return what is wrong with some."""
+        images, problems = [], []
         for file in group:
             try:
-                image_size(file)
-                pictures.append(resize_smallest_side(decode(file), self.side))
+                images.append(np.ascontiguousarray(self.read(file)))
             except ValueError as problem:
                 problems.append(str(problem))
         if problems:
             return problems
         digest = hashlib.sha256()
-        for picture in pictures:
-            digest.update(np.ascontiguousarray(picture).data)
+        for image in images:
+            digest.update(image.data)
         header = {
             "version": VERSION,
-            "side": self.side,
-            "shapes": [picture.shape for picture in pictures],
+            "shapes": [image.shape for image in images],
             "sha256": digest.hexdigest(),
+            "sources": [sha256(file) for file in group],
         }
         with atomic_write(path) as stream:
             stream.write(json.dumps(header).encode() + b"\n")
-            for picture in pictures:
-                stream.write(np.ascontiguousarray(picture).data)
+            for image in images:
+                stream.write(image.data)
         return []
 
 
 def _grouped(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Neighbours that lie in one folder, at most `PICTURES` together."""
+    """Group neighbours in one folder, at most `GROUP` together."""
     for _, members in itertools.groupby(files, key=lambda path: path.parent):
         together = list(members)
-        for first in range(0, len(together), PICTURES):
-            yield together[first : first + PICTURES]
+        for first in range(0, len(together), GROUP):
+            yield together[first : first + GROUP]
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """What the first line says, and where the pixels begin."""
+    """Read the first line, and return where the pixels begin."""
     try:
         with path.open("rb") as file:
             line = file.readline(1 << 20)
@@ -157,12 +166,14 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         assert header["version"] == VERSION
         assert all(len(shape) == 3 and min(shape) > 0 for shape in header["shapes"])
         assert header["sha256"]
+        assert len(header["sources"]) == len(header["shapes"])
     except FileNotFoundError as problem:
         raise FileNotFoundError(
             f"{path} is missing; `{program_name()} prepare` makes it"
         ) from problem
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as problem:
         raise ValueError(
-            f"{path}: byte 0: this does not begin a cache of pictures; delete it to have it made again"
+            f"{path}: byte 0: this does not begin a cache of images; "
+            "delete it to have it made again"
         ) from problem
     return header, len(line)

@@ -1,4 +1,4 @@
-"""Files from the network: whole and checked, or not at all."""
+"""Files from the network: complete and checked, or not there at all."""
 
 import hashlib
 import http.client
@@ -16,31 +16,29 @@ class File(NamedTuple):
 
     name: str
     sha256: str | None
-    """None where nobody has published it: the size is compared instead"""
-    size: int | None = None
-    """in bytes, where it is known: a server that sends more is not listened to for longer"""
+    """None where nobody has published it: then the size alone is compared"""
+    size: int
+    """in bytes: no more than these are read from a server"""
 
 
 def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
-    """Make sure that `folder` holds `file`: check it if it is there, else download it from the
-    first mirror that has it.
+    """Make sure that a folder holds a file: check it, or download it from the first mirror.
 
     The download goes into a temporary file, which takes its place once its content is right, so a
-    stopped download leaves nothing.
-    Several processes may ask for the same file: one downloads it and the others wait.
+    stopped download leaves nothing. Of several processes one downloads and the others wait.
 
     Raises:
-        ValueError: where the file in place is another one (it is left alone).
-        OSError: where no mirror delivers, or the folder cannot be written.
+        ValueError: if the file in place is another one (it is left alone).
+        OSError: if no mirror delivers, or the folder cannot be written.
     """
     path = folder / file.name
     if path.exists():  # asked first, and without a lock: the folder may be read-only
-        return _check(file, path)
+        return check_file(file, path)
     folder.mkdir(parents=True, exist_ok=True)
     problems = []
     with file_lock(path):
         if path.exists():
-            return _check(file, path)
+            return check_file(file, path)
         remove_stale(folder)
         for mirror in mirrors:
             try:
@@ -48,30 +46,36 @@ def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
             except (OSError, http.client.HTTPException, ValueError) as problem:
                 problems.append(f"{mirror}: {problem}")
     raise FileNotFoundError(
-        f"{path} is missing and could not be downloaded ({'; '.join(problems)}); put it there by hand, or point STN_DATA at the data folder"
+        f"{path} is missing and could not be downloaded ({'; '.join(problems)}); "
+        "put it there by hand, or point STN_DATA at the data folder"
     )
 
 
-def _check(file: File, path: Path) -> None:
-    if file.sha256 is None:
-        if path.stat().st_size != file.size:
-            raise ValueError(
-                f"{path}: it has {path.stat().st_size:,} bytes, expected {file.size:,}; delete it to have it downloaded again"
-            )
-    elif (found := sha256(path)) != file.sha256:
-        raise ValueError(
-            f"{path}: its SHA-256 is {found}, expected {file.sha256}; delete it to have it downloaded again"
-        )
+def check_file(file: File, path: Path) -> None:
+    """Compare a file with what it should be.
+
+    Raises:
+        ValueError: if its size or its checksum is another one.
+    """
+    found, cure = path.stat().st_size, "delete it to have it downloaded again"
+    if file.sha256 is None and found != file.size:
+        raise ValueError(f"{path}: it has {found:,} bytes, expected {file.size:,}; {cure}")
+    if file.sha256 is not None and (digest := sha256(path)) != file.sha256:
+        raise ValueError(f"{path}: its SHA-256 is {digest}, expected {file.sha256}; {cure}")
 
 
 def _download(file: File, url: str, path: Path) -> None:
     digest, size = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=60) as response, atomic_write(path) as stream:
-        while block := response.read(1 << 20):
+        if url.startswith("https:") and not response.url.startswith("https:"):
+            raise ValueError(f"leads to {response.url}, which is not encrypted")
+        if response.length is not None and response.length > file.size:
+            raise ValueError(f"it is larger than {file.size} bytes")
+        while block := response.read(min(1 << 20, file.size + 1 - size)):
             stream.write(block)
             digest.update(block)
             size += len(block)
-            if file.size is not None and size > file.size:
+            if size > file.size:
                 raise ValueError(f"it is larger than {file.size} bytes")
         if file.sha256 is None and size != file.size:
             raise ValueError(f"it has {size:,} bytes, expected {file.size:,}")
@@ -80,6 +84,6 @@ def _download(file: File, url: str, path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of the file's content, in hexadecimal."""
+    """Return the checksum of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

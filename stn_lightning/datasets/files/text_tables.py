@@ -1,4 +1,4 @@
-"""Text files with a row a thing, read so that a mistake is named by file and row."""
+"""Text files with one row for each thing; a mistake is named by file and row."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,38 +7,42 @@ from typing import Any
 
 
 def rows(path: Path, *columns: Callable[[str], Any]) -> Iterator[tuple[int, list[Any]]]:
-    """Row number (the first is 1) and values of each row; columns are split at white space, and the
-    last one keeps its own.
+    """Yield row number (the first is 1) and values of each row that is not blank.
+
+    Columns are split at white space, and the last one keeps its own.
+
+    Args:
+        path: a file in UTF-8, with a byte-order mark or without.
+        columns: function that reads each column's text, and raises a ValueError at a mistake.
 
     Raises:
-        ValueError: names the file and the row, and what was expected there.
+        ValueError: with the names of file and row, and what was expected there.
     """
     try:
-        lines = path.read_bytes().decode().splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except OSError as problem:
         raise ValueError(f"{path}: cannot be read ({problem.strerror})") from problem
     except UnicodeDecodeError as problem:
-        raise ValueError(
-            f"{path}: row {problem.object.count(10, 0, problem.start) + 1}: byte {problem.start} is no text"
-        ) from problem
+        row = problem.object.count(10, 0, problem.start) + 1
+        raise ValueError(f"{path}: row {row}: byte {problem.start} is no text") from problem
     for number, line in enumerate(lines, 1):
         words = line.split(maxsplit=len(columns) - 1)
+        if not words:
+            continue
         if len(words) != len(columns):
             raise ValueError(f"{path}: row {number}: {len(words)} columns, expected {len(columns)}")
         try:
-            yield (
-                number,
-                [column(word.strip()) for column, word in zip(columns, words, strict=True)],
-            )
+            values = [column(word.strip()) for column, word in zip(columns, words, strict=True)]
         except ValueError as problem:
             raise ValueError(f"{path}: row {number}: {problem}") from problem
+        yield number, values
 
 
 def keyed(path: Path, *columns: Callable[[str], Any]) -> dict[int, Any]:
-    """Rows by the number in their first column; a lone second column stands for itself.
+    """Return rows by the number in their first column; a lone second column stands for itself.
 
     Raises:
-        ValueError: also where a number comes twice.
+        ValueError: as `rows`, and where a number comes twice.
     """
     found: dict[int, Any] = {}
     for number, (key, *values) in rows(path, whole_number, *columns):
@@ -49,21 +53,21 @@ def keyed(path: Path, *columns: Callable[[str], Any]) -> dict[int, Any]:
 
 
 def whole_number(word: str) -> int:
-    """A number of a thing."""
+    """Read the number of a thing."""
     if not (word.isascii() and word.isdigit() and len(word) < 10):
         raise ValueError(f"{word[:40]!r} is no whole number")
     return int(word)
 
 
 def truth(word: str) -> bool:
-    """0 or 1."""
+    """Read 0 or 1."""
     if word not in ("0", "1"):
         raise ValueError(f"{word[:40]!r} is neither 0 nor 1")
     return word == "1"
 
 
 def number(word: str) -> float:
-    """A finite number."""
+    """Read a finite number."""
     try:
         value = float(word)
     except ValueError:
@@ -73,22 +77,15 @@ def number(word: str) -> float:
     return value
 
 
-def inside(word: str) -> str:
-    """A file below a folder: not an absolute name, nor one that leads out of it."""
-    path = Path(word)
-    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in word:
-        raise ValueError(f"{word[:80]!r} is no file in the folder of the pictures")
-    return word
-
-
 def same_keys(first: Path, these: dict[int, Any], second: Path, those: dict[int, Any]) -> None:
-    """See to it that two files speak of the same things.
+    """Check that two files speak of the same things.
 
     Raises:
-        ValueError: names the file that lacks one.
+        ValueError: with the name of the file that lacks one.
     """
     for path, found, other in ((first, these, those), (second, those, these)):
         if missing := other.keys() - found.keys():
             raise ValueError(
-                f"{path}: {len(missing):,} numbers are missing that the other files have, the first is {min(missing)}"
+                f"{path}: {len(missing):,} numbers are missing that the other files have, "
+                f"the first is {min(missing)}"
             )

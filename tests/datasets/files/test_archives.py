@@ -3,7 +3,7 @@ import io
 import random
 import tarfile
 import time
-import zipfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,6 @@ def tarball(
     return path
 
 
-def zipped(path: Path, content: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    return path
-
-
 def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target
@@ -58,67 +51,73 @@ def held(folder: Path) -> dict[str, bytes]:
     }
 
 
-ARCHIVES: dict[str, Callable[[Path], Path]] = {
-    "tar": lambda folder: tarball(folder / "a.tar", CONTENT, mode="w"),
-    "tar.gz": lambda folder: tarball(folder / "a.tgz", CONTENT),
-    "tar.xz": lambda folder: tarball(folder / "a.txz", CONTENT, mode="w:xz"),
-    "zip": lambda folder: zipped(folder / "a.zip", CONTENT),
-}
-
-
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_an_archive_becomes_a_folder_and_leaves_nothing_beside_it(
-    tmp_path: Path, kind: str
-) -> None:
-    archive = ARCHIVES[kind](tmp_path)
+def test_an_archive_becomes_a_folder_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    archive = tarball(tmp_path / "a.tgz", CONTENT)
     unpack(archive, tmp_path / "data" / "set", **LIMITS)
     assert held(tmp_path / "data") == {f"set/{name}": data for name, data in CONTENT.items()}
     archive.unlink()
-    unpack(
-        archive, tmp_path / "data" / "set", **LIMITS
-    )  # a folder that is there is taken for whole
+    unpack(archive, tmp_path / "data" / "set", **LIMITS)  # a folder that is there is complete
+
+
+def raw(path: Path, *blocks: bytes) -> Path:
+    """A tar.gz of blocks as they are."""
+    path.write_bytes(gzip.compress(b"".join(blocks) + bytes(1024), 1))
+    return path
+
+
+def header(kind: bytes, size: int, name: str = "h") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf()
+
+
+def sparse(blocks: int) -> bytes:
+    """A sparse file of the old GNU form whose list of pieces goes on and on."""
+    first = bytearray(tarfile.TarInfo("s").tobuf(tarfile.GNU_FORMAT))
+    first[156:157], first[482] = tarfile.GNUTYPE_SPARSE, 1
+    first[148:156] = b" " * 8
+    first[148:156] = b"%06o\0 " % sum(first)
+    more = (b"00000000001\0" * 2 * 21).ljust(504, b"\0") + b"\1" + bytes(7)
+    return bytes(first) + more * blocks
 
 
 HOSTILE: dict[str, Callable[[Path], Path]] = {
-    "a name that leads out of a tar": lambda folder: tarball(
-        folder / "a", {"ok": b"x", "../escaped": b"x"}
+    "a name that leads out": lambda folder: tarball(folder / "a", {"ok": b"x", "../escaped": b"x"}),
+    "an absolute name": lambda folder: tarball(folder / "a", {str(folder / "escaped"): b"x"}),
+    "a backslash": lambda folder: tarball(folder / "a", {"..\\escaped": b"x"}),
+    "a control character": lambda folder: tarball(folder / "a", {"a\nb": b"x"}),
+    "a link out": lambda folder: tarball(folder / "a", {}, link("out", ".."), link("out/x", "x")),
+    "a link that stays inside": lambda folder: tarball(folder / "a", {"ok": b"x"}, link("l", "ok")),
+    "a link to a link": lambda folder: tarball(
+        folder / "a", {}, link("a", "b/" * 100 + "x"), link("b", "a/../.."), link("b/escaped", "x")
     ),
-    "an absolute name in a tar": lambda folder: tarball(
-        folder / "a", {"ok": b"x"}, link("l", str(folder / "escaped"))
-    ),
-    "a link out of a tar": lambda folder: tarball(
-        folder / "a", {}, link("out", ".."), link("out/escaped", "x")
-    ),
-    "a hard link out of a tar": lambda folder: tarball(
+    "a hard link out": lambda folder: tarball(
         folder / "a", {}, link("escaped", "../secret", tarfile.LNKTYPE)
     ),
-    "a device in a tar": lambda folder: tarball(
-        folder / "a", {}, link("escaped", "", tarfile.CHRTYPE)
+    "a hard link inside": lambda folder: tarball(
+        folder / "a", {"ok": b"x"}, link("l", "ok", tarfile.LNKTYPE)
     ),
-    "a pipe in a tar": lambda folder: tarball(
-        folder / "a", {}, link("escaped", "", tarfile.FIFOTYPE)
+    "a device": lambda folder: tarball(folder / "a", {}, link("escaped", "", tarfile.CHRTYPE)),
+    "a pipe": lambda folder: tarball(folder / "a", {}, link("escaped", "", tarfile.FIFOTYPE)),
+    "a file that comes twice": lambda folder: raw(
+        folder / "a", header(tarfile.REGTYPE, 0), header(tarfile.REGTYPE, 0)
     ),
-    "a name that leads out of a zip": lambda folder: zipped(
-        folder / "a", {"ok": b"x", "../escaped": b"x"}
+    "a folder in a file's place": lambda folder: raw(
+        folder / "a", header(tarfile.REGTYPE, 0), header(tarfile.REGTYPE, 0, "h/x")
     ),
-    "an absolute name in a zip": lambda folder: zipped(
-        folder / "a", {str(folder / "escaped"): b"x"}
+    "a bomb": lambda folder: tarball(folder / "a", {"bomb": bytes(50_000_000)}),
+    "a bomb behind the end": lambda folder: tarball(folder / "a", {"ok": b"x"}, padding=50_000_000),
+    "too many files": lambda folder: tarball(folder / "a", {f"{i}": b"" for i in range(11)}),
+    "a huge header": lambda folder: raw(
+        folder / "a", header(tarfile.XHDTYPE, 50_000_000), bytes(50_000_000)
     ),
-    "a backslash in a zip": lambda folder: zipped(folder / "a", {"..\\escaped": b"x"}),
-    "a bomb in a tar": lambda folder: tarball(folder / "a", {"bomb": bytes(50_000_000)}),
-    "a bomb behind the end of a tar": lambda folder: tarball(
-        folder / "a", {"ok": b"x"}, padding=50_000_000
+    "a huge name": lambda folder: raw(
+        folder / "a", header(tarfile.GNUTYPE_LONGNAME, 50_000_000), b"a" * 50_000_000
     ),
-    "a bomb in a zip": lambda folder: zipped(folder / "a", {"bomb": bytes(50_000_000)}),
-    "many bombs in a zip": lambda folder: zipped(
-        folder / "a", {f"{i}": bytes(200) for i in range(9)}
+    "endless headers": lambda folder: raw(
+        folder / "a", *[header(tarfile.XGLTYPE, 512) + b"11 a=bbbbb\n".ljust(512, b"\0")] * 9000
     ),
-    "too many files in a tar": lambda folder: tarball(
-        folder / "a", {f"{i}": b"" for i in range(11)}
-    ),
-    "too many files in a zip": lambda folder: zipped(
-        folder / "a", {f"{i}": b"" for i in range(11)}
-    ),
+    "an endless sparse file": lambda folder: raw(folder / "a", sparse(100_000)),
 }
 
 
@@ -137,26 +136,25 @@ def test_a_hostile_archive_is_refused_in_one_line_and_does_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "secret"]
 
 
-def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "a", {"bomb": bytes(5_000_000)})
-    content = archive.read_bytes().replace(
-        (5_000_000).to_bytes(4, "little"), (500).to_bytes(4, "little")
-    )
-    archive.write_bytes(content)
-    with pytest.raises(ValueError, match=r"Bad CRC-32|Overlapped|bytes"):
-        unpack(archive, tmp_path / "set", **LIMITS)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
-
-
-@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "zip"])
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
-def test_an_archive_that_ends_early_is_named(tmp_path: Path, kind: str, part: float) -> None:
-    archive = ARCHIVES[kind](tmp_path)
+def test_an_archive_that_ends_early_is_named(tmp_path: Path, part: float) -> None:
+    archive = tarball(tmp_path / "a.tgz", CONTENT)
     content = archive.read_bytes()
     archive.write_bytes(content[: int(part * len(content))])
     with pytest.raises(ValueError, match=rf"{archive.name}: .*delete it"):
         unpack(archive, tmp_path / "set", **LIMITS)
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+def test_headers_of_any_length_take_little_memory(tmp_path: Path) -> None:
+    """200 kB of archive that say they have a header of 200 MB."""
+    archive = raw(tmp_path / "a", header(tarfile.XHDTYPE, 200_000_000), bytes(200_000_000))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="a header of more than 1,048,576 bytes"):
+        unpack(archive, tmp_path / "set", **LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
 
 
 def test_one_folder_of_an_archive_is_taken_and_the_rest_left_out(tmp_path: Path) -> None:

@@ -11,15 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from stn_lightning.datasets import cub, mnist, svhn
 from stn_lightning.datasets.files.download import File, fetch, sha256
 
 CONTENT = b"digits" * 1000
-FILE = File("digits.gz", hashlib.sha256(CONTENT).hexdigest())
+FILE = File("digits.gz", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 MIRRORS = ("https://one.example/", "https://two.example/")
 Prediction = bytes | BaseException
 
 
-class BreaksOff(io.BytesIO):
+class Response(io.BytesIO):
+    """What a server answers, as urllib has it."""
+
+    url = "https://one.example/digits.gz"
+    length: int | None = None
+    """What it announces."""
+
+
+class BreaksOff(Response):
     """A response that delivers half of its content and then an error."""
 
     def __init__(self, problem: BaseException) -> None:
@@ -41,16 +50,16 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     asked for.
     """
 
-    def set_up(*answers: bytes | io.BytesIO | BaseException) -> list[str]:
+    def set_up(*answers: bytes | Response | BaseException) -> list[str]:
         left, asked = list(answers), list[str]()
 
-        def urlopen(url: str, timeout: float) -> io.BytesIO:
+        def urlopen(url: str, timeout: float) -> Response:
             assert 0 < timeout <= 60
             asked.append(url)
             answer = left.pop(0)
             if isinstance(answer, BaseException):
                 raise answer
-            return io.BytesIO(answer) if isinstance(answer, bytes) else answer
+            return Response(answer) if isinstance(answer, bytes) else answer
 
         monkeypatch.setattr(urllib.request, "urlopen", urlopen)
         return asked
@@ -120,6 +129,53 @@ def test_where_one_mirror_fails_the_next_one_is_asked(
     assert sha256(tmp_path / "digits.gz") == FILE.sha256
 
 
+class Unread(Response):
+    def read(self, size: int | None = -1) -> bytes:
+        raise AssertionError("it was read")
+
+
+def test_a_server_that_announces_too_much_is_not_read_at_all(
+    tmp_path: Path, network: Network
+) -> None:
+    announcing = Unread()
+    announcing.length = len(CONTENT) + 1
+    network(announcing)
+    with pytest.raises(FileNotFoundError, match=f"it is larger than {len(CONTENT)} bytes"):
+        fetch(FILE, tmp_path, MIRRORS[:1])
+
+
+def test_of_an_endless_answer_one_byte_too_many_is_read(tmp_path: Path, network: Network) -> None:
+    sizes = []
+
+    class Endless(Response):
+        def read(self, size: int | None = -1) -> bytes:
+            assert size is not None
+            sizes.append(size)
+            return bytes(size)
+
+    network(Endless())
+    with pytest.raises(FileNotFoundError, match="it is larger than"):
+        fetch(FILE, tmp_path, MIRRORS[:1])
+    assert sum(sizes) == len(CONTENT) + 1
+
+
+def test_an_encrypted_address_that_leads_to_an_open_one_is_refused(
+    tmp_path: Path, network: Network
+) -> None:
+    redirected = Unread()
+    redirected.url = "http://elsewhere.example/digits.gz"
+    network(redirected)
+    with pytest.raises(FileNotFoundError, match=r"leads to http://elsewhere\.example"):
+        fetch(FILE, tmp_path, MIRRORS[:1])
+
+
+@pytest.mark.parametrize("file", [*mnist.FILES.values(), *svhn.ARCHIVES.values(), cub.ARCHIVE])
+def test_each_file_of_a_data_set_has_a_size_and_an_encrypted_mirror(file: File) -> None:
+    assert file.size > 0
+    for mirrors in (mnist.MIRRORS, svhn.MIRRORS, cub.MIRRORS):
+        assert mirrors[0].startswith("https://")
+
+
 def test_where_no_mirror_delivers_one_line_names_the_file_the_mirrors_and_what_to_do(
     tmp_path: Path, network: Network
 ) -> None:
@@ -150,7 +206,7 @@ def test_while_it_is_downloaded_nobody_sees_a_half_finished_file(
 ) -> None:
     seen = []
 
-    class Watched(io.BytesIO):
+    class Watched(Response):
         def read(self, size: int | None = -1) -> bytes:
             seen.append((tmp_path / "digits.gz").exists())
             return super().read(1000)

@@ -1,0 +1,41 @@
+"""Paths of data sets: where they live, and which names stay inside a folder."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+
+def data_root() -> Path:
+    """Return the folder of the data sets: STN_DATA, else `data` in the current folder.
+
+    Raises:
+        ValueError: if STN_DATA names no folder.
+    """
+    named = os.environ.get("STN_DATA")
+    if named and not Path(named).is_dir():
+        raise ValueError(
+            f"STN_DATA is {named}, which is no folder; make it, or let STN_DATA name the folder "
+            "of the data sets"
+        )
+    return Path(named or "data")
+
+
+def contained_path(name: str) -> str:
+    """Check that a name from a file stays inside the folder that it is joined to.
+
+    Args:
+        name: a relative path, with slashes; backslashes count as slashes too.
+
+    Raises:
+        ValueError: if it is absolute, leads out of the folder, or holds a control character.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    leads_out = path.is_absolute() or ".." in path.parts
+    has_drive = bool(path.parts) and path.parts[0].endswith(":")
+    if leads_out or has_drive or not path.name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+        raise ValueError(f"{name[:80]!r} is no file inside the folder; give a relative path")
+    return name
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """Return a path as text that can be printed, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
