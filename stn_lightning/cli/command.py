@@ -387,6 +387,9 @@ class ParsedSettings(CommandLine):
     def _set_seed(self) -> None:
         """Leave this process's random numbers alone."""
 
+    def _choose_precision(self) -> None:
+        """Leave it to the machine that trains."""
+
     def instantiate_classes(self) -> None:
         """Leave it at the configuration."""
 

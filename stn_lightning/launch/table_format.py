@@ -101,7 +101,7 @@ def markdown(table: Table, results: Results) -> str:
     lines = [f"# {table.title}", "", _legend(table, results), ""]
     columns = list(table.columns)
     lines += [
-        f"| | {' | '.join(columns)} | parameters | passes | training |",
+        f"| | {' | '.join(columns)} | parameters | epochs | training |",
         "|---" * (len(columns) + 4) + "|",
     ]
     for row in table.rows:
