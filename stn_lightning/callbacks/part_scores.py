@@ -5,7 +5,9 @@ Reference:
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +23,25 @@ from stn_lightning.geometry.overlap import contains_points, intersection_over_un
 from stn_lightning.runtime.atomic_files import only_informs
 from stn_lightning.tasks import StepOutput
 
+OUTLINE = 64
+"""Pixels along a side of the grid whose outline stands for a crop's."""
+
+
+class PartShares(NamedTuple):
+    """What crops contain, as shares from 0 to 1."""
+
+    contained: Float[Tensor, "transformers parts"]
+    """of the images that show a part, those whose crop contains it"""
+    overlap: Float[Tensor, "transformers transformers"]
+    """mean intersection over union of two crops"""
+    held: Float[Tensor, "transformers groups"]
+    """of the images that show parts of a group, those whose crop contains at least half of them"""
+    mean_share: Float[Tensor, "transformers groups"]
+    """mean over those images of the share of the group's visible parts that a crop contains"""
+
 
 class PartScore(Metric):
+<<<<<<< HEAD
     """Count how often crops contain parts, and how much crops overlap.
 
     Args:
@@ -36,12 +55,24 @@ class PartScore(Metric):
         >>> score.update(left_half[:, None], torch.tensor([[[-0.5, 0, 1], [0.5, 0, 1]]]))
         >>> score.compute()[0]
         tensor([[1., 0.]], dtype=torch.float64)
+=======
+    """Count in which images each crop contains a part, and how much crops overlap.
+
+    A crop holds a group of parts in an image where it contains at least half of the group's visible
+    parts. An image without a visible part of the group does not count.
+
+    Args:
+        transformers: number of crops.
+        parts: number of parts.
+        groups: for each group, the numbers of its parts.
+>>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
     """
 
     full_state_update = False
     contained: Tensor
     visible: Tensor
     overlap: Tensor
+<<<<<<< HEAD
     images: Tensor
 
     def __init__(self, num_transformers: int, num_parts: int) -> None:
@@ -50,6 +81,32 @@ class PartScore(Metric):
         for name, size in {"contained": (n, parts), "visible": (parts,), "overlap": (n, n)}.items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+=======
+    pictures: Tensor
+    held: Tensor
+    mean_share: Tensor
+    group_images: Tensor
+
+    def __init__(self, transformers: int, parts: int, groups: Sequence[Sequence[int]] = ()) -> None:
+        super().__init__()
+        self.groups = [list(group) for group in groups]
+        for name in ("held", "mean_share"):
+            zeros = torch.zeros(transformers, len(self.groups), dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+        self.add_state(
+            "group_images", torch.zeros(len(self.groups), dtype=torch.float64), dist_reduce_fx="sum"
+        )
+        self.add_state(
+            "contained", torch.zeros(transformers, parts, dtype=torch.float64), dist_reduce_fx="sum"
+        )
+        self.add_state("visible", torch.zeros(parts, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(
+            "overlap",
+            torch.zeros(transformers, transformers, dtype=torch.float64),
+            dist_reduce_fx="sum",
+        )
+        self.add_state("pictures", torch.tensor(0), dist_reduce_fx="sum")
+>>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
 
     def update(
         self, grids: Float[Tensor, "batch n height width 2"], parts: Float[Tensor, "batch parts 3"]
@@ -66,6 +123,7 @@ class PartScore(Metric):
         self.contained += (inside * parts[:, None, :, 2]).sum(0)
         self.visible += parts[..., 2].sum(0)
         self.overlap += intersection_over_union(grids).sum(0)
+<<<<<<< HEAD
         self.images += len(grids)
 
     def compute(
@@ -73,6 +131,25 @@ class PartScore(Metric):
     ) -> tuple[Float[Tensor, "transformers parts"], Float[Tensor, "transformers transformers"]]:
         """Return how often each crop contains each visible part, and the crops' mean overlap."""
         return self.contained / self.visible.clamp(min=1), self.overlap / self.images.clamp(min=1)
+=======
+        self.pictures += len(grids)
+        for k, group in enumerate(self.groups):
+            visible = parts[:, group, 2]
+            number = visible.sum(1)  # (B,)
+            share = (inside[:, :, group] * visible[:, None]).sum(2) / number.clamp(min=1)[:, None]
+            self.held[:, k] += ((share >= 0.5) & (number > 0)[:, None]).sum(0)
+            self.mean_share[:, k] += share.sum(0)
+            self.group_images[k] += (number > 0).sum()
+
+    def compute(self) -> "PartShares":
+        images = self.group_images.clamp(min=1)
+        return PartShares(
+            self.contained / self.visible.clamp(min=1),
+            self.overlap / self.pictures.clamp(min=1),
+            self.held / images,
+            self.mean_share / images,
+        )
+>>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
 
 
 class PartScores(Callback):
@@ -88,6 +165,7 @@ class PartScores(Callback):
     def __init__(self) -> None:
         self.score: PartScore | None = None
         self.part_names: list[str] = []
+        self.group_names: list[str] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score = None
@@ -101,27 +179,39 @@ class PartScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        transformer = getattr(pl_module, "transformer", None)
-        grids = [each.grids for each in outputs.records if each.transformer is transformer]
-        known = datamodule_of(trainer).annotations(batch) if grids else None
+        known = datamodule_of(trainer).annotations(batch) if outputs.records else None
         if known is None or not known.part_names:
             return
+        record = outputs.records[-1]
         if self.score is None:
-            self.part_names = list(known.part_names)
-            self.score = PartScore(grids[-1].shape[1], len(known.part_names)).to(pl_module.device)
-        self.score.update(grids[-1].float(), known.parts.float())
+            self.part_names, self.group_names = list(known.part_names), list(known.part_groups)
+            groups = [
+                [i for i, name in enumerate(known.part_names) if name in group]
+                for group in known.part_groups.values()
+            ]
+            self.score = PartScore(record.grids.shape[1], len(self.part_names), groups)
+            self.score.to(pl_module.device)
+        # an outline runs through the centres of the outermost pixels: few pixels would cut its rim
+        grids = record.grids_of_size((OUTLINE, OUTLINE))
+        self.score.update(grids.float(), known.parts.float())
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.score is None:
             return
+<<<<<<< HEAD
         # waits for the other processes
         contained, overlap = (values.cpu() for values in self.score.compute())
+=======
+        shares = self.score.compute()  # waits for the other processes
+        shares = PartShares(*(values.cpu() for values in shares))
+>>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
         if not trainer.is_global_zero:
             return
-        names = self.part_names
+        names, groups = self.part_names, self.group_names
         folder = Path(trainer.default_root_dir)
         scores = {
             "parts": names,
+<<<<<<< HEAD
             "contained": contained.tolist(),
             "overlap": overlap.tolist(),
             "images": int(self.score.images),
@@ -144,11 +234,43 @@ def table(
         f"| {name} |" + "".join(f" {100 * value:.1f} |" for value in contained[:, k])
         for k, name in enumerate(names)
     ]
+=======
+            "groups": groups,
+            **{name: values.tolist() for name, values in shares._asdict().items()},
+            "pictures": int(self.score.pictures),
+        }
+        (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
+        (folder / "parts.md").write_text(table(names, groups, shares))
+        Image.fromarray(draw_table(names, shares.contained)).save(folder / "parts.png")
+
+
+def table(names: Sequence[str], groups: Sequence[str], shares: PartShares) -> str:
+    """Format shares as Markdown, in percent: parts, groups of parts, overlap of crops."""
+    n = len(shares.contained)
+
+    def row(name: str, values: Float[Tensor, " transformers"]) -> str:
+        return f"| {name} |" + "".join(f" {100 * value:.1f} |" for value in values)
+
+    def head(title: str) -> list[str]:
+        return [
+            f"| {title} |" + "".join(f" crop {i + 1} |" for i in range(n)),
+            "|---|" + "---|" * n,
+        ]
+
+    lines = [*head("part"), *map(row, names, shares.contained.unbind(1))]
+    if groups:
+        lines += ["", *head("at least half of the visible parts of")]
+        lines += map(row, groups, shares.held.unbind(1))
+        lines += ["", *head("mean share of the visible parts of")]
+        lines += map(row, groups, shares.mean_share.unbind(1))
+>>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
     pairs = [
-        f"crops {i + 1} and {j + 1}: {overlap[i, j]:.2f}" for i in range(n) for j in range(i + 1, n)
+        f"crops {i + 1} and {j + 1}: {shares.overlap[i, j]:.2f}"
+        for i in range(n)
+        for j in range(i + 1, n)
     ]
     return "\n".join(
-        [*head, *rows, "", f"Intersection over union: {', '.join(pairs) or 'one crop'}.", ""]
+        [*lines, "", f"Intersection over union: {', '.join(pairs) or 'one crop'}.", ""]
     )
 
 

@@ -12,6 +12,7 @@ ASKED_FOR = ("callbacks", "profilers", "tuner")
 """Folders of Lightning whose lines follow from an option: EarlyStopping(verbose), a profiler."""
 NOISE = (
     ".*does not have many workers.*",  # the data are in memory
+    "Found .* in eval mode at the start of training",  # what is frozen
     ".*srun. command is available.*",  # `stn submit` is how to use it
     ".*LeafSpec.*is deprecated",  # lightning 2.6 calls torch 2.14 the old way
     ".*Checkpoint directory .* exists and is not empty.*",  # resuming is what it is for

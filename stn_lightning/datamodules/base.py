@@ -1,7 +1,8 @@
 """The data module that tasks, callbacks and analysis rely on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -32,6 +33,8 @@ class BatchAnnotations(NamedTuple):
     boxes: Float[Tensor, "batch 4"]
     """left, top, right, bottom of the object, from -1 to 1 across the image"""
     part_names: tuple[str, ...]
+    part_groups: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """groups of parts that are scored together, by name"""
 
 
 class BaseDataModule(LightningDataModule, ABC):

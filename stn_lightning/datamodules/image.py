@@ -144,7 +144,7 @@ class ImageDataModule(BaseDataModule):
         corners = known.boxes[rows].to(device).unflatten(1, (2, 2))
         corners = self._in_crop(corners, size, batch)
         boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
-        return BatchAnnotations(parts, boxes, self.source.part_names)
+        return BatchAnnotations(parts, boxes, self.source.part_names, self.source.part_groups)
 
     def _in_crop(
         self, points: Float[Tensor, "batch n 2"], size: Tensor, batch: Batch

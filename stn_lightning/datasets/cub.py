@@ -8,6 +8,7 @@ Reference:
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -68,6 +69,15 @@ class CUB(ImageFileSource):
     """
 
     empty_split_advice = "raise first_classes, or exclude fewer images"
+    part_groups = MappingProxyType(
+        {
+            "head": ("beak", "crown", "forehead", "left eye", "nape", "right eye", "throat"),
+            "body": (
+                *("back", "belly", "breast", "left leg", "left wing"),
+                *("right leg", "right wing", "tail"),
+            ),
+        }
+    )
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """Data sets, as `stn prepare` and the data modules see them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxtyping import Float32, Int64, UInt8
@@ -41,6 +43,8 @@ class Source(ABC):
     """Names of the annotated parts."""
     empty_split_advice = "check the data folder"
     """What to do about a split without images, for messages."""
+    part_groups: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Groups of parts that are scored together, by name."""
 
     def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
         """Bring the files here, where they are missing. Runs in one process of each machine."""

@@ -67,10 +67,28 @@ class ParallelTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
+    def forward(
+        self,
+        image: Float[Tensor, "batch channels *in_size"],
+        where: Float[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch n channels *size"]:
+        """Return a crop of each transformer.
+
+        Their localisations read `where`, for example feature maps or a smaller view, if it is
+        given.
+        """
+        return self._record(image, self.warp(image, where))
+
+    def warp(
+        self,
+        image: Float[Tensor, "batch channels *in_size"],
+        where: Float[Tensor, "batch ..."] | None = None,
+    ) -> WarpOutput:
+        view = image if where is None else where
         pairs = zip(self.localisations, self.regressions, strict=True)
-        thetas = [regression(localisation(image)) for localisation, regression in pairs]
-        theta = torch.cat(thetas, dim=1)  # (B, n, numbers)
+        theta = torch.cat(
+            [regression(localisation(view)) for localisation, regression in pairs], dim=1
+        )  # (B, n, numbers)
         theta = self.family.bound(theta.flatten(0, 1)).unflatten(0, (-1, self.n))
         grid = self.family.grid(theta.flatten(0, 1), self.size or tuple(image.shape[2:]))
         grid = grid.unflatten(0, (-1, self.n))

@@ -52,25 +52,29 @@ class InitialTheta(Start):
     """Starts with a given theta.
 
     Args:
-        theta: theta to apply at first.
+        theta: theta of all of them, or a list with one for each.
 
     Raises:
-        ValueError: the family's theta has another length.
+        ValueError: the family's theta has another length, or the list has another length than
+            there are transformers.
 
     >>> InitialTheta([0.5, 0.0, 0.25]).theta(Attention(), 1)
     tensor([[0.5000, 0.0000, 0.2500]])
     """
 
-    def __init__(self, theta: Sequence[float]) -> None:
-        self.numbers = tuple(theta)
+    def __init__(self, theta: Sequence[float] | Sequence[Sequence[float]]) -> None:
+        self.numbers = torch.tensor(theta, dtype=torch.float32)
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
-        if len(self.numbers) != len(family.identity):
+        each = self.numbers if self.numbers.dim() == 2 else self.numbers.repeat(n, 1)
+        if each.shape[1] != len(family.identity):
             raise ValueError(
-                f"a start of {len(self.numbers)} numbers for {type(family).__name__}, whose theta "
-                f"has {len(family.identity)}"
+                f"a start of {each.shape[1]} numbers for {type(family).__name__}, "
+                f"whose theta has {len(family.identity)}"
             )
-        return family.unbound(torch.tensor(self.numbers).repeat(n, 1))
+        if len(each) != n:
+            raise ValueError(f"{len(each)} starts for {n} transformers; give one for each")
+        return family.unbound(each)
 
 
 class NoisyIdentity(Start):

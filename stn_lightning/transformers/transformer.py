@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -53,6 +53,26 @@ class WarpRecord(NamedTuple):
     def crops(self) -> Float[Tensor, "batch n channels *size"]:
         """Warped image of each of `n` parallel transformers."""
         return self._with_n(self.output.image)
+
+    def grids_of_size(self, size: Size) -> Float[Tensor, "batch n *size dimensions"]:
+        """Return the sampling grids that outputs of another size would have.
+
+        Finer ones for what a warp of few feature maps shows of the image.
+        """
+        family: Any = self.transformer.family
+        grid: Tensor = family.grid(self.thetas.flatten(0, 1), size)
+        return grid.unflatten(0, self.thetas.shape[:2])
+
+    def on_image(self, image: Float[Tensor, "batch channels *in_size"]) -> "WarpRecord":
+        """Return this warp of feature maps as one of the image that they were computed from."""
+        size = tuple(image.shape[2:])
+        crop = self.output.grid.shape[-1 - len(size) : -1]
+        finer = [n * a // b for n, a, b in zip(crop, size, self.image_size, strict=True)]
+        grids = self.grids_of_size(tuple(finer))
+        sampled = Bilinear().sample_each(image.to(grids.dtype), grids)
+        if self.output.theta.dim() == 2:
+            sampled, grids = sampled[:, 0], grids[:, 0]
+        return WarpRecord(self.transformer, size, WarpOutput(sampled, self.output.theta, grids))
 
     def _with_n(self, values: Tensor) -> Tensor:
         return values if self.output.theta.dim() == 3 else values.unsqueeze(1)

@@ -306,5 +306,5 @@ def test_weights_that_cannot_be_had_are_refused_in_a_line(
         assert "\n" not in str(refused.value)
     with pytest.raises(ValueError, match="torchvision has no network 'resnet19'"):
         TorchvisionFeatures("resnet19", "layer4")
-    with pytest.raises(ValueError, match="resnet18 has no node 'layer5'"):
+    with pytest.raises(ValueError, match="has no node 'layer5'"):
         TorchvisionFeatures("resnet18", "layer5")

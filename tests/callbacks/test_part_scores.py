@@ -36,11 +36,31 @@ def test_a_part_counts_where_it_is_to_be_seen_and_the_crop_contains_it() -> None
     score = PartScore(2, 2)
     score.update(grids[:2], parts[:2])
     score.update(grids[2:], parts[2:])
-    contained, overlap = score.compute()
+    contained, overlap, *_ = score.compute()
     torch.testing.assert_close(
         contained, torch.tensor([[2 / 3, 0], [1 / 3, 1 / 2]], dtype=torch.float64)
     )
     assert overlap.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_crop_holds_a_group_where_it_contains_half_of_the_visible_parts() -> None:
+    left = affine.grid(affine.from_attention(torch.tensor([[0.5, -0.5, 0.0]])), (32, 32))
+    inside, outside, hidden = [-0.5, 0.0, 1.0], [0.5, 0.0, 1.0], [-0.5, 0.0, 0.0]
+    parts = torch.tensor(
+        [
+            [inside, inside, outside, outside],  # both of the first group, none of the second
+            [inside, outside, outside, outside],  # half of the first group is enough
+            [hidden, outside, inside, hidden],  # hidden parts do not count
+            [hidden, hidden, inside, outside],  # no part of the first group: does not count
+        ]
+    )
+    score = PartScore(1, 4, [[0, 1], [2, 3]])
+    score.update(left[None].expand(4, -1, -1, -1, -1), parts)
+    shares = score.compute()
+    torch.testing.assert_close(shares.held, torch.tensor([[2 / 3, 2 / 4]], dtype=torch.float64))
+    torch.testing.assert_close(
+        shares.mean_share, torch.tensor([[1.5 / 3, 1.5 / 4]], dtype=torch.float64)
+    )
 
 
 def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from torchvision import models
 
 from stn_lightning.analysis.predict import predict
 from stn_lightning.backbones import feature_extractors
+from stn_lightning.backbones.weights import NAMED
 from tests.cub_miniature import CLASSES, gradient, write_cub
 from tests.stn_command import CONFIGS, Stn
+from tests.weights_package import write_weights_package
 
 ONE_STEP = (
     "--trainer.fast_dev_run",
@@ -176,12 +178,58 @@ def test_the_tiles_differ_from_the_transformers_in_learning_where_to_look_alone(
     assert learnt == fixed
 
 
+HALF = sorted(p.stem for p in (CONFIGS / "cub/half_scale").glob("*.yaml") if p.stem != "data")
+
+
+@pytest.mark.parametrize("network", HALF)
+def test_a_row_at_half_scale_takes_a_step_from_a_packages_weights(
+    network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cub(tmp_path / "data/cub")
+    write_weights_package(tmp_path / "packages", monkeypatch)
+    files = [f"--config=configs/cub/half_scale/{name}.yaml" for name in (network, "data")]
+    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
+    code, _, err = stn("fit", *files, *ONE_STEP, classes)
+    assert (code, err) == (0, "")
+
+
+def test_without_the_weights_package_a_line_says_what_to_install(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cub(tmp_path / "data/cub")
+    absent = NAMED["lite0"]._replace(source="package:not_there_weights/a.pth")
+    monkeypatch.setitem(NAMED, "lite0", absent)
+    files = [f"--config=configs/cub/half_scale/{name}.yaml" for name in ("st2", "data")]
+    code, _, err = stn("fit", *files, *ONE_STEP)
+    assert code == 2
+    assert "pip install 'stn-lightning[birds]'" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_rows_at_half_scale_differ_in_what_the_classifier_sees_alone() -> None:
+    rows = {
+        name: yaml.safe_load((CONFIGS / f"cub/half_scale/{name}.yaml").read_text()) for name in HALF
+    }
+    assert len(rows) == 12
+    for name, row in rows.items():
+        task = row["model"]["init_args"]
+        backbone = task["backbone"]["init_args"]
+        transformer = backbone.pop("transformer", {"init_args": {"num_transformers": 0}})
+        crops = transformer["init_args"]["num_transformers"] + backbone.pop("global_view")
+        assert backbone["classifier"]["init_args"].pop("num_crops") == max(crops, 1)
+        moves = task.pop("localisation_lr_scale", 0) > 0
+        assert moves == name.startswith("st")
+        assert (task.pop("out_of_bounds_penalty", 0) > 0) == moves
+        task.pop("overlap_penalty", None)
+    assert all(row == rows["cnn_112"] for row in rows.values())
+
+
 def test_a_network_learns_from_a_folder_and_predicts_another(stn: Stn, tmp_path: Path) -> None:
     for name in ("finch", "wren"):
-        (tmp_path / "data/photographs" / name).mkdir(parents=True)
+        (tmp_path / "data/images" / name).mkdir(parents=True)
         for i in range(30):
             Image.fromarray(gradient(40 + i, 50, 200 if name == "wren" else 20)).save(
-                tmp_path / f"data/photographs/{name}/{i}.png"
+                tmp_path / f"data/images/{name}/{i}.png"
             )
     code, _, err = stn(
         "fit",
@@ -192,11 +240,11 @@ def test_a_network_learns_from_a_folder_and_predicts_another(stn: Stn, tmp_path:
         "--trainer.log_every_n_steps=1",
     )
     assert (code, err) == (0, "")
-    assert predict(["small_st2", "data/photographs/wren", "--out", "answers.csv"]) == 0
+    assert predict(["small_st2", "data/images/wren", "--out", "answers.csv"]) == 0
     lines = (tmp_path / "answers.csv").read_text().splitlines()
     assert lines[0].startswith("file,label,probability,0.theta.00,")
     assert len(lines) == 31
-    names = sorted(f"data/photographs/wren/{i}.png" for i in range(30))
+    names = sorted(f"data/images/wren/{i}.png" for i in range(30))
     assert [line.split(",")[0] for line in lines[1:]] == names
     assert all(line.split(",")[1] in ("finch", "wren") for line in lines[1:])
 
