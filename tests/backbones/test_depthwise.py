@@ -1,6 +1,6 @@
 import pytest
 import torch
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from stn_lightning.backbones.depthwise import DepthwiseConv2d, speed_up_depthwise
@@ -36,9 +36,9 @@ def test_a_depthwise_convolution_and_its_gradients_stay_as_they_are(
         assert output.dtype == (torch.bfloat16 if mixed else torch.float32)
         output.float().square().sum().backward()
         results.append([output.float(), given.grad, *(p.grad for p in network.parameters())])
-    tolerance = {"rtol": 0.03, "atol": 0.1} if mixed else {"rtol": 0.0, "atol": 0.0}
+    rtol, atol = (0.03, 0.1) if mixed else (0.0, 0.0)
     for plain, fast in zip(*results, strict=True):
-        torch.testing.assert_close(fast, plain, **tolerance)
+        torch.testing.assert_close(fast, plain, rtol=rtol, atol=atol)
 
 
 def test_under_autocast_the_gradient_is_computed_in_float32() -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,7 +18,7 @@ def test_a_word_stands_for_a_network_its_weights_and_their_normalisation(
 ) -> None:
     write_weights_package(tmp_path, monkeypatch)
     extractor, image = TimmFeatures(weights="lite0").eval(), torch.rand(1, 3, 64, 64)
-    original = timm.create_model(NETWORK).eval()
+    original: Any = timm.create_model(NETWORK).eval()
     state = dict(zip(original.state_dict(), renamed_state(NETWORK).values(), strict=True))
     original.load_state_dict(state)
     with torch.no_grad():
