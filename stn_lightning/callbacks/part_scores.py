@@ -28,7 +28,7 @@ OUTLINE = 64
 
 
 class PartShares(NamedTuple):
-    """What crops contain, as shares from 0 to 1."""
+    """Shares, from 0 to 1, of what crops contain."""
 
     contained: Float[Tensor, "transformers parts"]
     """of the images that show a part, those whose crop contains it"""
@@ -41,72 +41,51 @@ class PartShares(NamedTuple):
 
 
 class PartScore(Metric):
-<<<<<<< HEAD
     """Count how often crops contain parts, and how much crops overlap.
+
+    A crop holds a group of parts in an image where it contains at least half of the group's visible
+    parts. An image without a visible part of the group does not count.
 
     Args:
         num_transformers: crops of each image.
         num_parts: parts that may be visible in an image.
+        groups: for each group, the indices of its parts.
 
     Example:
         >>> from stn_lightning.geometry import affine
         >>> left_half = affine.grid(torch.tensor([[0.5, 0, -0.5, 0, 1, 0]]), (8, 8))
         >>> score = PartScore(num_transformers=1, num_parts=2)
         >>> score.update(left_half[:, None], torch.tensor([[[-0.5, 0, 1], [0.5, 0, 1]]]))
-        >>> score.compute()[0]
+        >>> score.compute().contained
         tensor([[1., 0.]], dtype=torch.float64)
-=======
-    """Count in which images each crop contains a part, and how much crops overlap.
-
-    A crop holds a group of parts in an image where it contains at least half of the group's visible
-    parts. An image without a visible part of the group does not count.
-
-    Args:
-        transformers: number of crops.
-        parts: number of parts.
-        groups: for each group, the numbers of its parts.
->>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
     """
 
     full_state_update = False
     contained: Tensor
     visible: Tensor
     overlap: Tensor
-<<<<<<< HEAD
     images: Tensor
-
-    def __init__(self, num_transformers: int, num_parts: int) -> None:
-        super().__init__()
-        n, parts = num_transformers, num_parts
-        for name, size in {"contained": (n, parts), "visible": (parts,), "overlap": (n, n)}.items():
-            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-=======
-    pictures: Tensor
     held: Tensor
     mean_share: Tensor
     group_images: Tensor
 
-    def __init__(self, transformers: int, parts: int, groups: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(
+        self, num_transformers: int, num_parts: int, groups: Sequence[Sequence[int]] = ()
+    ) -> None:
         super().__init__()
         self.groups = [list(group) for group in groups]
-        for name in ("held", "mean_share"):
-            zeros = torch.zeros(transformers, len(self.groups), dtype=torch.float64)
-            self.add_state(name, zeros, dist_reduce_fx="sum")
-        self.add_state(
-            "group_images", torch.zeros(len(self.groups), dtype=torch.float64), dist_reduce_fx="sum"
-        )
-        self.add_state(
-            "contained", torch.zeros(transformers, parts, dtype=torch.float64), dist_reduce_fx="sum"
-        )
-        self.add_state("visible", torch.zeros(parts, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state(
-            "overlap",
-            torch.zeros(transformers, transformers, dtype=torch.float64),
-            dist_reduce_fx="sum",
-        )
-        self.add_state("pictures", torch.tensor(0), dist_reduce_fx="sum")
->>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
+        n, parts, k = num_transformers, num_parts, len(self.groups)
+        sizes: dict[str, tuple[int, ...]] = {
+            "contained": (n, parts),
+            "visible": (parts,),
+            "overlap": (n, n),
+            "held": (n, k),
+            "mean_share": (n, k),
+            "group_images": (k,),
+        }
+        for name, size in sizes.items():
+            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(
         self, grids: Float[Tensor, "batch n height width 2"], parts: Float[Tensor, "batch parts 3"]
@@ -123,16 +102,7 @@ class PartScore(Metric):
         self.contained += (inside * parts[:, None, :, 2]).sum(0)
         self.visible += parts[..., 2].sum(0)
         self.overlap += intersection_over_union(grids).sum(0)
-<<<<<<< HEAD
         self.images += len(grids)
-
-    def compute(
-        self,
-    ) -> tuple[Float[Tensor, "transformers parts"], Float[Tensor, "transformers transformers"]]:
-        """Return how often each crop contains each visible part, and the crops' mean overlap."""
-        return self.contained / self.visible.clamp(min=1), self.overlap / self.images.clamp(min=1)
-=======
-        self.pictures += len(grids)
         for k, group in enumerate(self.groups):
             visible = parts[:, group, 2]
             number = visible.sum(1)  # (B,)
@@ -141,19 +111,18 @@ class PartScore(Metric):
             self.mean_share[:, k] += share.sum(0)
             self.group_images[k] += (number > 0).sum()
 
-    def compute(self) -> "PartShares":
+    def compute(self) -> PartShares:
         images = self.group_images.clamp(min=1)
         return PartShares(
             self.contained / self.visible.clamp(min=1),
-            self.overlap / self.pictures.clamp(min=1),
+            self.overlap / self.images.clamp(min=1),
             self.held / images,
             self.mean_share / images,
         )
->>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
 
 
 class PartScores(Callback):
-    """Score which parts the crops of the task's transformer contain, during a test.
+    """Score which parts the crops of the task's last transformer contain, during a test.
 
     `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Parts come
     from the data module's `annotations`; without them nothing is done. No training uses them.
@@ -198,64 +167,34 @@ class PartScores(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.score is None:
             return
-<<<<<<< HEAD
         # waits for the other processes
-        contained, overlap = (values.cpu() for values in self.score.compute())
-=======
-        shares = self.score.compute()  # waits for the other processes
-        shares = PartShares(*(values.cpu() for values in shares))
->>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
+        shares = PartShares(*(values.cpu() for values in self.score.compute()))
         if not trainer.is_global_zero:
             return
-        names, groups = self.part_names, self.group_names
+        names = self.part_names
         folder = Path(trainer.default_root_dir)
         scores = {
             "parts": names,
-<<<<<<< HEAD
-            "contained": contained.tolist(),
-            "overlap": overlap.tolist(),
+            "groups": self.group_names,
+            **{name: values.tolist() for name, values in shares._asdict().items()},
             "images": int(self.score.images),
         }
         with only_informs(folder / "parts.json"):
             (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
-            (folder / "parts.md").write_text(table(names, contained, overlap))
-            Image.fromarray(draw_table(names, contained)).save(folder / "parts.png")
-
-
-def table(
-    names: list[str],
-    contained: Float[Tensor, "transformers parts"],
-    overlap: Float[Tensor, "transformers transformers"],
-) -> str:
-    """Return a Markdown table of how often crops contain visible parts, and their overlaps."""
-    n = len(contained)
-    head = ["| part |" + "".join(f" crop {i + 1} |" for i in range(n)), "|---|" + "---|" * n]
-    rows = [
-        f"| {name} |" + "".join(f" {100 * value:.1f} |" for value in contained[:, k])
-        for k, name in enumerate(names)
-    ]
-=======
-            "groups": groups,
-            **{name: values.tolist() for name, values in shares._asdict().items()},
-            "pictures": int(self.score.pictures),
-        }
-        (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
-        (folder / "parts.md").write_text(table(names, groups, shares))
-        Image.fromarray(draw_table(names, shares.contained)).save(folder / "parts.png")
+            (folder / "parts.md").write_text(table(names, self.group_names, shares))
+            Image.fromarray(draw_table(names, shares.contained)).save(folder / "parts.png")
 
 
 def table(names: Sequence[str], groups: Sequence[str], shares: PartShares) -> str:
-    """Format shares as Markdown, in percent: parts, groups of parts, overlap of crops."""
+    """Format shares as Markdown, in percent: parts, groups of parts, overlaps of crops."""
     n = len(shares.contained)
 
     def row(name: str, values: Float[Tensor, " transformers"]) -> str:
         return f"| {name} |" + "".join(f" {100 * value:.1f} |" for value in values)
 
     def head(title: str) -> list[str]:
-        return [
-            f"| {title} |" + "".join(f" crop {i + 1} |" for i in range(n)),
-            "|---|" + "---|" * n,
-        ]
+        crops = "".join(f" crop {i + 1} |" for i in range(n))
+        return [f"| {title} |{crops}", "|---|" + "---|" * n]
 
     lines = [*head("part"), *map(row, names, shares.contained.unbind(1))]
     if groups:
@@ -263,15 +202,13 @@ def table(names: Sequence[str], groups: Sequence[str], shares: PartShares) -> st
         lines += map(row, groups, shares.held.unbind(1))
         lines += ["", *head("mean share of the visible parts of")]
         lines += map(row, groups, shares.mean_share.unbind(1))
->>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
     pairs = [
         f"crops {i + 1} and {j + 1}: {shares.overlap[i, j]:.2f}"
         for i in range(n)
         for j in range(i + 1, n)
     ]
-    return "\n".join(
-        [*lines, "", f"Intersection over union: {', '.join(pairs) or 'one crop'}.", ""]
-    )
+    overlaps = f"Intersection over union: {', '.join(pairs) or 'one crop'}."
+    return "\n".join([*lines, "", overlaps, ""])
 
 
 def draw_table(

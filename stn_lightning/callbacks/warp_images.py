@@ -146,18 +146,12 @@ def compose_records(
     Returns:
         None where there are no transformers, or they cannot be composed.
     """
-<<<<<<< HEAD
-    if len(records) < 2:
-        return records[0].output if records else None
-    families = [record.transformer.family for record in records]
-=======
-    if not looks:
+    if not records:
         return None
-    if len(looks) == 1:
-        of_maps = looks[0].image_size != tuple(image.shape[2:])
-        return (looks[0].on_image(image) if of_maps else looks[0]).output
-    families = [look.transformer.family for look in looks]
->>>>>>> fb39df3 (Birds at half scale: packaged weights, parts of networks, a shared stem, scores of groups of parts)
+    if len(records) == 1:
+        of_maps = records[0].image_size != tuple(image.shape[2:])
+        return (records[0].on_image(image) if of_maps else records[0]).output
+    families = [record.transformer.family for record in records]
     family: Any = families[0]
     if not isinstance(family, ComposableFamily) or any(
         type(other) is not type(family) for other in families
