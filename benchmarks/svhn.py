@@ -1,7 +1,7 @@
 """What transformers cost in networks for house numbers: a training step over one of the plain CNN,
 and where Multi's goes.
 
-    python -m benchmarks.house_numbers [--quick]
+    python -m benchmarks.svhn [--quick]
 
 Forward and backward at the paper's width, 64 px, on one thread in processor time, of which other
 work on the machine takes little. On a GPU, where there is one, in the wall's.

@@ -24,7 +24,7 @@ class SmallConvNet(nn.Module):
     Raises:
         ValueError: where the numbers of filters, strides and kernels differ.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = SmallConvNet((32, 64), strides=(2, 1), kernel_sizes=(5, 3))
         >>> network(torch.rand(2, 1, 28, 28)).shape
@@ -65,7 +65,7 @@ class PlainConvNet(nn.Module):
     Raises:
         ValueError: where the numbers of filters, strides and kernels differ.
 
-    Example:
+    Examples:
         >>> import torch
         >>> PlainConvNet()(torch.rand(2, 1, 84, 84)).shape
         torch.Size([2, 8, 21, 21])

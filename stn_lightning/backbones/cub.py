@@ -33,7 +33,7 @@ class MultiCropClassifier(nn.Module):
     Raises:
         ValueError: where there are no crops; in `forward`, where an image has another number.
 
-    Example:
+    Examples:
         >>> from stn_lightning.backbones import SmallConvNet
         >>> network = MultiCropClassifier(SmallConvNet(), num_crops=2)
         >>> network(torch.rand(3, 2, 3, 64, 64)).shape
@@ -96,7 +96,7 @@ class SharedStemClassifier(nn.Module):
         global_view: whether the classifier gets the smaller view as its last crop. It has the size
             of a crop where crops are 1 / `shrink` of the image.
 
-    Example:
+    Examples:
         >>> from stn_lightning.backbones import SmallConvNet
         >>> classifier = MultiCropClassifier(SmallConvNet((16,)), num_classes=5)
         >>> network = SharedStemClassifier(SmallConvNet((8, 8)), classifier)

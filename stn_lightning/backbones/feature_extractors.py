@@ -188,7 +188,7 @@ class TorchvisionFeatures(FeatureExtractor):
         ValueError: where torchvision has not the network or the node, or the weights cannot be
             loaded or are another network's.
 
-    Example:
+    Examples:
         >>> network = TorchvisionFeatures("resnet18", "layer4")
         >>> network(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 512, 2, 2])
@@ -251,7 +251,7 @@ class TimmFeatures(FeatureExtractor):
         ValueError: where timm is not installed, it has no such network or node, or the weights
             cannot be loaded or are another network's.
 
-    Example:
+    Examples:
         >>> network = TimmFeatures("vit_tiny_patch16_224", options={"depth": 1, "img_size": 64})
         >>> network(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 192, 4, 4])

@@ -21,7 +21,7 @@ class FCN(nn.Module):
         hidden_sizes: width of each hidden layer; the paper has two of 128 to 256.
         num_classes: number of classes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> FCN([128, 128])(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 10])
@@ -56,7 +56,7 @@ class CNN(nn.Module):
             paper has none.
         dropout: before the classifier; the paper's is 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> CNN(32)(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 10])

@@ -42,7 +42,7 @@ class MultiDigitCNN(nn.Module):
         ValueError: where there are more transformers than convolutions, or no layer has a filter
             left.
 
-    Example:
+    Examples:
         >>> import torch
         >>> MultiDigitCNN(width=0.1)(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 5, 11])
@@ -124,7 +124,7 @@ class SharedLayersCNN(MultiDigitCNN):
     Raises:
         ValueError: where the network has not that many convolutions.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from stn_lightning.transformers import Affine, FullyConnectedLocalisation
         >>> from stn_lightning.transformers import SpatialTransformer

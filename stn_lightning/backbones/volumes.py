@@ -15,7 +15,7 @@ class DepthProjection(nn.Module):
     Args:
         backbone: image -> logits.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from stn_lightning.backbones import CNN
         >>> DepthProjection(CNN(8))(torch.rand(2, 1, 30, 28, 28)).shape

@@ -68,7 +68,7 @@ class AlignmentLogger(Callback):
     front of its backbone that reads one crop; else it does nothing. Nothing is computed again: the
     grids are those of the step's output.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[AlignmentLogger()], logger=False, accelerator="cpu")
     """
 

@@ -20,7 +20,7 @@ class Compile(Callback):
     Args:
         options: of `torch.compile`.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[Compile(mode="max-autotune")], logger=False)
     """
 

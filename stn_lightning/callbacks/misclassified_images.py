@@ -30,7 +30,7 @@ class MisclassifiedImages(Callback):
     Args:
         num_images: how many at most.
 
-    Example:
+    Examples:
         >>> callbacks = [MisclassifiedImages(num_images=12)]
         >>> trainer = Trainer(callbacks=callbacks, logger=False, accelerator="cpu")
     """

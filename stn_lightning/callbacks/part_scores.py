@@ -51,7 +51,7 @@ class PartScore(Metric):
         num_parts: parts that may be visible in an image.
         groups: for each group, the indices of its parts.
 
-    Example:
+    Examples:
         >>> from stn_lightning.geometry import affine
         >>> left_half = affine.grid(torch.tensor([[0.5, 0, -0.5, 0, 1, 0]]), (8, 8))
         >>> score = PartScore(num_transformers=1, num_parts=2)
@@ -127,7 +127,7 @@ class PartScores(Callback):
     `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Parts come
     from the data module's `annotations`; without them nothing is done. No training uses them.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[PartScores()], logger=False, accelerator="cpu")
     """
 

@@ -21,7 +21,7 @@ class PRCurves(Callback):
     They are written when training ends, of the whole split on any number of processes, for tasks
     that give an image one class.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[PRCurves()], logger=False, accelerator="cpu")
     """
 

@@ -10,7 +10,7 @@ from stn_lightning.runtime.precision import emulates_bf16
 class EpochLogger(ProgressBar):
     """Print one line after each epoch.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[EpochLogger()], logger=False, accelerator="cpu")
     """
 
@@ -47,7 +47,7 @@ class EpochLogger(ProgressBar):
 class ParameterSummary(Callback):
     """Print the number of parameters, the device and the precision before training.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[ParameterSummary()], logger=False, accelerator="cpu")
     """
 

@@ -36,7 +36,7 @@ LAYOUT = {
 class TensorBoardLayout(Callback):
     """Write the layout of TensorBoard's page "Custom scalars", and the network's modules as text.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[TensorBoardLayout()], logger=False, accelerator="cpu")
     """
 

@@ -14,7 +14,7 @@ class ThroughputLogger(Callback):
     Images are those of all processes. Totals are saved with the checkpoint, and go on after a
     restart.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[ThroughputLogger()], logger=False, accelerator="cpu")
     """
 

@@ -81,7 +81,7 @@ class TransformerHealth:
     Args:
         name: of the transformer, for messages.
 
-    Example:
+    Examples:
         >>> health = TransformerHealth("transformer")
         >>> for step in range(3):
         ...     message = health.update(WarpStatistics(gradient=0.0, out_of_bounds=0.5), step)

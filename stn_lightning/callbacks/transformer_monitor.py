@@ -24,7 +24,7 @@ class TransformerMonitor(Callback):
     `<transformer>/<statistic>`, after `WarpStatistics`; warnings go to the console and to
     TensorBoard's texts. After each epoch come histograms of theta over the first validation batch.
 
-    Example:
+    Examples:
         >>> monitor = TransformerMonitor()
         >>> trainer = Trainer(callbacks=[monitor], logger=False, accelerator="cpu")
     """

@@ -47,7 +47,7 @@ class WarpImages(Callback):
     Args:
         num_images: how many, of the first batch.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[WarpImages(8)], logger=False, accelerator="cpu")
     """
 

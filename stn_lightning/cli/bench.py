@@ -16,7 +16,7 @@ BENCHMARKS = {
     "distortions": "R, RTS, P, E, TC alone",
     "warps": "affine, projective and spline grids with sampling, forward and backward",
     "crops": "parallel transformers against the backbone alone",
-    "house_numbers": "Single, Multi and shared layers against the CNN for house numbers",
+    "svhn": "Single, Multi and shared layers against the CNN for house numbers",
     "growth": "time and memory over images, sides, crops and batch sizes",
     "predictions": "stn predict on pictures in files against the bare forward, and its memory",
     "start_up": "seconds until help, version and the first step",

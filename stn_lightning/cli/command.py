@@ -384,8 +384,7 @@ class CommandLine(DeferredCLI):
 class ParsedSettings(CommandLine):
     """Parse only, without building a trainer, which may need a GPU that is elsewhere."""
 
-    def _set_seed(self) -> None:
-        """Leave this process's random numbers alone."""
+    seeds = False
 
     def _choose_precision(self) -> None:
         """Leave it to the machine that trains."""

@@ -55,6 +55,9 @@ class BaseDataModule(LightningDataModule, ABC):
         ValueError: if a number is out of its range.
     """
 
+    lists_files = False
+    """Whether `load` only lists files and reads no image."""
+
     def __init__(self, source: Source, batch_size: int, seed: int, num_workers: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
@@ -131,13 +134,14 @@ class BaseDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Load the splits that a stage needs.
 
-        To fit, this is the test split too: so that a training does not end with the news that there
-        is nothing to test on.
+        To fit, this is the test split too where that reads no image: so that a training does not
+        end with the news that there is nothing to test on.
 
         Raises:
             ValueError: if a split has no images.
         """
-        needed: dict[str, tuple[Split, ...]] = {"fit": SPLITS, "validate": ("val",)}
+        fit: tuple[Split, ...] = SPLITS if self.lists_files else ("train", "val")
+        needed: dict[str, tuple[Split, ...]] = {"fit": fit, "validate": ("val",)}
         for split in needed.get(stage, ("test",)):
             if split not in self.splits:
                 self.splits[split] = self.load(split)

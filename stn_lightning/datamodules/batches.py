@@ -48,7 +48,7 @@ class EpochBatches(Sampler[Draw]):
     Raises:
         ValueError: if there is nothing to draw, or a batch has no image for some process.
 
-    Example:
+    Examples:
         >>> batches = EpochBatches(range(10), batch_size=4, shuffle=False)
         >>> [draw.indices.tolist() for draw in batches]
         [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]

@@ -16,7 +16,7 @@ class CUBDataModule(ImageDataModule):
             for cached images.
         seed: seed of order and crops in training; the command line sets it from `seed_everything`.
 
-    Example:
+    Examples:
         >>> CUBDataModule(size=448).source.side
         512
     """

@@ -74,6 +74,8 @@ class ImageDataModule(BaseDataModule):
         ValueError: if `size` is larger than the source's images, or a number is out of its range.
     """
 
+    lists_files = True
+
     def __init__(
         self,
         source: ImageFileSource,

@@ -54,7 +54,7 @@ class MNISTDataModule(BaseDataModule):
     Reference:
         Bengio et al. 2009, "Curriculum learning".
 
-    Example:
+    Examples:
         >>> from stn_lightning.datasets import EmbeddedDigits
         >>> from stn_lightning.distortions import Rotated
         >>> data = MNISTDataModule(EmbeddedDigits(), Rotated(), batch_size=8)

@@ -50,7 +50,7 @@ class Preprocessing:
         invert_light: invert an image whose border is light: dark ink becomes light ink on black.
         subtract_mean: subtract the image's mean over its pixels and channels.
 
-    Example:
+    Examples:
         >>> digits = Preprocessing("fit", invert_light=True)
         >>> digits(torch.full((3, 200, 100), 255, dtype=torch.uint8), (1, 42, 42)).image.shape
         torch.Size([1, 42, 42])

@@ -142,7 +142,12 @@ class SVHNCropFile:
         blocks = [left[first : first + BLOCK] for first in range(0, len(left), BLOCK)]
         console = Console(stderr=True)
         with ThreadPoolExecutor() as threads:
-            for block in track(blocks, f"{self.path.name}, {len(left):,} numbers", console=console):
+            for block in track(
+                blocks,
+                f"{self.path.name}, {len(left):,} numbers",
+                console=console,
+                disable=not console.is_terminal,
+            ):
                 labels = digits[usable[block]]
                 crops = threads.map(lambda i: self._cut(numbers, i), usable[block])
                 for row, label, crop in zip(block, labels, crops, strict=True):

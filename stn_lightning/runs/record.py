@@ -50,7 +50,7 @@ class RunRecord:
         checkpoint: the file name of the checkpoint that was tested.
         initialised_from: the run or file whose weights it started with.
 
-    Example:
+    Examples:
         >>> record = RunRecord(name="one", seed=0, metrics={"test/error": 1.5})
         >>> RunRecord.from_json(record.to_json()) == record
         True

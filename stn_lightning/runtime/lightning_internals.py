@@ -89,6 +89,13 @@ class DeferredCLI(LightningCLI):
     A checkpoint never changes the configuration.
     """
 
+    seeds = True
+    """Whether this process's random numbers are seeded."""
+
+    def _set_seed(self) -> None:
+        if self.seeds:
+            super()._set_seed()
+
     def _parse_ckpt_path(self) -> None: ...
 
     def _run_subcommand(self, subcommand: str) -> None: ...

@@ -49,7 +49,7 @@ class ClassificationTask(LightningModule):
         decay_biases_and_norms: whether weight decay applies to biases and to the weights of
             normalisation layers, too, as it does in torch's optimisers.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from stn_lightning.backbones import FCN
         >>> task = ClassificationTask(FCN([16]), partial(torch.optim.SGD, lr=0.1))

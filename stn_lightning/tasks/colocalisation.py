@@ -51,7 +51,7 @@ class ColocalisationTask(ClassificationTask):
     Raises:
         ValueError: before the first step, where the weights do not exist.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from stn_lightning.transformers import SpatialTransformer, StridedLocalisation
         >>> from stn_lightning.transformers import Translation

@@ -30,9 +30,8 @@ class DigitSequenceTask(ClassificationTask):
     Args:
         backbone: image(s) -> logits of each digit.
         optimizer: parameters -> optimiser.
-        options: further arguments of `ClassificationTask`.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from stn_lightning.backbones import MultiDigitCNN
         >>> task = DigitSequenceTask(MultiDigitCNN(0.1), partial(torch.optim.SGD, lr=0.1))

@@ -37,7 +37,7 @@ class DistillationTask(ClassificationTask):
         ValueError: where there is no teacher, a value is out of range, or, before the first step,
             where a teacher does not fit the data.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from stn_lightning.backbones import CNN, FCN
         >>> sgd = partial(torch.optim.SGD, lr=0.1)

@@ -44,7 +44,7 @@ class SampleMean(Metric):
 class ErrorRate(SampleMean):
     """Misclassified samples, in percent.
 
-    Example:
+    Examples:
         >>> error = ErrorRate()
         >>> error.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         >>> error.compute()
@@ -62,7 +62,7 @@ class ErrorRate(SampleMean):
 class MeanCrossEntropy(SampleMean):
     """Cross entropy, in nats.
 
-    Example:
+    Examples:
         >>> loss = MeanCrossEntropy()
         >>> loss.update(torch.zeros(4, 10), torch.arange(4))
         >>> loss.compute()
@@ -80,7 +80,7 @@ class MeanCrossEntropy(SampleMean):
 class Samples(Metric):
     """The number of samples.
 
-    Example:
+    Examples:
         >>> samples = Samples()
         >>> samples.update(torch.zeros(4, 10), torch.arange(4))
         >>> samples.compute()

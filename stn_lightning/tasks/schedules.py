@@ -18,7 +18,7 @@ class Schedule(ABC):
 class ConstantLR(Schedule):
     """Leave the learning rate as it is.
 
-    Example:
+    Examples:
         >>> ConstantLR()(0.9)
         1.0
     """
@@ -36,7 +36,7 @@ class CosineDecay(Schedule):
     Raises:
         ValueError: where `warmup` is not a part of the training.
 
-    Example:
+    Examples:
         >>> CosineDecay(warmup=0.1)(0.05)
         0.5
     """
@@ -59,7 +59,7 @@ class StepDecay(Schedule):
         factor: of each decay; the paper divides by 10.
         num_intervals: of equal length; the paper's 150k iterations have 3, of 50k each.
 
-    Example:
+    Examples:
         >>> [StepDecay(0.5)(progress) for progress in (0.0, 0.4, 0.9)]
         [1.0, 0.5, 0.25]
     """

@@ -42,7 +42,7 @@ def test_all_pictures_that_cannot_be_read_are_named_at_once(
     folder = write_cub(tmp_path / "data/cub")
     assert call(prepare, ["cub"]) == 0
     assert capsys.readouterr().out.startswith(
-        "cub: checked, train 3, val 9, test 6; 3 classes, 18 boxes, 36 visible parts; smallest side 256"
+        "cub: checked, train 3, val 9, test 6; 3 classes; smallest side 256, cached in data/cache/cub-256; 18 boxes, 36 visible parts"
     )
     for name in ("001.Bird_1/Bird_1_0002.jpg", "003.Bird_3/Bird_3_0018.jpg"):
         (folder / "images" / name).write_bytes(b"no picture")

@@ -235,7 +235,7 @@ MISTAKES = {
     ),
     "a metric that there is not": (
         ("--monitor", "accuracy"),
-        "monitor 'accuracy' is not logged in validation; logged are val/error",
+        "monitor 'accuracy' is not logged in validation; logged are val/",
     ),
     "no such precision": (("--trainer.precision", "bf17"), "got bf17"),
 }
