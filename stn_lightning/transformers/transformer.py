@@ -55,7 +55,7 @@ class WarpRecord(NamedTuple):
         return self._with_n(self.output.image)
 
     def grids_of_size(self, size: Size) -> Float[Tensor, "batch n *size dimensions"]:
-        """Return the sampling grids that outputs of another size would have.
+        """Return the sampling grids for outputs of another size.
 
         Finer ones for what a warp of few feature maps shows of the image.
         """
@@ -64,7 +64,7 @@ class WarpRecord(NamedTuple):
         return grid.unflatten(0, self.thetas.shape[:2])
 
     def on_image(self, image: Float[Tensor, "batch channels *in_size"]) -> "WarpRecord":
-        """Return this warp of feature maps as one of the image that they were computed from."""
+        """Return this warp of feature maps as one of their image."""
         size = tuple(image.shape[2:])
         crop = self.output.grid.shape[-1 - len(size) : -1]
         finer = [n * a // b for n, a, b in zip(crop, size, self.image_size, strict=True)]
@@ -123,11 +123,12 @@ def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
     a network. Tensors keep their graph, so a loss can be made of them. Compiled transformers are
     not recorded.
 
-    >>> network = nn.Sequential(SpatialTransformer(FullyConnectedLocalisation(), Affine()))
-    >>> with record_warps(network) as records:
-    ...     output = network(torch.rand(5, 1, 28, 28))
-    >>> [record.thetas.shape for record in records]
-    [torch.Size([5, 1, 6])]
+    Examples:
+        >>> network = nn.Sequential(SpatialTransformer(FullyConnectedLocalisation(), Affine()))
+        >>> with record_warps(network) as records:
+        ...     output = network(torch.rand(5, 1, 28, 28))
+        >>> [record.thetas.shape for record in records]
+        [torch.Size([5, 1, 6])]
     """
     found = frozenset(module for module in network.modules() if isinstance(module, Transformer))
     recording = _Recording(found, [])

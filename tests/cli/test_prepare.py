@@ -49,7 +49,4 @@ def test_all_pictures_that_cannot_be_read_are_named_at_once(
     assert call(prepare, ["cub"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert ["Bird_1_0002.jpg: " in lines[0], "Bird_3_0018.jpg: " in lines[1]] == [True, True]
-    assert (
-        lines[2]
-        == "stn prepare: 2 pictures cannot be read; restore them, or leave them out (`exclude`)"
-    )
+    assert lines[2] == "stn prepare: 2 images cannot be read; restore them, or leave them out"

@@ -64,7 +64,7 @@ class FewDigits(EmbeddedDigits):
 class Data(MNISTDataModule):
     def __init__(self, workers: int = 0, **options: Any) -> None:
         super().__init__(FewDigits(), **options)
-        self.workers = workers
+        self.num_workers = workers
 
 
 class Plateau(ClassificationTask):
