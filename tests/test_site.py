@@ -90,7 +90,7 @@ def test_every_link_has_an_end(pages: dict[Path, Addresses]) -> None:
 def test_the_readme_is_the_front_page_and_links_to_files_outside_of_the_documents_work(
     site: Path,
 ) -> None:
-    assert "a network that learns" in (site / "index.html").read_text()
+    assert "a layer that learns" in (site / "index.html").read_text()
     pages = (
         "CONTRIBUTING",
         "CHANGELOG",
