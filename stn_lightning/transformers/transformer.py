@@ -64,7 +64,7 @@ class WarpRecord(NamedTuple):
         return grid.unflatten(0, self.thetas.shape[:2])
 
     def on_image(self, image: Float[Tensor, "batch channels *in_size"]) -> "WarpRecord":
-        """Return the warp of the image itself, where feature maps were warped."""
+        """Return the same warp, of the whole image."""
         size = tuple(image.shape[2:])
         crop = self.output.grid.shape[-1 - len(size) : -1]
         finer = [n * a // b for n, a, b in zip(crop, size, self.image_size, strict=True)]
