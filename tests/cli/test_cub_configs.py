@@ -178,7 +178,7 @@ def test_the_tiles_differ_from_the_transformers_in_learning_where_to_look_alone(
     assert learnt == fixed
 
 
-HALF = sorted(p.stem for p in (CONFIGS / "cub/half_scale").glob("*.yaml") if p.stem != "data")
+HALF = sorted(p.stem for p in (CONFIGS / "cub/half_scale").glob("*.yaml") if p.stem != "cub")
 
 
 @pytest.mark.parametrize("network", HALF)
@@ -187,7 +187,7 @@ def test_a_row_at_half_scale_takes_a_step_from_a_packages_weights(
 ) -> None:
     write_cub(tmp_path / "data/cub")
     write_weights_package(tmp_path / "packages", monkeypatch)
-    files = [f"--config=configs/cub/half_scale/{name}.yaml" for name in (network, "data")]
+    files = [f"--config=configs/cub/half_scale/{name}.yaml" for name in (network, "cub")]
     classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
     code, _, err = stn("fit", *files, *ONE_STEP, classes)
     assert (code, err) == (0, "")
@@ -199,7 +199,7 @@ def test_without_the_weights_package_a_line_says_what_to_install(
     write_cub(tmp_path / "data/cub")
     absent = NAMED["lite0"]._replace(source="package:not_there_weights/a.pth")
     monkeypatch.setitem(NAMED, "lite0", absent)
-    files = [f"--config=configs/cub/half_scale/{name}.yaml" for name in ("st2", "data")]
+    files = [f"--config=configs/cub/half_scale/{name}.yaml" for name in ("st2", "cub")]
     code, _, err = stn("fit", *files, *ONE_STEP)
     assert code == 2
     assert "pip install 'stn-lightning[birds]'" in err

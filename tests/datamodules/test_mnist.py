@@ -206,7 +206,7 @@ def test_the_image_shape_is_that_of_what_a_task_gets(
 
 def test_each_stage_loads_what_it_needs_and_loads_it_once() -> None:
     for stage, wanted in (
-        ("fit", ["train", "val", "test"]),
+        ("fit", ["train", "val"]),
         ("validate", ["val"]),
         ("test", ["test"]),
         ("predict", ["test"]),

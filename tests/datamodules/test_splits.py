@@ -41,7 +41,7 @@ class Few(EmbeddedDigits):
 def test_an_empty_split_is_refused_before_the_first_step(split: Split) -> None:
     data = MNISTDataModule(Few(**{split: 0}), Rotated())
     with pytest.raises(ValueError, match=f"the {split} split of Few has no images; check the data"):
-        data.setup("fit")
+        data.setup("test" if split == "test" else "fit")
 
 
 def test_an_empty_split_of_a_folder_says_how_to_fill_it(tmp_path: Path) -> None:
@@ -122,6 +122,7 @@ def test_a_process_without_an_image_gets_a_batch_of_none_of_the_right_shape(
 ) -> None:
     data = make(tmp_path, monkeypatch)
     data.setup("fit")
+    data.setup("test")
     batches: list[Batch] = []
     for rank in range(3):
         (read,) = on_rank(data, rank, 3).loader(split)
