@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,7 +168,7 @@ class CommandLine(DeferredCLI):
             ValueError: where this version does not understand them.
         """
         try:
-            return self._plain(self.subcommand_parser("fit").parse_object(settings))
+            return self._plain(self.subcommand_parser("fit").parse_object(copy.deepcopy(settings)))
         except (argparse.ArgumentError, SystemExit, KeyError, TypeError) as problem:
             raise ValueError(one_line(str(getattr(problem, "message", problem)))) from problem
 

@@ -404,3 +404,17 @@ def test_the_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "0.log").read_text().strip() == str(
         max(len(os.sched_getaffinity(0)) // 2, 1)
     )
+
+
+@pytest.mark.parametrize("name", ["addition", "volumes"])
+def test_a_committed_table_is_shown_and_its_records_stay_as_they_are(
+    name: str, tmp_path: Path
+) -> None:
+    """Comparing a record with the files once changed its settings, so that it was not written."""
+    committed = CONFIGS.parent / f"docs/results/{name}.jsonl"
+    shutil.copy(committed, tmp_path)
+    assert call(table, [f"configs/tables/{name}.yaml", "--show", "--out", str(tmp_path)]) == 0
+    kept = [json.loads(line)["settings"] for line in committed.read_text().splitlines()]
+    written = (tmp_path / committed.name).read_text()
+    now = [json.loads(line)["settings"] for line in written.splitlines()]
+    assert now == kept
