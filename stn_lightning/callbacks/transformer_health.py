@@ -109,3 +109,40 @@ class TransformerHealth:
             return f"step {step}: {self.name} has recovered"
         figures = trouble.figures(statistics)
         return f"warning, step {step}: {self.name} {trouble.name} ({figures}); {trouble.advice}"
+
+
+class AlignmentHealth:
+    """Reports a transformer that does not turn with its images, and when it does after all.
+
+    In the first half of the training, and in the first steps, it has time to learn that.
+    """
+
+    threshold = 0.5
+    """Correlation with the applied angle from which it follows; 0 is a crop that cannot turn."""
+    steps = 500
+    """for which nothing is said"""
+
+    def __init__(self) -> None:
+        self.follows = True
+
+    def update(self, correlation: float, progress: float, step: int) -> str | None:
+        """Return a warning, the news that it follows, or None where nothing is new.
+
+        Args:
+            correlation: of the angle that the transformer undoes with the applied one.
+            progress: share of the training that is done, 0 to 1.
+            step: of the training.
+        """
+        follows = correlation >= self.threshold
+        early = step < self.steps or progress < 0.5
+        if early or correlation == 0 or follows == self.follows:
+            return None
+        self.follows = follows
+        if follows:
+            return f"step {step}: transformer turns with its images (correlation {correlation:.2f})"
+        return (
+            f"warning, step {step}: transformer does not turn with its images (correlation "
+            f"{correlation:.2f} with the applied angle, 1 is upright); let distortions grow "
+            "(data.init_args.curriculum: 0.5), smooth the labels (label_smoothing: 0.1), give it "
+            "the ink's moments (MomentLocalisation, MomentCrop) or take a smaller backbone"
+        )

@@ -10,7 +10,11 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from stn_lightning.callbacks.transformer_health import TransformerHealth, WarpStatistics
+from stn_lightning.callbacks.transformer_health import (
+    AlignmentHealth,
+    TransformerHealth,
+    WarpStatistics,
+)
 from stn_lightning.geometry import measures
 from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import Transformer, WarpRecord, record_warps
@@ -23,6 +27,8 @@ class TransformerMonitor(Callback):
     done. With several processes the first one logs its part of the batch. Curves are called
     `<transformer>/<statistic>`, after `WarpStatistics`; warnings go to the console and to
     TensorBoard's texts. After each epoch come histograms of theta over the first validation batch.
+    Where `AlignmentLogger` logs how well the distortion is undone, a transformer that does not turn
+    with its images is reported, too.
 
     Examples:
         >>> monitor = TransformerMonitor()
@@ -33,6 +39,7 @@ class TransformerMonitor(Callback):
         self.records: list[WarpRecord] = []
         self.loss_scale = 1.0
         self.health: dict[str, TransformerHealth] = {}
+        self.alignment = AlignmentHealth()
         self._recording = contextlib.ExitStack()
 
     def on_train_batch_start(
@@ -86,6 +93,15 @@ class TransformerMonitor(Callback):
                     if len(values):
                         logger.experiment.add_histogram(tag, values.cpu(), trainer.global_step)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        correlation = trainer.callback_metrics.get("val/alignment_angle")
+        in_trouble = any(health.reported for health in self.health.values())
+        if trainer.state.fn != "fit" or correlation is None or in_trouble:
+            return
+        progress = trainer.global_step / trainer.estimated_stepping_batches
+        message = self.alignment.update(float(correlation), progress, trainer.global_step)
+        self._say(trainer, message)
+
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
@@ -103,7 +119,10 @@ class TransformerMonitor(Callback):
 
     def _warn(self, trainer: Trainer, name: str, statistics: WarpStatistics) -> None:
         health = self.health.setdefault(name, TransformerHealth(name))
-        if message := health.update(statistics, trainer.global_step):
+        self._say(trainer, health.update(statistics, trainer.global_step))
+
+    def _say(self, trainer: Trainer, message: str | None) -> None:
+        if message and trainer.is_global_zero:
             print(message, flush=True)
             for logger in _tensorboards(trainer):
                 logger.experiment.add_text("transformers", message, trainer.global_step)

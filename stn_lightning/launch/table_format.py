@@ -13,6 +13,8 @@ from stn_lightning.runs.shipped_configs import resolve_config
 
 Results = list[tuple[str, str, RunRecord]]
 """Row, column and the record of a run."""
+ALIGNMENT = [f"test/alignment_{name}" for name in ("angle", "scale", "place")]
+"""Metrics of how well a transformer undoes the distortion."""
 SEEDS = 3
 """So many make a claim: one run's error varies by more than networks differ."""
 
@@ -100,9 +102,11 @@ def markdown(table: Table, results: Results) -> str:
         return f"# {table.title}\n\nNo run of it is there yet.\n"
     lines = [f"# {table.title}", "", _legend(table, results), ""]
     columns = list(table.columns)
+    aligned = _has_alignment(results)
+    extra = ["alignment"] * aligned + ["parameters", "epochs", "training"]
     lines += [
-        f"| | {' | '.join(columns)} | parameters | epochs | training |",
-        "|---" * (len(columns) + 4) + "|",
+        f"| | {' | '.join([*columns, *extra])} |",
+        "|---" * (len(columns) + len(extra) + 1) + "|",
     ]
     for row in table.rows:
         runs = [record for name, _, record in results if name == row]
@@ -111,6 +115,8 @@ def markdown(table: Table, results: Results) -> str:
                 _cell(table, row, column, cell_values(table, results, row, column))
                 for column in columns
             ]
+            if aligned:
+                cells.append(_alignment(table, results, row))
             lines.append(
                 f"| {row} | {' | '.join(cells)} | {_range(runs, 'parameters')} | {_range(runs, 'epochs')} | {_minutes(runs)} |"
             )
@@ -133,9 +139,29 @@ def cell_values(table: Table, results: Results, row: str, column: str) -> list[f
     return [record.metrics[table.metric] for r, c, record in results if (r, c) == (row, column)]
 
 
+def _has_alignment(results: Results) -> bool:
+    return any(ALIGNMENT[0] in record.metrics for _, _, record in results)
+
+
+def _alignment(table: Table, results: Results, row: str) -> str:
+    """Return the means over seeds, column by column."""
+    cells = []
+    for column in table.columns:
+        runs = [record.metrics for r, c, record in results if (r, c) == (row, column)]
+        values = [[run[key] for run in runs if key in run] for key in ALIGNMENT]
+        means = [f"{statistics.mean(known):.2f}" for known in values if known]
+        cells += [f"{column} {' / '.join(means)}"] if means else []
+    return ", ".join(cells) or "-"
+
+
 def _legend(table: Table, results: Results) -> str:
     seeds = sorted({record.seed for _, _, record in results})
     mean = "Mean ± standard deviation over seeds" if len(seeds) > 1 else f"Seed {seeds[0]}"
+    if _has_alignment(results):
+        mean = (
+            "Alignment is the correlation of what the crop undoes with what was applied: angle, "
+            f"scale, place, without what the distortion leaves alone. {mean}"
+        )
     if not table.paper:
         return f"{mean}."
     beats = "at or above" if table.highest else "at or below"

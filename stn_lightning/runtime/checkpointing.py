@@ -231,11 +231,14 @@ class AtomicCheckpoint(Checkpoint):
                 rehearsal.unlink(missing_ok=True)
 
     def _rank(self, trainer: Trainer, score: float) -> None:
-        """Copy `last.ckpt`, which has this score, where it is one of the best."""
+        """Copy `last.ckpt`, which has this score, where it is one of the best.
+
+        Of equal scores the newest is the best: it was trained longer.
+        """
         name = f"step={trainer.global_step:08d}.ckpt"
         others = [entry for entry in self.ranking if entry[1] != name]
         ranking = sorted(
-            [*others, (score, name)],
+            [(score, name), *others],
             key=lambda entry: entry[0] if self.mode == "min" else -entry[0],
         )
         self.ranking, dropped = ranking[: self.keep], ranking[self.keep :]

@@ -50,7 +50,7 @@ def test_the_how_to_runs_as_it_stands(
     code = BLOCKS[["exported", "onnx", "safetensors"].index(name)]
     assert WRITERS[name].file in code
     known: dict[str, object] = {}
-    exec(code.replace("filters=64", "filters=8"), known)
+    exec(code.replace("num_filters=32", "num_filters=8"), known)
     if name == "safetensors":
         network, run = known["network"], load_run(small_run)
         image = torch.rand(3, 1, 42, 42)

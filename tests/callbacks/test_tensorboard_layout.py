@@ -133,9 +133,9 @@ def test_tensorboard_shows_a_run_with_a_transformer_beside_one_without(
             "scalars": ["train/loss", "speed/images_per_second"],
             "images": ["where it looks"],
             "histograms": ["transformer/theta.00"],
-            "hparams": ["Hyperparameters", "Metrics", "SpatialTransformer"],
+            "hparams": ["Hyperparameters", "Metrics", "ComposedTransformer"],
             "pr_curves": ["precision_recall/0", "precision_recall/9"],
-            "text": ["ClassificationTask", "SpatialTransformer"],
+            "text": ["ClassificationTask", "ComposedTransformer"],
         }.items():
             page.open(f"{address}?darkMode=false#{name}", 1400, 900)
             for word in words:

@@ -404,3 +404,55 @@ def test_two_processes_are_read_without_waiting_for_each_other(tmp_path: Path) -
         for rank in range(2)
     ]
     assert told == [1, 0]
+
+
+# Alive, but not following
+
+
+class Aligned(Callback):
+    """Logs these correlations, one an epoch, as `AlignmentLogger` does."""
+
+    def __init__(self, *correlations: float) -> None:
+        self.correlations = correlations
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val/alignment_angle", self.correlations[trainer.current_epoch])
+
+
+@pytest.mark.parametrize(
+    ("correlations", "said"),
+    [
+        ((0.1, 0.2, 0.3, 0.2), ["warning, step 22: transformer does not turn with its images"]),
+        (
+            (0.1, 0.2, 0.3, 0.9),
+            [
+                "warning, step 22: transformer does not turn with its images",
+                "step 44: transformer turns with its images",
+            ],
+        ),
+        ((0.1, 0.9, 0.9, 0.9), []),
+        ((0.0, 0.0, 0.0, 0.0), []),
+    ],
+    ids=["never", "late", "in time", "cannot turn"],
+)
+def test_in_the_second_half_a_transformer_that_does_not_turn_is_told_once(
+    correlations: tuple[float, ...],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(transformer_health.AlignmentHealth, "steps", 20)
+    fit(looking(), Aligned(*correlations), TransformerMonitor(), max_steps=44, limit_val_batches=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "with its images" in line]
+    assert [line.split(" (")[0] for line in lines] == said
+
+
+def test_one_that_is_in_trouble_is_not_told_besides_that_it_does_not_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transformer_health.AlignmentHealth, "steps", 0)
+    monitor = TransformerMonitor()
+    fit(looking(OUTSIDE), Aligned(0.1, 0.1), monitor, max_steps=22, limit_val_batches=1)
+    out = capsys.readouterr().out
+    assert "transformer has left the image" in out
+    assert "with its images" not in out

@@ -114,6 +114,19 @@ def test_a_curriculum_is_a_file_on_top(
     assert chosen["data"]["init_args"]["curriculum"] == 0.33
 
 
+def test_crops_that_straighten_are_a_file_on_top(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = [
+        f"configs/mnist/{file}.yaml"
+        for file in ("networks/st_cnn_affine", "data/rts", "recipes/straighten")
+    ]
+    code, out, err = stn("fit", *(word for file in files for word in ("--config", file)), *ONE_STEP)
+    assert (code, err) == (0, "")
+    assert "221,700 parameters" in out
+
+
 def test_an_antialiased_sampler_is_a_file_on_top(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

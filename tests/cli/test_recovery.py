@@ -1,5 +1,5 @@
-"""The quickstart from a crop that lies outside of the image: noticed, and brought back; and from
-its usual start, nothing to notice.
+"""ST-CNN Aff on the quickstart's data from a crop that lies outside of the image: noticed, and
+brought back; and from its usual start, nothing to notice.
 """
 
 import json
@@ -11,6 +11,15 @@ from tests.stn_command import Stn
 
 pytestmark = pytest.mark.slow
 
+FILES = (
+    "--config=configs/quickstart_cnn.yaml",
+    "--config=configs/mnist/networks/st_cnn_affine.yaml",
+)
+PLAIN = (
+    "--monitor=val/loss",
+    "--data.init_args.curriculum=0.0",
+    "--model.init_args.label_smoothing=0.0",
+)
 TRANSFORMER = "--model.init_args.transformer.init_args"
 BAD = (
     f"{TRANSFORMER}.start=stn_lightning.transformers.NoisyIdentity",
@@ -24,36 +33,32 @@ BACK = (
 )
 
 
-def quickstart(stn: Stn, *options: str) -> tuple[list[str], float]:
-    """What was said of the transformer, and the test error, after 20 of the quickstart's 60 passes."""
-    code, out, err = stn(
-        "fit", "--config", "configs/quickstart.yaml", "--trainer.max_epochs=20", *options
-    )
+def train(stn: Stn, *options: str) -> tuple[list[str], float]:
+    """Return what was said of the transformer, and the test error, after 20 epochs."""
+    code, out, err = stn("fit", *FILES, *PLAIN, "--trainer.max_epochs=20", "--name=plain", *options)
     assert (code, err) == (0, "")
     said = [
         line for line in out.splitlines() if "transformer has" in line or "transformer is" in line
     ]
-    return said, json.loads(Path("runs/quickstart/results.json").read_text())["metrics"][
-        "test/error"
-    ]
+    return said, json.loads(Path("runs/plain/results.json").read_text())["metrics"]["test/error"]
 
 
 def test_the_usual_start_gives_no_false_alarm(stn: Stn) -> None:
-    said, error = quickstart(stn)
+    said, error = train(stn)
     assert said == []
     assert error < 10
 
 
 def test_a_start_outside_of_the_image_is_told_and_lost(stn: Stn) -> None:
-    (said,), error = quickstart(stn, *BAD)
+    (said,), error = train(stn, *BAD)
     assert said.startswith(
-        "warning, step 30: transformer has left the image (100% of what it reads lies outside, gradient 0)"
+        "warning, step 30: transformer has left the image (100% of its samples are out of bounds, gradient 0)"
     )
     assert error > 80
 
 
 def test_a_start_outside_of_the_image_is_brought_back(stn: Stn) -> None:
-    (left, back), error = quickstart(stn, *BAD, *BACK)
+    (left, back), error = train(stn, *BAD, *BACK)
     assert left.startswith("warning, step 30: transformer has left the image")
     assert back.endswith("transformer has recovered")
     assert error < 25

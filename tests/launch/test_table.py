@@ -338,6 +338,23 @@ def test_a_cell_is_the_mean_with_its_spread_beside_the_papers_number(tmp_path: P
     )
 
 
+def test_alignment_stands_beside_the_errors_where_records_have_it() -> None:
+    results = [record(row, "R", 1.0, seed) for row in ("one", "two") for seed in (0, 1)]
+    assert "alignment" not in markdown(digits(), results)
+    for (_, _, run), angle in zip(results[:2], (0.91, 0.95), strict=True):
+        run.metrics["test/alignment_angle"] = angle
+    results.append(record("one", "E", 1.0, 0))
+    names = ("angle", "scale", "place")
+    results[-1][2].metrics.update({f"test/alignment_{name}": 0.5 for name in names})
+    text = markdown(digits(), results)
+    assert (
+        "| | R | E | alignment | parameters | epochs | training |\n|---|---|---|---|---|---|---|"
+        in text
+    )
+    assert "| R 0.93, E 0.50 / 0.50 / 0.50 | 1,000 | 12 | 1.5 min |" in text
+    assert "| two | 1.00 ± 0.00 ✓ (1) | - | - | 1,000 |" in text.replace("(✓)", "✓")
+
+
 def test_a_picture_has_the_columns_that_have_a_run(tmp_path: Path) -> None:
     for panels, columns in ((1, ["R"]), (2, ["R", "E"]), (2, [])):
         draw_table(

@@ -37,7 +37,7 @@ def test_fit_trains_tests_the_best_checkpoint_and_says_where_everything_is(
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "training runs/quickstart"
-    assert lines[1].startswith("225,672 parameters (backbone 208,586, transformer 17,086) on cpu")
+    assert lines[1].startswith("67,236 parameters (backbone 54,122, transformer 13,114) on cpu")
     assert lines[2].startswith("epoch   1/2  loss ")
     assert lines[-3].endswith("% of 500 images")
     assert lines[-2:] == ["run folder runs/quickstart", "crops runs/quickstart/panel.png"]
@@ -63,7 +63,7 @@ def test_results_say_what_the_number_is_and_where_it_is_from(stn: Stn, tmp_path:
     assert results["samples_seen"] == 2 * sum(
         len(part) for part in torch.arange(1097).tensor_split(35)[:4]
     )
-    assert results["parameters"] == 225672
+    assert results["parameters"] == 67236
     assert results["precision"] == "32-true"
     assert results["versions"]["torch"] == torch.__version__.split("+")[0]
     assert results["train_seconds"] > 0

@@ -64,7 +64,7 @@ def test_the_best_checkpoint_is_the_one_that_was_validated(tmp_path: Path, ema: 
     errors = validations(tmp_path)
     assert len(set(errors.values())) > 3, "they differ, so the best can be told"
     best = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
-    assert best["global_step"] == min(errors, key=lambda step: (errors[step], step))
+    assert best["global_step"] == min(errors, key=lambda step: (errors[step], -step))
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 66
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     (checkpoints,) = [
@@ -83,7 +83,7 @@ def test_the_best_checkpoint_is_the_one_that_was_validated(tmp_path: Path, ema: 
 def test_as_many_of_the_best_are_kept_as_asked_for(tmp_path: Path, mode: str, sign: int) -> None:
     train(tmp_path, keep=3, mode=mode, epochs=6, val_check_interval=5)
     errors = validations(tmp_path)
-    best = sorted(errors, key=lambda step: (sign * errors[step], step))[:3]
+    best = sorted(errors, key=lambda step: (sign * errors[step], -step))[:3]
     assert names(tmp_path / "checkpoints") == sorted(
         [f"step={step:08d}.ckpt" for step in best] + ["best.ckpt", "last.ckpt"]
     )
@@ -341,6 +341,15 @@ def test_a_score_that_is_no_number_is_an_error_and_no_best(tmp_path: Path, value
     with pytest.raises(NonFiniteError, match="val/error is not finite in the validation after 11"):
         train(tmp_path, Unknown(), epochs=1)
     assert names(tmp_path / "checkpoints") == ["last.ckpt"]
+
+
+def test_of_equal_scores_the_newest_is_the_best(tmp_path: Path) -> None:
+    class Equal(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.callback_metrics["val/error"].fill_(0.0)
+
+    train(tmp_path, Equal(), epochs=3)
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["epoch"] == 2
 
 
 def test_a_trial_run_leaves_nothing_behind(tmp_path: Path) -> None:
