@@ -1,4 +1,4 @@
-"""Splits, loaders, and what happens to a batch on the device: distortion."""
+"""Data modules: splits, loaders, distortions on the device."""
 
 from stn_lightning.datamodules.addition import AdditionDataModule
 from stn_lightning.datamodules.base import BaseDataModule

@@ -12,7 +12,7 @@ from stn_lightning.datamodules.mnist import MNISTDataModule
 
 
 class AdditionDataModule(MNISTDataModule):
-    """Pairs of digits, each distorted on its own; the label is their sum.
+    """Pairs of digits with their sum as label.
 
     Each image is paired with another one drawn at random: with a new one in each epoch of
     training, with a frozen one for validation and test. Arguments as for `MNISTDataModule`; the

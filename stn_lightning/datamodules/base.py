@@ -26,7 +26,10 @@ STREAMS_PER_PART = 4
 
 
 class BatchAnnotations(NamedTuple):
-    """Annotated parts and boxes of a batch, for scoring where a network looks."""
+    """Annotated parts and boxes of a batch.
+
+    For scoring where a network looks.
+    """
 
     parts: Float[Tensor, "batch parts 3"]
     """x, y from -1 to 1 across the image that the task gets, and 1 where the part is visible"""
@@ -38,7 +41,7 @@ class BatchAnnotations(NamedTuple):
 
 
 class BaseDataModule(LightningDataModule, ABC):
-    """Three splits, loaders that resume, and random numbers of each image's own.
+    """Three splits with resumable loaders.
 
     A subclass says how a split is loaded, how a batch is read, and what is done to it on the
     device. What is declared here is all that tasks, callbacks and analysis use of the data.
@@ -78,17 +81,17 @@ class BaseDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of an image that a task gets: channels, then height and width (or depth too)."""
+        """Shape of an image: channels, (depth,) height, width."""
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """Colour of what shows through an image's transparent pixels, for `decode`."""
+        """Colour behind an image's transparent pixels."""
         return WHITE
 
     @property
     @abstractmethod
     def preprocessing(self) -> Preprocessing:
-        """How an image from elsewhere becomes what a task gets."""
+        """Numbers by which an image becomes a task's input."""
 
     def preprocess(
         self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
@@ -107,21 +110,21 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Batch]:
-        """Return the loaded split as a dataset of whole batches: `dataset[draw]`, with a length."""
+        """Return a dataset of batches: `dataset[draw]`, with a length."""
 
     @abstractmethod
     def transform_batch(self, batch: Batch) -> Batch:
-        """Turn a batch as it was read into what a task gets, on the batch's device."""
+        """Turn a batch into what a task gets."""
 
     def annotations(self, batch: Batch) -> BatchAnnotations | None:
-        """Return the annotations of a batch, or None where the data have none.
+        """Return a batch's annotations, or None.
 
         They are for scoring only: batches do not hold them, so no task can learn from them.
         """
         return None
 
     def applied_theta(self, batch: Batch) -> Float[Tensor, "batch 6"] | None:
-        """Return the affine distortion of a batch, or None where it is not affine.
+        """Return a batch's affine distortion, or None.
 
         Theta maps the distorted image to the undistorted one. A transformer that undoes the
         distortion has the inverse of it.
@@ -160,7 +163,7 @@ class BaseDataModule(LightningDataModule, ABC):
         return self.loader("test")
 
     def loader(self, split: Split) -> ResumableLoader:
-        """Return the batches of a split, on this process its share of each."""
+        """Return the loader of a split."""
         dataset = self.dataset(split)
         rank, world_size, overfit = 0, 1, False
         if (trainer := self.trainer) is not None:
@@ -183,7 +186,9 @@ class BaseDataModule(LightningDataModule, ABC):
         return self.transform_batch(batch)
 
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
-        """Return the random numbers of a batch: new in each epoch of training, else frozen.
+        """Return the random numbers of a batch.
+
+        They are new in each epoch of training, and else frozen.
 
         Args:
             part: which of an image's parts they are for; each has numbers of its own.

@@ -1,4 +1,4 @@
-"""Batches that are a function of (seed, epoch), on one process and on many.
+"""Batches that are a function of (seed, epoch).
 
 Usable by itself: `ResumableLoader(dataset, EpochBatches(...))` goes into any Lightning project.
 Lightning saves its position in the checkpoint and restores it.
@@ -29,7 +29,9 @@ class Draw(NamedTuple):
 
 
 class EpochBatches(Sampler[Draw]):
-    """The batches of each epoch: each image once, on this process its share of each batch.
+    """Batches of each epoch: every image once.
+
+    Each process gets its share of each batch.
 
     If the batch size does not divide the data, sizes of batches differ by one at most, so there is
     no small batch at the end.
@@ -80,7 +82,7 @@ class EpochBatches(Sampler[Draw]):
         return self.batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch, unless already in it; Lightning calls it for each."""
+        """Go to the start of an epoch, unless in it."""
         if epoch != self.epoch:
             self.epoch, self.done = epoch, 0
 
@@ -103,7 +105,7 @@ class EpochBatches(Sampler[Draw]):
 
 
 class ResumableLoader:
-    """A loader that goes on after a restart where it was, with or without workers.
+    """A loader that goes on after a restart.
 
     An epoch that is left halfway without a restart begins anew, as the first validation does after
     Lightning's sanity check. It holds a `DataLoader` and is none itself: Lightning would put its

@@ -1,4 +1,4 @@
-"""Images of one digit at different places, for a task without labels.
+"""Images of one digit at different places.
 
 Reference:
     Jaderberg et al. 2015, appendix A.2.
@@ -15,7 +15,9 @@ from stn_lightning.distortions import Cluttered, CounterRandom
 
 
 class ColocalisationDataModule(MNISTDataModule):
-    """The first images of one class, each at a frozen place, with or without clutter.
+    """Images of one class, each at a frozen place.
+
+    There may be clutter around them.
 
     Training, validation and test see the same images, as nothing is labelled. A batch's `box` is
     the frame of the digit; only the score reads it.
@@ -61,7 +63,7 @@ class ColocalisationDataModule(MNISTDataModule):
         return ImageTensorDataset(image[chosen], label[chosen])
 
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
-        """Return the batch's random numbers, the same in each split and epoch."""
+        """Return random numbers that are always the same."""
         return super().randomness(batch._replace(split="test"), part)
 
     def transform_batch(self, batch: Batch) -> Batch:
@@ -69,7 +71,10 @@ class ColocalisationDataModule(MNISTDataModule):
         return super().transform_batch(batch)._replace(box=box)
 
     def digit_boxes(self, randomness: CounterRandom) -> Float[Tensor, "batch 4"]:
-        """Return left, top, right and bottom of the digits' frames, -1 to 1 across the canvas."""
+        """Return left, top, right and bottom of the digits.
+
+        They go from -1 to 1 across the canvas.
+        """
         corner = self.canvas.place(randomness).flip(1).float()  # (B, 2) as (x, y), in pixels
         corner = corner * (2 / self.canvas.size) - 1
         return torch.cat([corner, corner + 2 * self.canvas.digit / self.canvas.size], 1)

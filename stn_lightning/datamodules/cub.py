@@ -1,4 +1,4 @@
-"""CUB-200-2011: random crops to train on, the centre crop to evaluate."""
+"""Crops of CUB-200-2011's birds."""
 
 from stn_lightning.datamodules.image import ImageDataModule
 from stn_lightning.datasets.cub import CUB

@@ -1,4 +1,4 @@
-"""Crops of images in files: random ones to train on, the centre crop to evaluate."""
+"""Crops of images in files."""
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -56,7 +56,7 @@ def crop_positions(
 
 
 class ImageDataModule(BaseDataModule):
-    """Square crops of images in files, as floats from 0 to 1.
+    """Square crops of images in files.
 
     In training crops are random and half of them are mirrored; else they are central. Nothing is
     subtracted: a feature extractor with pre-trained weights brings their normalisation, and a
@@ -116,11 +116,11 @@ class ImageDataModule(BaseDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Resize the smallest side to the source's, and crop the square in the middle."""
+        """Resize the smallest side, then crop the middle."""
         return Preprocessing("crop", side=self.source.side)
 
     def transform_batch(self, batch: Batch) -> Batch:
-        """Mirror what is to be mirrored, and turn pixels into floats."""
+        """Mirror half of the training images; return floats."""
         image = batch.image
         if batch.split == "train":
             _, mirrored = crop_positions(batch, self.seed)
@@ -128,7 +128,7 @@ class ImageDataModule(BaseDataModule):
         return batch._replace(image=image.float() / 255)
 
     def annotations(self, batch: Batch) -> BatchAnnotations | None:
-        """Return parts and boxes, moved and mirrored as the crops were.
+        """Return parts and boxes in the crops' coordinates.
 
         Parts that were cut off are not visible. The left eye of a mirrored bird is still its left.
         """

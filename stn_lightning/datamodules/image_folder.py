@@ -7,7 +7,9 @@ from stn_lightning.datasets.image_folder import ImageFolder
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Square crops of the images of an `ImageFolder`: one folder for each class, or a CSV.
+    """Square crops of your own images.
+
+    They come from an `ImageFolder`: one folder for each class, or a CSV.
 
     Args:
         folder: folder that holds a folder for each class.

@@ -14,7 +14,10 @@ from stn_lightning.distortions import CounterRandom, Distortion, RotatedScaledTr
 
 
 class _TensorBatches(Dataset[Batch]):
-    """Batches of a split in memory, which is repeated for each draw of its distortions."""
+    """Batches of a split in memory.
+
+    The split is repeated for each draw of its distortions.
+    """
 
     def __init__(self, images: ImageTensorDataset, split: Split, draws: int) -> None:
         self.images, self.split, self.draws = images, split, draws
@@ -100,7 +103,7 @@ class MNISTDataModule(BaseDataModule):
         return (channels, *size) if self.distortion is None else (channels, *self.distortion.shape)
 
     def annotations(self, batch: Batch) -> BatchAnnotations | None:
-        """Return the source's annotations; None where there are none, or a distortion moves them."""
+        """Return a batch's annotations; None if a distortion moves them."""
         if self.distortion is not None:
             return None
         if batch.split not in self._annotations:
@@ -151,7 +154,10 @@ class MNISTDataModule(BaseDataModule):
         return distorted
 
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
-        """Return the batch's random numbers, near their middle while the curriculum lasts."""
+        """Return the random numbers of a batch.
+
+        While the curriculum lasts, they are nearer the middle of their range.
+        """
         randomness = super().randomness(batch, part)
         if batch.split == "train" and self.growth_epochs:
             randomness.spread = min((batch.epoch + 1) / self.growth_epochs, 1.0)

@@ -1,4 +1,4 @@
-"""House numbers: crops in memory-mapped files, cut at random on the device."""
+"""House numbers, cropped on the device."""
 
 from abc import abstractmethod
 
@@ -25,7 +25,7 @@ class HouseNumberDataModule(BaseDataModule):
 
     @abstractmethod
     def colour_images(self, batch: Batch) -> Float[Tensor, "batch 3 height width"]:
-        """Return the images from 0 to 1, their mean not subtracted."""
+        """Return the images, mean not subtracted."""
 
     def transform_batch(self, batch: Batch) -> Batch:
         return batch._replace(image=_subtract_mean(self.colour_images(batch)))
@@ -47,7 +47,7 @@ class _MappedBatches(Dataset[Batch]):
 
 
 class SVHNDataModule(HouseNumberDataModule):
-    """SVHN's house numbers: a random crop in training, else the centre crop.
+    """SVHN's house numbers, randomly cropped in training.
 
     Args:
         source: data set of the house numbers.

@@ -1,4 +1,4 @@
-"""Data sets: from files to (uint8 image, label). Nothing here is random."""
+"""Data sets: from files to images and labels."""
 
 from stn_lightning.datasets.cub import CUB
 from stn_lightning.datasets.digits import EmbeddedDigits

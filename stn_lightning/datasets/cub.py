@@ -1,4 +1,4 @@
-"""CUB-200-2011: 11,788 images of 200 species of birds, in the original layout.
+"""CUB-200-2011: 200 species of birds, in the original layout.
 
 Reference:
     Wah, Branson, Welinder, Perona and Belongie 2011, "The Caltech-UCSD Birds-200-2011 Dataset"; for
@@ -48,7 +48,9 @@ SIZE = 4 << 30
 
 
 class CUB(ImageFileSource):
-    """200 species: 5,994 official training images, some of them for validation, and 5,794 for test.
+    """11,788 images of 200 species of birds.
+
+    5,994 official training images, some of which serve for validation, and 5,794 for the test.
 
     Args:
         root: folder that holds `CUB_200_2011` (or the archive); `cub` in the data folder when left
@@ -149,7 +151,7 @@ class CUB(ImageFileSource):
         )
 
     def _records(self) -> dict[int, ImageRecord]:
-        """Return the images that are wanted, by their id, in the order of `images.txt`."""
+        """Return the wanted images by id, in their order."""
         classes = self._names("classes.txt")
         names = self._table("images", contained_path)
         labels = self._table("image_class_labels", whole_number)
@@ -188,7 +190,7 @@ class CUB(ImageFileSource):
         return excluded
 
     def _names(self, file: str) -> list[str]:
-        """Return the names of things that are numbered from 1 on."""
+        """Return names that are numbered from 1 on."""
         path = self.tables / file
         named = keyed(path, str)
         if list(named) != list(range(1, len(named) + 1)):
@@ -196,7 +198,7 @@ class CUB(ImageFileSource):
         return list(named.values())
 
     def _parts(self) -> dict[int, list[tuple[float, float, float]]]:
-        """Return x, y in pixels and visibility of each part, by image."""
+        """Return (x, y, visible) of each image's parts."""
         path, parts = self.tables / "parts/part_locs.txt", len(self.part_names)
         found: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
         for row, (key, part, x, y, visible) in rows(

@@ -1,4 +1,4 @@
-"""Decode image files: upright, in colour, 8 bits, on a background.
+"""Decode image files: upright, in colour, 8 bits.
 
 By Pillow: TorchVision's decoder is faster, but it is deprecated, and damaged files can take the
 whole process down with it.
@@ -71,7 +71,7 @@ def decode(path: Path, background: tuple[int, int, int] = WHITE) -> RGBImage:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of the upright image in a file, from its header.
+    """Read height and width of an upright image.
 
     Raises:
         ValueError: with the file's name, if it has no header, or more than `PIXELS`.
@@ -84,7 +84,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def raise_unreadable(problems: Sequence[str]) -> None:
-    """Raise one error for all images that cannot be read, if there are any."""
+    """Raise one error for all unreadable images."""
     if problems:
         cure = f"{len(problems):,} images cannot be read; restore them, or leave them out"
         raise ValueError("\n".join([*problems, cure]))
@@ -92,7 +92,7 @@ def raise_unreadable(problems: Sequence[str]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a file, and name it in whatever goes wrong with it."""
+    """Open a file, and name it in all errors."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and odd headers

@@ -1,4 +1,4 @@
-"""Read digitStruct.mat, SVHN's annotations: a struct array in an HDF5 file, as MATLAB 7.3 writes it.
+"""Read digitStruct.mat, SVHN's annotations in MATLAB's format.
 
 `/digitStruct/name` refers to each image's name, `/digitStruct/bbox` to a group with `height`,
 `label`, `left`, `top` and `width`: a number if the image shows one digit, else references to one
@@ -30,7 +30,7 @@ PROBLEMS = (OSError, KeyError, IndexError, TypeError, AttributeError, RuntimeErr
 
 
 class DigitStruct(NamedTuple):
-    """Annotations of the images whose entries make sense, and what is wrong with the others."""
+    """Annotations of all images, and a list of broken entries."""
 
     numbers: NumberBoxes
     broken: list[str]
@@ -38,7 +38,7 @@ class DigitStruct(NamedTuple):
 
 
 def read_digit_struct(path: Path) -> DigitStruct:
-    """Read all entries of a digitStruct.mat, and set broken ones apart.
+    """Read all entries, and set broken ones apart.
 
     SVHN's 33,402 training entries take half a minute.
 

@@ -1,4 +1,4 @@
-"""Real handwritten digits that are there without a network: the 1797 that scikit-learn carries.
+"""Real handwritten digits without a download, from scikit-learn.
 
 8 x 8 pixels with 17 grey levels, from the test part of the UCI set "Optical Recognition of
 Handwritten Digits". They are enlarged to 20 x 20 in the middle of 28 x 28, MNIST's own framing, so
@@ -16,7 +16,12 @@ from stn_lightning.datasets.sources import ImageTensorDataset, ImageTensorSource
 
 
 class EmbeddedDigits(ImageTensorSource):
-    """1097 pictures to train on, 200 to validate, 500 to test, drawn once and for all."""
+    """1097 digits to train, 200 to validate, 500 to test.
+
+    Example:
+        >>> EmbeddedDigits().load("test").image.shape
+        torch.Size([500, 1, 28, 28])
+    """
 
     class_names = tuple("0123456789")
 
@@ -30,7 +35,7 @@ class EmbeddedDigits(ImageTensorSource):
         enlarged = functional.interpolate(
             images, (20, 20), mode="bicubic", align_corners=False
         ).clamp(0, 1)
-        # halves go up, whatever the processor's last bit says: the same pictures everywhere
+        # halves go up, whatever the processor's last bit says: the same images everywhere
         framed = functional.pad(enlarged, (4, 4, 4, 4)).mul(255).add(1e-6).round().to(torch.uint8)
         order = torch.randperm(
             len(framed), generator=torch.Generator().manual_seed(2015)

@@ -1,4 +1,4 @@
-"""Data sets of images in files: decoded one by one, or read from a cache of resized ones."""
+"""Data sets of images in files, decoded or cached."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from stn_lightning.datasets.sources import Source
 
 
 class ImageFileDataset(NamedTuple):
-    """A split. `image[i]` reads image i, its smallest side resized to the source's `side`."""
+    """A split; `image[i]` reads and resizes image i."""
 
     image: Sequence[RGBImage]
     label: Int64[Tensor, " images"]
@@ -27,7 +27,7 @@ class ImageFileDataset(NamedTuple):
 
 
 class ImageRecord(NamedTuple):
-    """One image of a data set: its file below the folder, its label and its split."""
+    """One image: file below the folder, label, split."""
 
     name: str
     label: int
@@ -62,7 +62,7 @@ class ImageFileSource(Source):
 
     @abstractmethod
     def records(self) -> Sequence[ImageRecord]:
-        """Return all images of the data set, in a fixed order."""
+        """Return all images in a fixed order."""
 
     def prepare(self) -> None:
         files = self.files(self.records())
@@ -144,7 +144,7 @@ def read_resized(file: Path, side: int, background: tuple[int, int, int] = WHITE
 
 
 def resize_smallest_side(image: RGBImage, side: int) -> RGBImage:
-    """Resize an image so that its smallest side is `side`; antialiased.
+    """Resize an image's smallest side; antialiased.
 
     Raises:
         ValueError: if it would have more than `PIXELS` pixels, as very long images do.
@@ -166,7 +166,7 @@ def resize_smallest_side(image: RGBImage, side: int) -> RGBImage:
 
 
 def resized_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Return the height and width of an image whose smallest side becomes `side`."""
+    """Return height and width after `resize_smallest_side`."""
     shortest = min(height, width)
     return round(height * side / shortest), round(width * side / shortest)
 
@@ -200,5 +200,8 @@ def refuse_damaged(files: Sequence[Path], background: tuple[int, int, int] = WHI
 def normalise_points(
     pixels: Float32[Tensor, "n points 2"], size: Int64[Tensor, "n 1 2"]
 ) -> Float32[Tensor, "n points 2"]:
-    """Map points from pixels, 0 at the left and upper border, to -1 to 1."""
+    """Map points from pixels to -1 to 1.
+
+    Pixel 0 is the left and upper border.
+    """
     return pixels * 2 / size.flip(-1) - 1

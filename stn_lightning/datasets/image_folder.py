@@ -1,4 +1,4 @@
-"""Your own images: one folder for each class, or a table."""
+"""Your own images, in folders or a table."""
 
 import csv
 import hashlib
@@ -113,7 +113,7 @@ class ImageFolder(ImageFileSource):
         return sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
 
     def _skipped(self) -> str:
-        """Count and name the files that are no images, in one line."""
+        """Count and name other files, in one line."""
         if self.table is not None:
             return ""
         names = files_below(self.folder)
@@ -182,7 +182,7 @@ def is_image(name: str) -> bool:
 
 
 def files_below(root: Path, folder: str = "") -> list[str]:
-    """List all files in a folder and the folders in it, in the order of their names.
+    """List all files below a folder, sorted by name.
 
     Hidden entries are skipped. Links are followed, but not into a folder that one is already in.
 
@@ -214,7 +214,7 @@ def _first(names: list[str]) -> str:
 
 
 def _table_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield row number and columns of each row that is not blank."""
+    """Yield number and columns of each row; skip blank ones."""
     try:
         text = table.read_bytes().decode("utf-8-sig")  # spreadsheets write a byte-order mark
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)

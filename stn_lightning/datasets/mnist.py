@@ -74,7 +74,7 @@ VALIDATION = 5000
 
 
 class MNIST(ImageTensorSource):
-    """55,000 images to train on, 5,000 to validate, 10,000 to test, 28 x 28.
+    """55,000 digits to train, 5,000 to validate, 10,000 to test.
 
     Args:
         root: folder of the four files, compressed or not; `mnist` in the data folder when left out.
@@ -109,7 +109,7 @@ class MNIST(ImageTensorSource):
         return ImageTensorDataset(images[keep, None], labels[keep].long())
 
     def _path(self, key: str) -> Path:
-        """Find one of the files, in this layout or in TorchVision's."""
+        """Find a file in either layout."""
         folders = (self.root, self.root / "MNIST" / "raw", self.root.parent / "MNIST" / "raw")
         names = (FILES[key].name, UNPACKED[key].name)
         paths = [folder / name for folder in folders for name in names]
@@ -117,7 +117,7 @@ class MNIST(ImageTensorSource):
 
 
 def read_idx(path: Path) -> UInt8[Tensor, "..."]:
-    """Read an IDX file of bytes, compressed by gzip or not.
+    """Read an IDX file of bytes, gzipped or not.
 
     Raises:
         ValueError: with the names of the file and the byte where it stops making sense.

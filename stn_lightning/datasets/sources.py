@@ -1,4 +1,4 @@
-"""Data sets, as `stn prepare` and the data modules see them."""
+"""Data sets, as data modules see them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class Annotations(NamedTuple):
-    """Annotated parts and boxes of a split, for scoring where a network looks.
+    """Annotated parts and boxes of a split.
+
+    For scoring where a network looks.
 
     They are never handed to a task.
     """
@@ -28,14 +30,14 @@ class Annotations(NamedTuple):
 
 
 class ImageTensorDataset(NamedTuple):
-    """All images of a split in one tensor: a batch is one gather."""
+    """All images of a split in one tensor."""
 
     image: UInt8[Tensor, "images channels height width"]
     label: Int64[Tensor, " images"]
 
 
 class Source(ABC):
-    """A data set: `stn prepare` brings and checks it, a data module reads it."""
+    """A data set, for `stn prepare` and data modules."""
 
     class_names: tuple[str, ...]
     """Names of the classes, in the order of their labels."""
@@ -47,14 +49,17 @@ class Source(ABC):
     """Groups of parts that are scored together, by name."""
 
     def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
-        """Bring the files here, where they are missing. Runs in one process of each machine."""
+        """Download or make what is missing, once per machine."""
 
     @abstractmethod
     def load(self, split: Split) -> Any:
-        """Load a split, with a `label` for each image. The three are disjoint and fixed."""
+        """Load a split, with a `label` for each image.
+
+        The three splits are disjoint and always the same.
+        """
 
     def annotations(self, split: Split) -> Annotations | None:
-        """Return the annotations of a split, or None where there are none."""
+        """Return a split's annotations, or None."""
         return None
 
     def check(self) -> str:

@@ -1,4 +1,4 @@
-"""SVHN, Format 1: images of house numbers, cut once into memory-mapped crops.
+"""SVHN, Format 1: crops of house numbers.
 
 Reference:
     Netzer et al. 2011, "Reading Digits in Natural Images with Unsupervised Feature Learning"; the

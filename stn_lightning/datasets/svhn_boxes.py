@@ -1,5 +1,4 @@
-"""House numbers as boxes around their digits: what photographs are annotated with, and what numbers
-are composed from.
+"""House numbers as boxes around their digits.
 
 Reference:
     Netzer et al. 2011, "Reading Digits in Natural Images with Unsupervised Feature Learning" (SVHN,
@@ -17,26 +16,26 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 DIGITS = 5
-"""A number may have; one of SVHN's has six."""
+"""Largest number of digits; one of SVHN's numbers has six."""
 NO_DIGIT = 10
-"""The class of a position beyond the number's end."""
+"""Class of a position beyond the number's end."""
 CLASSES = (*"0123456789", "")
 MARGIN = 1.3
 """Side of the crop over that of the box around all digits; the paper's "enlarged by 30 %"."""
 LENGTHS = (5137, 18130, 8691, 1434, 9)
-"""How many of SVHN's training numbers have 1, 2, ... 5 digits; the one of six is left out."""
+"""Numbers of SVHN's training set that have 1, 2, ... 5 digits; the one of six is left out."""
 
 Bytes = npt.NDArray[np.int64]
 Boxes = npt.NDArray[np.float64]
 
 
 class NumberBoxes(NamedTuple):
-    """Annotated photographs; their boxes stand below each other, picture by picture, as published."""
+    """Annotated images, their boxes below each other."""
 
     names: list[str]
-    """file names, (pictures,)"""
+    """file names, (images,)"""
     owner: Bytes
-    """which picture a box belongs to, ascending, (boxes,)"""
+    """image of each box, ascending, (boxes,)"""
     label: Bytes
     """1 to 9, and 10 for the digit 0, (boxes,)"""
     box: Boxes
@@ -44,20 +43,21 @@ class NumberBoxes(NamedTuple):
 
 
 class Layouts(NamedTuple):
-    """Where the digits of a number stand."""
+    """The places of the digits of numbers."""
 
     box: Float[Tensor, "numbers digits 4"]
-    """left, top, right, bottom; -1 to 1 spans the crop: the box around all digits, enlarged by 30
-    %. NaN where there is no digit.
+    """left, top, right, bottom, -1 to 1 across the crop: the box around all digits enlarged by 30 %;
+    NaN where there is no digit
     """
     label: Int64[Tensor, "numbers digits"]
     aspect: Float[Tensor, " numbers"]
-    """width over height of the crop, in pixels of the photograph"""
+    """width over height of the crop, in pixels of the image"""
 
 
-def digits_of(numbers: NumberBoxes) -> tuple[Int64[Tensor, "pictures digits"], Bytes]:
-    """Each picture's digits, `NO_DIGIT` after its last one, and how many it has; digits beyond the
-    fifth are left out.
+def digits_of(numbers: NumberBoxes) -> tuple[Int64[Tensor, "images digits"], Bytes]:
+    """Return digits, and number of digits, of each image.
+
+    After the last one comes `NO_DIGIT`; digits beyond the fifth are left out.
     """
     count = np.bincount(numbers.owner, minlength=len(numbers.names))
     digits = np.full((len(count), DIGITS), NO_DIGIT)
@@ -68,7 +68,10 @@ def digits_of(numbers: NumberBoxes) -> tuple[Int64[Tensor, "pictures digits"], B
 
 
 def around(numbers: NumberBoxes) -> Boxes:
-    """The box around all digits of each picture; NaN where it has none. (pictures, 4)"""
+    """Return the box around all digits of each image.
+
+    (images, 4); NaN where there are no digits.
+    """
     low = np.full((len(numbers.names), 2), np.inf)
     high = -low
     np.minimum.at(low, numbers.owner, numbers.box[:, :2])
@@ -77,7 +80,7 @@ def around(numbers: NumberBoxes) -> Boxes:
 
 
 def layouts(numbers: NumberBoxes) -> Layouts:
-    """Of the pictures with one to five digits, in their order."""
+    """Return layouts of images with one to five digits."""
     label, count = digits_of(numbers)
     usable = (count > 0) & (count <= DIGITS)
     outer = around(numbers)
@@ -98,21 +101,24 @@ def layouts(numbers: NumberBoxes) -> Layouts:
 
 
 def read_json(path: Path) -> NumberBoxes:
-    """Annotations as JSON: a list of {"name", "boxes": [[label, left, top, right, bottom], ...]}.
+    """Read annotations from JSON.
+
+    The file holds a list of {"name", "boxes": [[label, left, top, right, bottom], ...]}.
 
     Raises:
-        ValueError: names the file and the entry that is none.
+        ValueError: with the names of the file and the entry that is none.
     """
     try:
         entries = json.loads(path.read_text())
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"{path}: {str(problem).splitlines()[0]}; it is no JSON") from problem
     if not isinstance(entries, list):
-        raise ValueError(f"{path}: is no list of pictures")
+        raise ValueError(f"{path}: is no list of images")
     for row, entry in enumerate(entries):
-        if not _is_picture(entry):
+        if not _is_entry(entry):
             raise ValueError(
-                f'{path}: entry {row}: expected {{"name": ..., "boxes": [[label, left, top, right, bottom], ...]}}'
+                f'{path}: entry {row}: expected {{"name": ..., '
+                '"boxes": [[label, left, top, right, bottom], ...]}'
             )
     rows = [(i, *box) for i, entry in enumerate(entries) for box in entry["boxes"]]
     values = np.array(rows, float).reshape(-1, 6)
@@ -124,7 +130,7 @@ def read_json(path: Path) -> NumberBoxes:
     )
 
 
-def _is_picture(entry: object) -> bool:
+def _is_entry(entry: object) -> bool:
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("name"), str)
@@ -144,10 +150,9 @@ def _is_picture(entry: object) -> bool:
 
 
 def drawn_layouts(n: int, seed: int = 0) -> Layouts:
-    """Layouts with the statistics of SVHN's training numbers, for where its annotations are not at
-    hand.
+    """Draw layouts with the statistics of SVHN's training numbers.
 
-    Lengths have SVHN's frequencies and digits are equally high, as there; digits are uniform. A box
+    They are for where its annotations are not at hand. Lengths have SVHN's frequencies and digits are equally high, as there; digits are uniform. A box
     is as wide as normal numbers of SVHN's mean and deviation say (0.52 and 0.13 of its height, a 1:
     0.38 and 0.11), digits stand 0.00 apart with a deviation of 0.10.
     """

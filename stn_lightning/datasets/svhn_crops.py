@@ -1,4 +1,4 @@
-"""House numbers, cut out once into a file that is memory-mapped.
+"""Cut house numbers once into a memory-mapped file.
 
 The file is a plain array that `np.load` reads, of records with the fields `label` (five digits, a
 byte each) and `image` (3, side, side). It is filled in place under another name, pixels before
@@ -58,11 +58,13 @@ class SVHNCropFile:
 
     @property
     def left_out(self) -> Path:
-        """A file with a line for each number that could not be used."""
+        """File with a line for each unusable number."""
         return self.path.with_suffix(".left_out.txt")
 
     def open(self) -> tuple[Bytes, Bytes]:
-        """Map images (numbers, 3, side, side) and digits (numbers, 5) into memory.
+        """Map images and digits into memory.
+
+        Images are (numbers, 3, side, side), digits (numbers, 5).
 
         Raises:
             ValueError: if the file is damaged.
@@ -85,7 +87,9 @@ class SVHNCropFile:
         return records["image"], records["label"]
 
     def build(self) -> None:
-        """Cut what is not cut yet, show progress, and name what is left out and why.
+        """Cut what is not cut yet, and show progress.
+
+        What is left out is named in `left_out`, with the reason.
 
         Raises:
             ValueError: if the annotations are none, or none can be used.
@@ -116,7 +120,7 @@ class SVHNCropFile:
             sync_folder(self.path.parent)
 
     def _begin(self, annotations: str, numbers: int) -> Path:
-        """Find the file begun from the same annotations, or begin one."""
+        """Find the file of an earlier start, or begin one."""
         settings = json.dumps([VERSION, annotations, self.looseness, numbers, self.shape])
         key = hashlib.sha256(settings.encode()).hexdigest()[:16]
         partial = self.path.with_suffix(f".{key}.partial")
@@ -159,7 +163,7 @@ class SVHNCropFile:
                 records["label"][block] = labels
 
     def _cut(self, numbers: NumberBoxes, i: np.int64) -> Bytes | ValueError:
-        """Return the crop of one number, or what is wrong with its image."""
+        """Return the crop of one number, or its problem."""
         box = numbers.box[numbers.owner.searchsorted(i) : numbers.owner.searchsorted(i, "right")]
         outer = np.concatenate([box[:, :2].min(0), box[:, 2:].max(0)])
         file = self.folder / numbers.names[i]
@@ -170,7 +174,9 @@ class SVHNCropFile:
 
 
 def cut(path: Path, outer: Box, size: int, margin: int, looseness: float) -> Bytes:
-    """Cut the surroundings of a box out of an image, as a square (3, side, side).
+    """Cut the surroundings of a box out of an image.
+
+    Returns a square, (3, side, side).
 
     The box enlarged by 30 % and by `looseness`, as far as the image reaches, becomes the inner
     `size` x `size` pixels, whatever its shape. The margin around them shows what is there, and

@@ -1,5 +1,6 @@
-"""Pictures with two telling parts: a red digit and a green one, far apart at random places; the
-class is the pair.
+"""Images of a red and a green digit.
+
+The class is the pair, and the digits are far apart.
 
 For a proof that transformers find parts from class labels alone: no crop that is smaller than their
 distance shows both.
@@ -20,13 +21,15 @@ DIGIT = 12
 
 
 class DigitPairs(ImageTensorSource):
-    """Pictures in nine classes, made of the embedded digits; drawn once and for all.
+    """Images of two digits in nine classes.
+
+    They are made of the embedded digits, and always the same.
 
     Args:
-        train_size: how many pictures to train on; there are an eighth as many for validation, and
+        train_size: number of images to train on; there are an eighth as many for validation, and
             half as many for the test.
-        size: side of a picture, in pixels.
-        distance: of the two digits' centres along x or y, at least, in pixels.
+        size: side of an image, in pixels.
+        distance: least distance of the two digits' centres along x or y, in pixels.
     """
 
     class_names = tuple(f"{first}{second}" for first in KINDS[0] for second in KINDS[1])
@@ -73,7 +76,7 @@ class DigitPairs(ImageTensorSource):
         return Annotations(parts, boxes, torch.full((len(points), 2), self.size))
 
     def _centres(self, split: Split) -> tuple[torch.Generator, Tensor]:
-        """(pictures, 2, y x) in pixels; drawn again until they are far enough apart."""
+        """Draw centres far enough apart, in pixels."""
         generator = torch.Generator().manual_seed({"train": 1, "val": 2, "test": 3}[split])
         half = DIGIT // 2
         drawn = torch.randint(

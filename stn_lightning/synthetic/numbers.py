@@ -1,7 +1,6 @@
-"""Composed house numbers: digits of another set, put where photographs have theirs. Synthetic, and
-for proofs without photographs only.
+"""Compose synthetic house numbers from real digits.
 
-What makes them hard is drawn for each picture: place, size and slant of the number, colours and
+What makes them hard is drawn for each image: place, size and slant of the number, colours and
 contrast, a background with gradients, edges and texture, other digits round about that are smaller
 and fainter, and blur.
 """
@@ -21,11 +20,11 @@ NUMBER = 1 / 1.3
 
 
 class DigitPool(nn.Module):
-    """Pictures of digits by class, and where their ink is.
+    """Digits by class, with boxes around their ink.
 
     Args:
-        image: 0 is background.
-        label: 0 to 9, each at least once.
+        image: images; 0 is background.
+        label: classes 0 to 9, each at least once.
     """
 
     image: Tensor
@@ -34,14 +33,14 @@ class DigitPool(nn.Module):
     ink: Tensor
 
     def __init__(
-        self, image: UInt8[Tensor, "pictures 1 side side"], label: Int64[Tensor, " pictures"]
+        self, image: UInt8[Tensor, "images 1 side side"], label: Int64[Tensor, " images"]
     ) -> None:
         super().__init__()
         order = label.argsort(stable=True)
         count = label.bincount(minlength=10)
         if len(count) != 10 or not count.all():
             raise ValueError(
-                "the digits to compose numbers from must be of the classes 0 to 9, and of each of them at least one"
+                "numbers are composed from digits of the classes 0 to 9; give at least one of each"
             )
         for name, value in {
             "image": image[order],
@@ -54,24 +53,27 @@ class DigitPool(nn.Module):
     def pick(
         self, label: Int64[Tensor, "batch n"], randomness: CounterRandom
     ) -> Int64[Tensor, "batch n"]:
-        """Any picture of each class; of a label that is none, of the class 0."""
+        """Pick a random image of each class.
+
+        Where there is no digit, it is one of a 0.
+        """
         known = label.where(label < 10, 0)
         return self.start[known] + randomness.integer(label.shape[1], self.count[known])
 
 
 class SyntheticNumber(nn.Module):
-    """Pictures of numbers from layouts, a batch at a time, each a function of its layout and its
-    random numbers.
+    """Compose images of numbers from their layouts.
+
+    Each image is a function of its layout and its random numbers.
 
     Args:
-        size: side of the picture, in pixels.
-        looseness: side of the picture over that of the crop that is 30 % larger than the number;
+        size: side of the image, in pixels.
+        looseness: side of the image over that of the crop that is 30 % larger than the number;
             above 1 there is more background.
-        shift: by which part of the picture's half side the number is off its middle at most, each
-            way.
-        scale: smallest and largest size of the number over the annotated one.
+        shift: largest distance of the number from the middle along x and y, in half sides.
+        scale: smallest and largest size of the number, over the annotated one.
         turn: largest turn, in degrees.
-        others: how many other digits lie round about.
+        others: number of other digits around it.
     """
 
     def __init__(
@@ -101,14 +103,14 @@ class SyntheticNumber(nn.Module):
         pool: DigitPool,
         randomness: CounterRandom,
     ) -> Float[Tensor, "batch 3 size size"]:
-        """The pictures, 0 to 1.
+        """Compose a batch of images, 0 to 1.
 
         Args:
-            box: of each digit, as in a `Layouts`.
-            label: of each digit.
+            box: box of each digit, as in `Layouts`.
+            label: class of each digit.
             aspect: width over height of the crop.
-            pool: of digits to paste.
-            randomness: of these pictures, in their order.
+            pool: digits to paste.
+            randomness: random numbers of these images, in their order.
         """
         around, strength = self._others(box, randomness)
         other = randomness.integer(self.others, 10)
@@ -120,12 +122,12 @@ class SyntheticNumber(nn.Module):
             ink[:, :digits].amax(1),
             (ink[:, digits:] * strength[:, :, None, None]).amax(1),
         )
-        return self._photographed(torch.maximum(number, rest)[:, None], randomness)
+        return self._painted(torch.maximum(number, rest)[:, None], randomness)
 
     def _place(
         self, aspect: Float[Tensor, " batch"], randomness: CounterRandom
     ) -> Float[Tensor, "batch 6"]:
-        """theta from the picture to the crop around the number."""
+        """Return theta from image to crop."""
         x, y = randomness.uniform(2, -self.shift, self.shift).float().unbind(1)
         size = self.looseness / randomness.uniform(1, *self.scale).float()[:, 0]
         angle = randomness.uniform(1, -math.radians(self.turn), math.radians(self.turn)).float()[
@@ -137,7 +139,7 @@ class SyntheticNumber(nn.Module):
     def _pasted(
         self, box: Tensor, which: Tensor, place: Tensor, pool: DigitPool
     ) -> Float[Tensor, "batch n size size"]:
-        """Each digit alone, its ink filling its box."""
+        """Paste each digit by itself, its ink filling its box."""
         inside = pool.ink[which].flatten(0, 1)  # (B*n, 4) as centre and half side
         centre, half = (
             ((box[..., :2] + box[..., 2:]) / 2).flatten(0, 1),
@@ -159,9 +161,7 @@ class SyntheticNumber(nn.Module):
     def _others(
         self, box: Tensor, randomness: CounterRandom
     ) -> tuple[Float[Tensor, "batch n 4"], Float[Tensor, "batch n"]]:
-        """Boxes and strength of the digits round about: outside of the number's box, at most two
-        thirds as high, and fainter.
-        """
+        """Return boxes and strength of other digits."""
         n = self.others
         side = randomness.integer(n, 4)
         along, apart, part, strength = (
@@ -178,10 +178,10 @@ class SyntheticNumber(nn.Module):
         )
         return torch.cat([centre - half, centre + half], 2), strength
 
-    def _photographed(
+    def _painted(
         self, ink: Float[Tensor, "batch 1 size size"], randomness: CounterRandom
     ) -> Float[Tensor, "batch 3 size size"]:
-        """Coloured, on a background, blurred."""
+        """Paint ink on a background, and blur it."""
         grey, contrast, turn = (
             randomness.uniform(1, *range_).float()[:, :, None, None]
             for range_ in ((0.1, 0.9), (0.2, 0.6), (0.0, 2 * math.pi))
@@ -208,8 +208,8 @@ class SyntheticNumber(nn.Module):
         return _blurred(sharp, randomness.uniform(1, 0.3, 1.2).float()[:, 0]).clamp(0, 1)
 
 
-def _ink(image: UInt8[Tensor, "pictures 1 side side"]) -> Float[Tensor, "pictures 4"]:
-    """Centre and half side of the box around each picture's ink, -1 to 1 being the picture."""
+def _ink(image: UInt8[Tensor, "images 1 side side"]) -> Float[Tensor, "images 4"]:
+    """Return centre and half side of each image's ink."""
     n = image.shape[-1]
     dark = image[:, 0] > 64
     sides = []
@@ -226,7 +226,7 @@ def _ink(image: UInt8[Tensor, "pictures 1 side side"]) -> Float[Tensor, "picture
 def _blurred(
     image: Float[Tensor, "batch channels size size"], sigma: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels size size"]:
-    """By a Gaussian of each picture's own width, in pixels."""
+    """Blur each image by its own Gaussian."""
     reach = torch.arange(-3, 4, device=image.device)
     weight = torch.exp(-(reach**2) / (2 * sigma[:, None] ** 2))
     weight = (weight / weight.sum(1, keepdim=True))[:, :, None, None, None]  # (B, 7, 1, 1, 1)

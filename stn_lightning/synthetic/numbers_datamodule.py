@@ -1,5 +1,4 @@
-"""Composed house numbers: real digits at the places that real house numbers have, on backgrounds
-that are made up.
+"""Composed house numbers on synthetic backgrounds.
 
 Synthetic. Errors on them say how two networks compare, and nothing of SVHN.
 """
@@ -25,44 +24,44 @@ DRAWN: dict[Split, tuple[int, int]] = {
     "val": (VALIDATION, 1),
     "test": (13_068, 2),
 }
-"""How many layouts are drawn where SVHN's are not at hand, as many as SVHN has, and from which
-seed.
+"""Number of layouts that are drawn where SVHN's are not at hand, and their seed; as many as SVHN
+has.
 """
 
 
-class _Placed(Dataset[Batch]):
-    """Layouts, a batch at a time: pictures of them are made on the device."""
+class _LayoutBatches(Dataset[Batch]):
+    """Batches of layouts; the device composes the images."""
 
-    def __init__(self, places: Layouts, split: Split) -> None:
-        self.places = places
+    def __init__(self, layouts: Layouts, split: Split) -> None:
+        self.layouts = layouts
         self.split = split
 
     def __len__(self) -> int:
-        return len(self.places.label)
+        return len(self.layouts.label)
 
     def __getitem__(self, draw: Draw) -> Batch:
         i = draw.indices
         number = torch.cat(
-            [self.places.box[i].flatten(1), self.places.aspect[i][:, None]], 1
+            [self.layouts.box[i].flatten(1), self.layouts.aspect[i][:, None]], 1
         )  # (B, digits * 4 + 1)
-        return Batch(number, self.places.label[i], i, draw.epoch, draw.share, self.split)
+        return Batch(number, self.layouts.label[i], i, draw.epoch, draw.share, self.split)
 
 
 class SyntheticNumbersDataModule(HouseNumberDataModule):
-    """SYNTHETIC house numbers of up to five digits, composed anew in each epoch of training, frozen
-    for validation and test.
+    """SYNTHETIC house numbers of up to five digits.
 
+    In training they are composed anew in each epoch; for validation and test they are frozen.
     Labels and places are those of SVHN's own numbers where its annotations
     (`svhn_format1_*_labels.json`) are at hand, else drawn with their statistics. Digits of each
     split come from the same split of `digits`.
 
     Args:
-        digits: what numbers are composed from.
-        composition: what pictures look like.
-        train_size: how many of the training pictures to use, the first ones; all of them when left
-            out. Validation and test stay whole.
-        batch_size: of the global batch; the paper's is 128 for SVHN.
-        seed: of order and composition in training; the command line sets it from `seed_everything`.
+        digits: data set of the digits that numbers are composed from.
+        composition: look of the images.
+        train_size: number of training images to use, the first ones; all of them when left out.
+        batch_size: size of the global batch; 128 in the paper, for SVHN.
+        seed: seed of order and composition in training; the command line sets it from
+            `seed_everything`.
         annotations: folder of SVHN's annotations; `svhn` in the data folder when left out.
     """
 
@@ -78,7 +77,7 @@ class SyntheticNumbersDataModule(HouseNumberDataModule):
         super().__init__(digits, batch_size, seed)
         self.digits = digits
         self.composition = composition
-        self.train_pictures = train_size
+        self.train_size = train_size
         self.annotation_folder = (
             Path(annotations) if annotations is not None else data_root() / "svhn"
         )
@@ -90,12 +89,11 @@ class SyntheticNumbersDataModule(HouseNumberDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what a task gets."""
         return (3, self.composition.size, self.composition.size)
 
     def load(self, split: Split) -> Layouts:
         self.pools[split] = DigitPool(*self.digits.load(split))
-        kept = self.train_pictures if split == "train" else None
+        kept = self.train_size if split == "train" else None
         return Layouts(*(values[:kept] for values in self._layouts(split)))
 
     def _layouts(self, split: Split) -> Layouts:
@@ -112,7 +110,7 @@ class SyntheticNumbersDataModule(HouseNumberDataModule):
         return Layouts(*(values[part] for values in real))
 
     def dataset(self, split: Split) -> Dataset[Batch]:
-        return _Placed(self.splits[split], split)
+        return _LayoutBatches(self.splits[split], split)
 
     def colour_images(self, batch: Batch) -> Tensor:
         pool = self.pools[batch.split].to(batch.image.device)

@@ -101,7 +101,7 @@ def test_a_digit_is_of_the_class_that_is_asked_for() -> None:
 
 
 def test_digits_of_a_class_missing_are_refused() -> None:
-    with pytest.raises(ValueError, match="of each of them at least one"):
+    with pytest.raises(ValueError, match="give at least one of each"):
         DigitPool(torch.zeros(9, 1, 28, 28, dtype=torch.uint8), torch.arange(9))
 
 

@@ -1,1 +1,1 @@
-"""Files of data sets: download, archives, tables, paths, and the cache of resized images."""
+"""Files of data sets: download, archives, tables, paths, cache."""

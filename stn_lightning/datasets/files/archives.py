@@ -1,4 +1,4 @@
-"""Archives from the network: unpacked completely, within limits, and nowhere but in their folder."""
+"""Unpack archives: completely, within limits, inside their folder."""
 
 import contextlib
 import gzip
@@ -22,7 +22,7 @@ BLOCK = 1 << 16
 
 
 def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str = ".") -> None:
-    """Make sure that a folder holds what is in a tar.gz archive.
+    """Unpack a tar.gz archive, if that is not done.
 
     It is unpacked into a temporary folder, which takes its place once it is complete; a folder that
     is there is taken for complete. Of several processes one unpacks and the others wait. Only files
@@ -61,7 +61,7 @@ def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str 
 
 
 class _LimitedReader:
-    """A stream that refuses to be read beyond an allowance, for tarfile.
+    """A stream that limits what tarfile may read.
 
     It reads a header of any length into memory, and headers say their own length.
     """

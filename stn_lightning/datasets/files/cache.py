@@ -1,6 +1,6 @@
-"""A cache of resized images: memory-mapped files, so that reading a crop copies a crop.
+"""Cache resized images in memory-mapped files.
 
-Images of one folder go into one file, at most `GROUP` of them: a line of JSON, then all pixels.
+Reading a crop copies a crop. Images of one folder go into one file, at most `GROUP` of them: a line of JSON, then all pixels.
 The file's name is a checksum over what the images are known by: names, sizes, times of the last
 change, the content of the first one, and how they are resized. So an image that is added, taken
 out or changed makes one new file, selections of one data set share the rest, and data sets whose
@@ -124,7 +124,7 @@ class Cache:
         return self.folder / f"{printable(group[0].parent.name)}.{digest.hexdigest()[:16]}.images"
 
     def _write(self, path: Path, group: Sequence[Path]) -> list[str]:
-        """Write all images of a group, or return what is wrong with some."""
+        """Write a group of images, or return the problems."""
         images, problems = [], []
         for file in group:
             try:

@@ -1,4 +1,4 @@
-"""Files from the network: complete and checked, or not there at all."""
+"""Download files: complete and checked, or not at all."""
 
 import hashlib
 import http.client
@@ -22,7 +22,7 @@ class File(NamedTuple):
 
 
 def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
-    """Make sure that a folder holds a file: check it, or download it from the first mirror.
+    """Check a file, or download it from the first mirror.
 
     The download goes into a temporary file, which takes its place once its content is right, so a
     stopped download leaves nothing. Of several processes one downloads and the others wait.

@@ -1,11 +1,11 @@
-"""Paths of data sets: where they live, and which names stay inside a folder."""
+"""Paths of data sets, and names that stay inside."""
 
 import os
 from pathlib import Path, PurePosixPath
 
 
 def data_root() -> Path:
-    """Return the folder of the data sets: STN_DATA, else `data` in the current folder.
+    """Return the data folder: STN_DATA, else `data`.
 
     Raises:
         ValueError: if STN_DATA names no folder.
@@ -20,7 +20,7 @@ def data_root() -> Path:
 
 
 def contained_path(name: str) -> str:
-    """Check that a name from a file stays inside the folder that it is joined to.
+    """Check that a relative path stays inside its folder.
 
     Args:
         name: a relative path, with slashes; backslashes count as slashes too.
@@ -37,5 +37,5 @@ def contained_path(name: str) -> str:
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return a path as text that can be printed, whatever bytes its name has."""
+    """Return a path as text that can be printed."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Text files with one row for each thing; a mistake is named by file and row."""
+"""Read text tables; name mistakes by file and row."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,7 +7,9 @@ from typing import Any
 
 
 def rows(path: Path, *columns: Callable[[str], Any]) -> Iterator[tuple[int, list[Any]]]:
-    """Yield row number (the first is 1) and values of each row that is not blank.
+    """Yield number and values of each row.
+
+    The first row has number 1; blank rows are skipped.
 
     Columns are split at white space, and the last one keeps its own.
 
@@ -39,7 +41,9 @@ def rows(path: Path, *columns: Callable[[str], Any]) -> Iterator[tuple[int, list
 
 
 def keyed(path: Path, *columns: Callable[[str], Any]) -> dict[int, Any]:
-    """Return rows by the number in their first column; a lone second column stands for itself.
+    """Return rows by the number in their first column.
+
+    A lone second column stands for itself.
 
     Raises:
         ValueError: as `rows`, and where a number comes twice.
