@@ -24,7 +24,7 @@ SIX_CLASSES = "--model.init_args.backbone.init_args.num_filters=6"
 
 def weights(run: str, name: str = "last") -> dict[str, torch.Tensor]:
     file = f"runs/{run}/checkpoints/{name}.ckpt"
-    return torch.load(file, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+    return torch.load(file, weights_only=True)["state_dict"]
 
 
 def test_weights_of_another_run_are_taken_as_far_as_they_fit(stn: Stn) -> None:
