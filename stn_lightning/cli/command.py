@@ -38,7 +38,7 @@ from stn_lightning.cli.arguments import complete_flags, configs, locate_configs
 from stn_lightning.cli.messages import say
 from stn_lightning.cli.trainer_options import listed, refuse_options, several_processes
 from stn_lightning.runs.config_errors import check_yaml, one_line
-from stn_lightning.runs.folder import RunFolder, default_name
+from stn_lightning.runs.folder import RunFolder, default_name, differences
 from stn_lightning.runs.initial_weights import InitialWeights
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.start import Start, choose_start
@@ -357,12 +357,12 @@ class CommandLine(DeferredCLI):
             return False
         if not _is_complete(load_checkpoint(start), self.trainer):
             return False
-        if file.stat().st_mtime < start.stat().st_mtime:  # trained on and not tested since
-            return False
         try:
             record = RunRecord.read(file)
         except ValueError:
             return False
+        if record.epochs is None or any(differences(self.reread(record.settings), self.experiment)):
+            return False  # tested before it came to its end
         more = "--trainer.max_epochs N trains on, --resume never starts over"
         say(f"{self.run_folder.path} is finished, after {record.epochs} epochs; {more}")
         self._say_metrics("test", {**record.metrics, "test/samples": record.samples_tested})
@@ -417,8 +417,10 @@ def _flags(parser: LightningArgumentParser) -> set[str]:
 
 
 def _is_complete(checkpoint: dict[str, Any], trainer: Trainer) -> bool:
-    """Return True where a checkpoint is from the end of the training."""
-    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    by_epochs = epochs is not None and 0 <= epochs <= progress
-    return by_epochs or 0 <= steps <= checkpoint["global_step"]
+    """Return True where a checkpoint is from the last batch of the training."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epoch, batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    ended = batch["is_last_batch"] and batch["current"]["completed"] == batch["current"]["ready"]
+    epochs = epoch["ready"] if ended else epoch["processed"]
+    by_epochs = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs
+    return by_epochs or 0 <= trainer.max_steps <= checkpoint["global_step"]

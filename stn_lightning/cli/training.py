@@ -104,7 +104,7 @@ def _report(problem: Exception, called: str, command: CommandLine | None) -> int
     if after_first_step:
         return FAILED
     text = one_line(str(problem))
-    if not isinstance(problem, PLAIN):
+    if not isinstance(problem, PLAIN) and "--" not in text:
         text = f"{text or type(problem).__name__}; STN_TRACEBACK=1 shows where ({type(problem).__name__})"
     if command is None:  # what the arguments have wrong is the same for all processes
         say(f"{called}: {text}", sys.stderr)

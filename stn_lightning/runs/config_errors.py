@@ -1,9 +1,10 @@
-"""One line out of what a parser says when a user got something wrong."""
+"""One line for what a parser or PyTorch says when a user got something wrong."""
 
 import difflib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,12 +61,15 @@ def check_yaml(path: Path) -> None:
 
 
 def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> str:
-    """The path to the wrong value and what is wrong with it, with a "did you mean" where something
-    is close.
+    """Return the path to the wrong value and what is wrong with it, with a suggestion.
 
     jsonargparse reports nested mistakes as an indented tree, with a branch for each type that a
     value might have had.
     """
+    if message.startswith("Error(s) in loading state_dict"):
+        return _misfit(message)
+    if " - did you mean " in message:  # it has been through here
+        return message
     keys, leaves, class_path = [], [], None
     for line in message.splitlines():
         text = line.strip().removeprefix("- ")
@@ -74,35 +78,64 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
             text = match[2]
         elif match := re.match(r"Problem with given class_path '(.+?)':\s*(.*)", text):
             class_path, text = match[1], match[2]
-        text = (
-            ""
-            if text.startswith(_NOISE)
-            else re.sub(r"an? (?:<class '(\w+)'>|typing.Literal)", r"\1", text).rstrip(". ")
-        )
+        elif match := re.search(r"(Option .*)\. Got value: Namespace\(class_path='(.+?)'", text):
+            text, class_path = match[1], match[2]
+        text = "" if text.startswith(_NOISE) else _plain(text)
         if text and text not in leaves:
             leaves.append(text)
-    if (given := re.search(r"Given value: (?!NestedArg)(.+)$", message, re.MULTILINE)) and any(
-        "Expected" in leaf for leaf in leaves
-    ):
+    given = re.search(r"Given value: (?!NestedArg)(.+)$", message, re.MULTILINE)
+    if given and any("Expected" in leaf for leaf in leaves):
         leaves.append(f"got {given[1]}")
-    said = ", ".join(leaves)
-    if match := re.match(r"the following arguments are required: (.+)", said):
+    found = ", ".join(leaves)
+    if match := re.match(r"the following arguments are required: (.+)", found):
         missing = re.sub(r"\w+\.", "", match[1])
-        return f"no {missing} given; take them from a file, for example --config configs/quickstart.yaml"
-    return (f"{'.'.join(keys)}: " if keys else "") + said + _hint(said, class_path, parser)
-
-
-def _hint(said: str, class_path: str | None, parser: "LightningArgumentParser | None") -> str:
-    """A near miss of an option, a class or a key."""
-    if match := re.search(r"Option '([\w.]+)' is not accepted", said):
-        return did_you_mean(match[1].split(".")[-1], _parameters(class_path))
-    if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", said):
-        return did_you_mean(match[2], dir(importlib.import_module(match[1])))
-    if parser and (
-        match := re.search(
-            r"(?:unrecognized arguments: --|does not accept option '|Key ')([\w.]+)", said
+        return (
+            f"no {missing} given; take them from a file, "
+            "for example --config configs/quickstart.yaml"
         )
-    ):
+    return (f"{'.'.join(keys)}: " if keys else "") + found + _hint(found, class_path, parser)
+
+
+def _plain(text: str) -> str:
+    """Return a line without Python's way to write types."""
+    text = re.sub(r"an? (?:<class '(\w+)'>|typing.Literal)", r"\1", text)
+    return re.sub(r"^Type .* expects a function or a callable class: ", "", text).rstrip(". ")
+
+
+def _misfit(message: str) -> str:
+    """Return a line for PyTorch's list of tensors that do not fit."""
+    shapes = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", message)
+    missing, unexpected = (
+        re.findall(r'"(.+?)"', found[1])
+        if (found := re.search(rf"{kind} key.*?: (.*)", message))
+        else []
+        for kind in ("Missing", "Unexpected")
+    )
+    parts = [
+        *(f"{name} has the shape {theirs}, here {ours}" for name, theirs, ours in shapes[:1]),
+        *(f"{name} is missing" for name in missing[:1]),
+        *(f"{name} has no place" for name in unexpected[:1]),
+    ]
+    count = len(shapes) + len(missing) + len(unexpected)
+    return (
+        f"the checkpoint does not fit the network, in {count} tensors: {', '.join(parts)}; "
+        "--init_weights FILE takes what fits"
+    )
+
+
+def _hint(found: str, class_path: str | None, parser: "LightningArgumentParser | None") -> str:
+    """Return a near miss of an option, a class or a key, or the keys that there are."""
+    if match := re.search(r"Option '([\w.]+)' is not accepted", found):
+        known = _parameters(class_path)
+        return did_you_mean(match[1].split(".")[-1], known) or (
+            f"; {str(class_path).rpartition('.')[2]} takes {', '.join(known)}" if known else ""
+        )
+    if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", found):
+        return did_you_mean(match[2], dir(importlib.import_module(match[1])))
+    if match := re.search(r"Expected a dot import path string: (\w+)", found):
+        return did_you_mean(match[1], _class_names())
+    pattern = r"(?:unrecognized arguments: --|does not accept option '|Key ')([\w.]+)"
+    if parser and (match := re.search(pattern, found)):
         options = [
             option.removeprefix("--")
             for action in parser._actions
@@ -112,14 +145,23 @@ def _hint(said: str, class_path: str | None, parser: "LightningArgumentParser | 
     return ""
 
 
+def _class_names() -> list[str]:
+    """Return the public names of the package's rooms that are loaded."""
+    rooms = [
+        room for name, room in sys.modules.items() if re.fullmatch(r"stn_lightning\.\w+", name)
+    ]
+    return [name for room in rooms for name in getattr(room, "__all__", [])]
+
+
 def _parameters(class_path: str | None) -> list[str]:
     if class_path is None:
         return []
     module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    return [name for name in known if name != "params"]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A "did you mean", where something known is near `word`; else nothing."""
+    """Return a "did you mean" where something known is near `word`, else nothing."""
     close = difflib.get_close_matches(word, list(known), 1)
     return f" - did you mean {close[0]}?" if close else ""

@@ -297,7 +297,11 @@ def test_committed_records_are_those_of_the_committed_files(
     shutil.copy(file, file.name)
     arguments = [f"configs/tables/{name}.yaml", *files, "--show", "--out", "."]
     assert call(table, arguments) == 0
-    assert Path(f"{file.stem}.md").read_text() == file.with_suffix(".md").read_text()
+    again, before = (
+        [line for line in path.read_text().splitlines() if line.startswith("|")]
+        for path in (Path(f"{file.stem}.md"), file.with_suffix(".md"))
+    )
+    assert again == before
 
 
 def _recipes(names: list[str], group: str) -> list[Path]:

@@ -1,0 +1,158 @@
+"""How a run starts: anew, from other weights, where it was stopped, after its end."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from stn_lightning.runs.initial_weights import take_weights
+from stn_lightning.runs.record import RunRecord
+from tests.stn_command import Stn
+
+QUICK = (
+    "--config",
+    "configs/quickstart.yaml",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.log_every_n_steps=1",
+    "--model.init_args.backbone.init_args.num_filters=8",
+)
+SIX_CLASSES = "--model.init_args.backbone.init_args.num_filters=6"
+
+
+def weights(run: str, name: str = "last") -> dict[str, torch.Tensor]:
+    file = f"runs/{run}/checkpoints/{name}.ckpt"
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def test_weights_of_another_run_are_taken_as_far_as_they_fit(stn: Stn) -> None:
+    assert stn("fit", *QUICK, "--trainer.max_epochs=1", "--name=one")[0] == 0
+    still = ("--model.init_args.optimizer.init_args.lr=0", "--trainer.max_epochs=1")
+    code, out, err = stn("fit", *QUICK, *still, "--name=two", "--init_weights=one")
+    assert (code, err) == (0, "")
+    assert "weights of one: " in out
+    assert "tensors taken; all fit" in out
+    best = weights("one", "best")
+    assert all(torch.equal(value, best[name]) for name, value in weights("two").items())
+    assert RunRecord.read(Path("runs/two/results.json")).initialised_from == "one"
+    save_file({n: value.contiguous() for n, value in best.items()}, "best.safetensors")
+    code, out, err = stn(
+        "fit", *QUICK, *still, SIX_CLASSES, "--name=six", "--init_weights=best.safetensors"
+    )
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("weights of best.safetensors")]
+    assert "left as they start: of another shape: backbone" in line
+    moved = weights("six")
+    shared = [name for name, value in moved.items() if value.shape == best[name].shape]
+    assert shared
+    assert all(torch.equal(moved[name], best[name]) for name in shared)
+
+
+def test_nothing_that_fits_and_nothing_that_can_be_read_are_one_line(stn: Stn) -> None:
+    save_file({"other": torch.zeros(2)}, "other.safetensors")
+    Path("broken.safetensors").write_bytes(b"no weights")
+    for source, complaint in {
+        "other.safetensors": "none of 1 tensors fits the network by name and shape",
+        "broken.safetensors": "broken.safetensors: no file of safetensors",
+        "nobody": "runs/nobody/config.yaml does not exist",
+    }.items():
+        code, _, err = stn("fit", *QUICK, f"--init_weights={source}", "--trainer.max_epochs=1")
+        assert (code, err.count("\n")) == (2, 1)
+        assert complaint in err
+
+
+def test_left_and_taken_tensors_are_told_apart() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
+    given = {
+        "0.weight": torch.ones(3, 2),
+        "1.weight": torch.ones(5, 3),
+        "1.bias": torch.ones(4),
+        "2.bias": torch.ones(4),
+    }
+    found = take_weights(network, given)
+    assert found.taken == ["0.weight", "1.bias"]
+    assert (found.other_shape, found.missing, found.unused) == (
+        ["1.weight"],
+        ["0.bias"],
+        ["2.bias"],
+    )
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(stn: Stn) -> None:
+    assert stn("fit", *QUICK, "--trainer.max_epochs=1", "--name=one")[0] == 0
+    checkpoint = "--ckpt_path=runs/one/checkpoints/last.ckpt"
+    code, _, err = stn("fit", *QUICK, SIX_CLASSES, checkpoint, "--name=two")
+    assert code == 2
+    assert "the checkpoint does not fit the network, in " in err
+    assert "has the shape [8, 1, 9, 9], here [6, 1, 9, 9]" in err
+    assert "--init_weights FILE takes what fits" in err
+    assert err.count("\n") == 1
+
+
+def test_more_epochs_after_the_end_go_on_and_the_record_keeps_both_lengths(stn: Stn) -> None:
+    assert stn("fit", *QUICK, "--trainer.max_epochs=1")[0] == 0
+    code, out, err = stn("fit", *QUICK, "--trainer.max_epochs=3")
+    assert (code, err) == (0, "")
+    assert out.startswith("trainer.max_epochs was 1 and is 3: the learning rate goes on where")
+    assert "going on with runs/quickstart" in out
+    assert "epoch   3/3" in out
+    record = RunRecord.read(Path("runs/quickstart/results.json"))
+    assert (record.lengths, record.epochs) == (["1 epochs", "3 epochs"], 3)
+    assert (
+        yaml.safe_load(Path("runs/quickstart/config.yaml").read_text())["trainer"]["max_epochs"]
+        == 3
+    )
+    code, _, err = stn("fit", *QUICK, "--trainer.max_epochs=2")
+    assert code == 2
+    assert "was started with trainer.max_epochs = 3, now it is 2" in err
+
+
+def test_a_finished_run_says_so_and_does_nothing(stn: Stn) -> None:
+    tested = stn("fit", *QUICK, "--trainer.max_epochs=1")[1].splitlines()[-3]
+    before = Path("runs/quickstart/results.json").stat().st_mtime_ns
+    code, out, err = stn("fit", *QUICK, "--trainer.max_epochs=1")
+    assert (code, err) == (0, "")
+    assert out.startswith("runs/quickstart is finished, after 1 epochs; --trainer.max_epochs N ")
+    assert out.splitlines()[1] == tested
+    assert Path("runs/quickstart/results.json").stat().st_mtime_ns == before
+    Path("runs/quickstart/results.json").unlink()
+    assert tested in stn("fit", *QUICK, "--trainer.max_epochs=1")[1], (
+        "it is tested where it was not"
+    )
+
+
+def test_an_option_that_is_new_with_its_default_is_no_change(stn: Stn) -> None:
+    assert stn("fit", *QUICK, "--trainer.max_epochs=1")[0] == 0
+    file = Path("runs/quickstart/config.yaml")
+    config = yaml.safe_load(file.read_text())
+    assert config["model"]["init_args"].pop("overlap_penalty") == 0
+    file.write_text(yaml.safe_dump(config))
+    assert stn("fit", *QUICK, "--trainer.max_epochs=2")[0] == 0
+    file.write_text(yaml.safe_dump(config))
+    penalty = "--model.init_args.overlap_penalty=0.1"
+    code, _, err = stn("fit", *QUICK, "--trainer.max_epochs=2", penalty)
+    assert code == 2
+    assert "overlap_penalty = 0.0, now it is 0.1" in err
+    config["model"]["init_args"]["an_old_option"] = 1
+    file.write_text(yaml.safe_dump(config))
+    code, _, err = stn("fit", *QUICK, "--trainer.max_epochs=2")
+    assert code == 2
+    assert "is from another version, which this one does not read" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("a key"), AssertionError(), ZeroDivisionError("by 0")])
+def test_any_error_in_the_first_step_is_one_line_and_the_rest_on_request(
+    error: Exception, stn: Stn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("stn_lightning.tasks.ClassificationTask.training_step", fail)
+    code, _, err = stn("fit", *QUICK, "--trainer.max_epochs=1")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"STN_TRACEBACK=1 shows where ({type(error).__name__})" in err
+    monkeypatch.setenv("STN_TRACEBACK", "1")
+    assert "Traceback" in stn("fit", *QUICK, "--trainer.max_epochs=1")[2]
