@@ -42,6 +42,7 @@ from tests.reliability.training import (
     train,
 )
 from tests.runtime.test_checkpoint_io import names
+from tests.stn_command import CONFIGS
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -240,6 +241,33 @@ def test_when_one_process_is_killed_the_others_end_within_ten_seconds(
     assert codes[killed] == -9
     assert [code for rank, code in enumerate(codes) if rank != killed] == [1, 1], log(tmp_path)
     load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+
+
+ANTIALIASED = "--model.init_args.transformer.init_args.sampler"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "size"),
+    [(3, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(2, 1), (3, 2)])],
+)
+def test_processes_without_an_image_validate_and_test_with_the_others(
+    tmp_path: Path, ranks: int, size: int
+) -> None:
+    arguments = [
+        "fit",
+        f"--config={CONFIGS / 'quickstart.yaml'}",
+        "--trainer.max_epochs=2",
+        "--data.init_args.batch_size=16",
+        "--data.init_args.source=tests.reliability.training.TinyDigits",
+        f"--data.init_args.source.init_args.size={size}",
+        f"{ANTIALIASED}=stn_lightning.transformers.Antialiased",
+    ]
+    codes = run(tmp_path, *arguments, ranks=ranks, function="stn")
+    assert codes == [0] * ranks, log(tmp_path)
+    record = json.loads((tmp_path / "runs/quickstart/results.json").read_text())
+    assert record["samples_tested"] == size
+    assert record["metrics"]["test/error"] in [100 * n / size for n in range(size + 1)]
+    assert record["epochs"] == 2
 
 
 def last_line(folder: Path, rank: int) -> str:
