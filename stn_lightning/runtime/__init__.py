@@ -1,5 +1,6 @@
-"""Keep a training alive: signals, checkpoints, exact resume, guards.
+"""What makes a training survive: stops, kills, full disks, lost processes.
 
-Nothing here knows of transformers; README.md beside this file says how to use it elsewhere. Modules
-are imported one by one, since some must be ready before PyTorch is.
+Nothing here knows of transformers, and nothing else of the package is imported: README.md in this
+folder shows it in any Lightning project. This module imports nothing, so that `signals` can listen
+before PyTorch is loaded.
 """
