@@ -1,4 +1,4 @@
-"""What makes a training survive: stops, kills, full disks, lost processes.
+"""Trainings that survive stops, kills, full disks and lost processes.
 
 Nothing here knows of transformers, and nothing else of the package is imported: README.md in this
 folder shows it in any Lightning project. This module imports nothing, so that `signals` can listen

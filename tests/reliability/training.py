@@ -57,8 +57,8 @@ class FewDigits(EmbeddedDigits):
     """
 
     def load(self, split: Split) -> ImageTensorDataset:
-        pictures = _digits(split)
-        return ImageTensorDataset(*(part[: SIZES[split]] for part in pictures))
+        images = _digits(split)
+        return ImageTensorDataset(*(part[: SIZES[split]] for part in images))
 
 
 class TinyDigits(EmbeddedDigits):
