@@ -17,7 +17,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 TESTED_VERSIONS = ("2.6.4", "2.6.5", "2.6.6")
-"""Of Lightning: those with which the tests of this room passed."""
+"""Versions of Lightning in which tests/runtime/test_lightning_internals.py found these names."""
 
 
 def validation_follows(trainer: Trainer) -> bool:
@@ -90,7 +90,7 @@ class DeferredCLI(LightningCLI):
     """
 
     seeds = True
-    """Whether this process's random numbers are seeded."""
+    """False leaves this process's random numbers alone."""
 
     def _set_seed(self) -> None:
         if self.seeds:
