@@ -36,7 +36,6 @@ UNFINISHED: set[str] = {
     "datasets",
     "launch",
     "runs",
-    "runtime",
     "synthetic",
     "tasks",
 }

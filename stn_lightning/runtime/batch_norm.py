@@ -20,7 +20,7 @@ class AverageBatchNorm(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Before `last.ckpt` is written, which is what is validated."""
+        """Average before `last.ckpt` is written, which is validated."""
         if trainer.world_size == 1 or not last_chance(trainer):
             return
         for layer in pl_module.modules():

@@ -59,7 +59,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint from a local file, and check its checksums.
+    """Read a local checkpoint, and check its checksums.
 
     Args:
         path: of the file.

@@ -1,7 +1,7 @@
 """Locks on files and folders, which end with their owner.
 
-They hold among the processes of a machine, and among machines on a file system that passes locks on
-(NFS does, unless it is mounted with `nolock`).
+They hold among the processes of a machine, and among machines on a network file system with locks
+(NFS has them, unless it is mounted with `nolock`).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Signals that ask a program to stop: noted, acted on later.
+"""Signals that ask a program to stop, acted on later.
 
 Standard library only: the command line listens before it imports anything heavy, since a signal
 during seconds of imports would kill it.
@@ -89,7 +89,7 @@ def caught_signal() -> signal.Signals | None:
 
 
 def set_exit_code(code: int) -> None:
-    """Set the exit code for a process that has saved everything.
+    """Set the exit code after everything was saved.
 
     It ends with it also where another signal ends it at once.
     """

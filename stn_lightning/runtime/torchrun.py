@@ -1,4 +1,4 @@
-"""PyTorch's launcher for several hosts, which ends with a lost host.
+"""PyTorch's launcher for hosts, ending with a lost one.
 
 `python -m stn_lightning.runtime.torchrun` takes torchrun's options. torchrun asks the host of its
 rendezvous ten times a second whether another has come, and waits for the answer for as long as the
