@@ -37,7 +37,6 @@ UNFINISHED: set[str] = {
     "cli",
     "launch",
     "runs",
-    "runtime",
     "tasks",
 }
 """Rooms that are being rewritten; to become empty."""

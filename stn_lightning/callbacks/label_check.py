@@ -40,7 +40,7 @@ class LabelCheck(Callback):
             self._check(trainer, "test", batch)
 
     def labels(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The labels of a batch, and which pictures of the split they belong to; override it for
+        """The labels of a batch, and which images of the split they belong to; override it for
         batches that name them otherwise.
         """
         return batch.label, batch.indices
@@ -58,6 +58,6 @@ class LabelCheck(Callback):
         if culprit := all_reduce_max(int(indices[wrong].max()) + 1 if wrong.any() else 0):
             leave_together(trainer)
             raise ValueError(
-                f"picture {culprit - 1} of split {split!r} has a label that is none of the {classes} classes (0 to {classes - 1})"
+                f"image {culprit - 1} of split {split!r} has a label that is none of the {classes} classes (0 to {classes - 1})"
             )
         self.checked[split] += 1

@@ -1,5 +1,6 @@
-"""Keep a training alive: signals, checkpoints, exact resume, guards.
+"""Trainings that survive stops, kills, full disks and lost processes.
 
-Nothing here knows of transformers. Modules are imported one by one, since some must be ready before
-PyTorch is.
+Nothing here knows of transformers, and nothing else of the package is imported: README.md in this
+folder shows it in any Lightning project. This module imports nothing, so that `signals` can listen
+before PyTorch is loaded.
 """

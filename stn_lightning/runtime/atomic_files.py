@@ -1,4 +1,4 @@
-"""Files that are complete or not there, whatever happens to the process that writes them.
+"""Files that are complete or not there, come what may.
 
 Standard library only.
 """
@@ -25,7 +25,8 @@ _reported: set[Path] = set()
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that replaces `path` once it is complete.
 
-    Until everything is on the disk, and on an error, `path` is as it was. The temporary file lies beside `path`: a rename is atomic within a file system only.
+    Until everything is on the disk, and on an error, `path` is as it was. The temporary file lies
+    beside `path`: a rename is atomic within a file system only.
     """
     partial = temporary_path(path)
     try:
@@ -40,7 +41,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a name beside `path` that holds this machine and process."""
+    """Return a name beside `path` with machine and process."""
     return path.with_name(f".{path.name}.{MACHINE}.{os.getpid()}.tmp")
 
 
@@ -76,7 +77,7 @@ def remove_stale(folder: Path) -> list[Path]:
 
 
 def is_running(process: int) -> bool:
-    """Return True for a running process of this machine; False for a zombie."""
+    """Return True for a running process; False for a zombie."""
     try:
         os.kill(process, 0)
         stat = Path(f"/proc/{process}/stat")
@@ -89,7 +90,7 @@ def is_running(process: int) -> bool:
 
 @contextlib.contextmanager
 def only_informs(path: Path) -> Iterator[None]:
-    """Report what is wrong with a file that only informs, and go on.
+    """Report a fault of a file that only informs.
 
     It is reported once: a damaged file, an unwritable folder or a full disk stops no training.
     """

@@ -9,18 +9,18 @@ from stn_lightning.runtime.checkpointing import last_chance
 
 
 class AverageBatchNorm(Callback):
-    """Averages BatchNorm's running statistics over all processes before each validation, so that
-    all validate the same network.
+    """Average BatchNorm's running statistics over all processes.
 
-    On GPUs `Trainer(sync_batchnorm=True)` does better, since batches are normalised together too;
-    it is what a training with weight averaging needs, whose averaged statistics this does not
-    reach. PyTorch has no synchronised BatchNorm on CPUs.
+    This happens before each validation, so that all processes validate the same network. On GPUs
+    `Trainer(sync_batchnorm=True)` does better, since batches are normalised together too; it is
+    what a training with weight averaging needs, whose averaged statistics this does not reach.
+    PyTorch has no synchronised BatchNorm on CPUs.
     """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Before `last.ckpt` is written, which is what is validated."""
+        """Average before `last.ckpt` is written, which is validated."""
         if trainer.world_size == 1 or not last_chance(trainer):
             return
         for layer in pl_module.modules():

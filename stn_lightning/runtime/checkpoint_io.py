@@ -1,4 +1,4 @@
-"""Checkpoint files: complete or not there, read as plain values, found after a crash.
+"""Checkpoint files: complete or not there, read as plain values.
 
 Usable by itself: `Trainer(plugins=[AtomicCheckpointIO()])`. Stock Lightning writes through the
 system's temporary folder, which is atomic only where that lies on the same file system (PyTorch
@@ -21,11 +21,11 @@ LAST = "last.ckpt"
 
 
 class BadCheckpointError(ValueError):
-    """The file is no complete checkpoint of tensors and plain values."""
+    """No complete checkpoint of tensors and plain values."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Write checkpoints atomically, and read plain values from local files only.
+    """Write checkpoints atomically, and read plain values only.
 
     A process that is killed at any moment leaves the checkpoint of before or the new one. A full
     disk leaves the one of before and raises an `OSError`.
@@ -51,7 +51,7 @@ class AtomicCheckpointIO(CheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read tensors and plain values, even where `weights_only` is False."""
+        """Read a local checkpoint, and check its checksums."""
         return load_checkpoint(path, map_location)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -59,7 +59,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint from a local file, and check its checksums.
+    """Read a local checkpoint, and check its checksums.
 
     Args:
         path: of the file.
@@ -94,7 +94,7 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
 
 
 class LoadableCheckpoint(NamedTuple):
-    """The checkpoint to resume from, and those that do not load."""
+    """The checkpoint to resume from, and the damaged ones."""
 
     path: Path | None
     skipped: tuple[str, ...]
@@ -104,7 +104,7 @@ class LoadableCheckpoint(NamedTuple):
 
 
 def newest_loadable(folder: Path) -> LoadableCheckpoint:
-    """Find `last.ckpt`, or the newest checkpoint that loads where that does not."""
+    """Find `last.ckpt`, or else the newest that loads."""
     candidates = sorted(
         folder.glob("*.ckpt"),
         key=lambda path: (path.name == LAST, path.stat().st_mtime_ns),
@@ -122,7 +122,7 @@ def newest_loadable(folder: Path) -> LoadableCheckpoint:
 
 
 def batches_of(checkpoint: dict[str, Any]) -> int:
-    """Return how many training batches a checkpoint holds; 0 where it does not tell."""
+    """Return a checkpoint's training batches; 0 where unknown."""
     try:
         loop = checkpoint["loops"]["fit_loop"]
         return int(loop["epoch_loop.batch_progress"]["total"]["ready"])

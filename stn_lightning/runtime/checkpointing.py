@@ -1,4 +1,4 @@
-"""When checkpoints are written, and which are kept.
+"""The schedule of checkpoints, and the choice of the best.
 
 Lightning's `ModelCheckpoint` does not serve here. It takes three of them to keep the best under one
 name, the last of every epoch and the last by time; two with one metric are refused for having one
@@ -166,7 +166,7 @@ class AtomicCheckpoint(Checkpoint):
         return bool(all_reduce_max(int(passed)))
 
     def _save(self, trainer: Trainer, path: Path) -> None:
-        """Write a checkpoint, or raise the same error in all processes."""
+        """Write a checkpoint, or raise in all processes."""
         problem = None
         try:
             trainer.save_checkpoint(path)
@@ -178,7 +178,7 @@ class AtomicCheckpoint(Checkpoint):
         fail_together(trainer, problem)
 
     def _prepare(self, start: str | os.PathLike[str] | None) -> None:
-        """Make the folder, unless it holds what this training would overwrite."""
+        """Make the folder, and refuse to overwrite another training's."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_stale(self.folder)
@@ -207,7 +207,7 @@ class AtomicCheckpoint(Checkpoint):
         return None
 
     def _rehearse(self, trainer: Trainer) -> None:
-        """Write and read back a checkpoint of the size that they will have."""
+        """Write and read back a checkpoint of full size."""
         rehearsal = temporary_path(self.last_path)
         files = 1 if self.monitor is None else 2 if self.keep == 1 else 2 + self.keep
 
@@ -260,7 +260,7 @@ def _is_trial(trainer: Trainer) -> bool:
 
 
 def last_chance(trainer: Trainer) -> bool:
-    """Return True where validation or the training's end comes before the next batch."""
+    """Return True before a validation or the training's end."""
     stopping = trainer.should_stop and may_stop_early(trainer)
     return trainer.global_step == trainer.max_steps or stopping or validation_follows(trainer)
 

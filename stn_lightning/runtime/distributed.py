@@ -45,7 +45,7 @@ _failure: Path | None = None
 
 
 class DDP(DDPStrategy):
-    """Lightning's `DDPStrategy` with a time-out of minutes, which tells why a process failed.
+    """`DDPStrategy` with a short time-out, and a cause for failures.
 
     Args:
         minutes: until a collective that not all processes join is an error.
@@ -62,7 +62,8 @@ class DDP(DDPStrategy):
     def setup(self, trainer: Trainer) -> None:
         if ddp_options(self).get("static_graph") and trainer.accumulate_grad_batches > 1:
             raise ValueError(
-                f"static_graph true does not go with accumulate_grad_batches {trainer.accumulate_grad_batches}; leave one of them out"
+                "static_graph true does not go with accumulate_grad_batches "
+                f"{trainer.accumulate_grad_batches}; leave one of them out"
             )
         super().setup(trainer)
 
@@ -83,7 +84,7 @@ class DDP(DDPStrategy):
 
 
 def _name_failure_file(strategy: DDPStrategy) -> None:
-    """Agree on a file in the trainer's folder, under a name that no other training has."""
+    """Agree on a file that no other training has."""
     global _failure
     module = strategy.lightning_module
     if module is None or not is_distributed():
@@ -96,7 +97,7 @@ def _name_failure_file(strategy: DDPStrategy) -> None:
 
 
 def all_reduce_max(value: int) -> int:
-    """Return the largest `value` of all processes: a vote, where 0 means no."""
+    """Return the largest `value` of all processes: a vote."""
     if not is_distributed():
         return value
     ballot = torch.tensor(value)
@@ -107,7 +108,7 @@ def all_reduce_max(value: int) -> int:
 
 
 def gather_to_rank_zero(value: Any) -> list[Any]:
-    """Return every process's `value`, by rank, on rank 0; an empty list elsewhere."""
+    """Return all values by rank on rank 0, else nothing."""
     if not is_distributed():
         return [value]
     values = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
@@ -116,7 +117,7 @@ def gather_to_rank_zero(value: Any) -> list[Any]:
 
 
 def on_rank_zero(trainer: Trainer, action: Callable[[], None]) -> None:
-    """Run `action` on rank 0; where it fails, raise its error in all processes."""
+    """Run `action` on rank 0; raise its error everywhere."""
     problem = None
     if trainer.is_global_zero:
         try:
@@ -127,7 +128,7 @@ def on_rank_zero(trainer: Trainer, action: Callable[[], None]) -> None:
 
 
 def fail_together(trainer: Trainer, problem: Exception | None) -> None:
-    """Raise rank 0's `problem`, if it has one, in all processes."""
+    """Raise rank 0's `problem`, if any, in all processes."""
     problem = trainer.strategy.broadcast(problem)
     if problem is not None:
         leave_together(trainer)
@@ -174,7 +175,7 @@ def announce_failure(problem: BaseException) -> None:
 
 
 def failure_of_another() -> str | None:
-    """Return why another process failed; None where none has said so."""
+    """Return why another process failed; None where unknown."""
     if _failure is not None:
         with contextlib.suppress(OSError):
             return _failure.read_text()
@@ -182,7 +183,7 @@ def failure_of_another() -> str | None:
 
 
 def is_lost_process(problem: BaseException) -> bool:
-    """Return True for the error of a connection whose other end is gone."""
+    """Return True where a connection's other end is gone."""
     if isinstance(problem, distributed.DistNetworkError | distributed.DistStoreError):
         return True
     of_connections = isinstance(problem, distributed.DistError) or "gloo/transport" in str(problem)
@@ -190,7 +191,7 @@ def is_lost_process(problem: BaseException) -> bool:
 
 
 def lost_process_reason(problem: BaseException) -> str | None:
-    """Return the sentence for a `problem` that means a lost process; None for another."""
+    """Return a sentence for a lost process, else None."""
     if not is_lost_process(problem):
         return None
     who = (
@@ -213,7 +214,7 @@ def is_distributed() -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _cpu_group(world: Any) -> Any:
-    """Return a group for tensors on the CPU: a vote never waits for a GPU."""
+    """Return a process group that never waits for GPUs."""
     if distributed.get_backend() == "gloo":
         return world
     return distributed.new_group(backend="gloo", timeout=_patience)

@@ -1,11 +1,10 @@
-"""What Lightning leaves out of a checkpoint, so that a resumed training is the same, bit for bit on
-a CPU, as one that never stopped.
+"""State that Lightning leaves out of a checkpoint.
 
-Random number generators and half-accumulated gradients of every process are added to the
-checkpoint, and Lightning's account of how far it has come is mended where resuming from it would
-skip a validation, count an epoch twice or train on the wrong batch.
-The data loader keeps its own position (`ResumableLoader`), and weight averaging its weights
-(Lightning's `EMAWeightAveraging`).
+With it a resumed training is the same, bit for bit on a CPU, as one that never stopped. Random
+number generators and half-accumulated gradients of every process are added to the checkpoint, and
+Lightning's account of how far it has come is mended where resuming from it would skip a validation,
+count an epoch twice or train on the wrong batch. The data loader keeps its own position
+(`ResumableLoader`), and weight averaging its weights (Lightning's `EMAWeightAveraging`).
 """
 
 import copy
@@ -38,8 +37,7 @@ VALIDATION_HAS_BEGUN = {
 
 
 class ExactResume(Callback):
-    """Saves and restores the random numbers and partial gradients of every process, and Lightning's
-    place in the training.
+    """Save and restore random numbers, partial gradients and progress.
 
     A training that goes on with another number of processes has each process's share of partial
     gradients averaged; a process that was not there before keeps the random numbers it was seeded
@@ -77,8 +75,9 @@ class ExactResume(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep Lightning from leaving at once when all steps are done but the last validation is
-        not.
+        """Let Lightning start for the last validation alone.
+
+        It would leave at once when all steps are done.
         """
         trainer.fit_loop.epoch_loop.max_steps += self.extra_steps
 
@@ -87,7 +86,7 @@ class ExactResume(Callback):
         self.extra_steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first step, after everything that draws random numbers in setting up."""
+        """Restore the state, after all that draws in setting up."""
         loop = trainer.fit_loop
         end_restart(trainer)  # else Lightning ends this epoch without telling a ReduceLROnPlateau
         if loop.epoch_progress.current.ready == loop.epoch_progress.current.completed:
@@ -118,19 +117,19 @@ class ExactResume(Callback):
 
 
 def what_follows(trainer: Trainer) -> Literal["batch", "validation", "end of epoch"]:
-    """What a training, resumed from now, the end of a training batch, has to do first."""
+    """Return what a training resumed from now does first."""
     if _validation_is_scheduled(trainer):
         return "validation"
     return "end of epoch" if epoch_is_complete(trainer) else "batch"
 
 
 def mend_progress(trainer: Trainer, progress: dict[str, Any]) -> bool:
-    """Change the state of Lightning's fit loop so that a resumed training does what the interrupted
-    one would have done.
+    """Mend the saved state of Lightning's fit loop.
 
     Lightning saves in the middle of its hooks and guesses at resuming which one it was. Of what was
     saved at the end of a training batch, it skips the validation that follows, and at the end of an
-    epoch it loses count.
+    epoch it loses count. After this a resumed training does what the interrupted one would have
+    done.
 
     Returns:
         whether the epoch has ended.
@@ -156,7 +155,7 @@ def _validation_has_begun(progress: dict[str, Any]) -> bool:
 
 
 def random_state() -> dict[str, Any]:
-    """Of this process's generators, as plain values and tensors."""
+    """Return the state of this process's random generators."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global one is what there is to save
     return {
@@ -184,8 +183,9 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _validation_is_scheduled(trainer: Trainer) -> bool:
-    """By the count of batches, which is the same after resuming; not by the clock or because
-    training is about to stop.
+    """Return True where the count of batches asks for validation.
+
+    The count is the same after resuming; the clock, or a training about to stop, is not.
     """
     if validates_by_clock(trainer):
         return False

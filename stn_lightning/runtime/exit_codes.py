@@ -1,4 +1,4 @@
-"""Exit codes of the commands, for programs and job scripts alike.
+"""Exit codes of the commands, for programs and scripts.
 
 Standard library only. The last two are those of BSD's sysexits.h.
 """

@@ -1,4 +1,4 @@
-"""Stop a training before its numbers are worthless, or its checkpoint is."""
+"""Guards that stop a training before it is worthless."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ LOSS, GRADIENT, OVERFLOW = range(3)
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss, gradient, parameter or metric is infinite or not a number."""
+    """A loss, gradient, weight or metric is not finite."""
 
 
 def require_finite(module: nn.Module, source: str) -> None:
@@ -43,7 +43,7 @@ def require_finite(module: nn.Module, source: str) -> None:
 
 
 class NonFiniteGuard(Callback):
-    """Stop on a loss or gradient that is infinite or not a number.
+    """Stop on a loss or gradient that is not finite.
 
     It stops before the step that the gradient would spoil, and before anything is saved. In
     validation and test it checks the weights, every loss and every metric that decides something:
@@ -193,7 +193,8 @@ class NonFiniteGuard(Callback):
             f"gradients of {self.overflows} steps in a row are",
         )[what]
         raise NonFiniteError(
-            f"{found} not finite in step {step} (the first is 0) of process {rank}; {self._before()}"
+            f"{found} not finite in step {step} (the first is 0) of process {rank}; "
+            f"{self._before()}"
         )
 
     def _before(self) -> str:
@@ -214,7 +215,7 @@ def _scaled(trainer: Trainer) -> bool:
 
 
 def _saved_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return parameters and the running statistics of batch normalisation, by name."""
+    """Return parameters and running statistics, by name."""
     statistics = [
         (f"{name}.{statistic}".lstrip("."), value)
         for name, layer in module.named_modules()

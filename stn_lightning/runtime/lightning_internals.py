@@ -1,4 +1,4 @@
-"""Names that Lightning keeps to itself, used in this file only.
+"""Lightning's private names, used in this file only.
 
 Exact resume, preemption and the checkpoint schedule need to know where in its loops Lightning is,
 which its public interface does not tell. A new version of Lightning may move these names:
@@ -17,7 +17,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 TESTED_VERSIONS = ("2.6.4", "2.6.5", "2.6.6")
-"""Of Lightning: those with which the tests of this room passed."""
+"""Versions of Lightning in which tests/runtime/test_lightning_internals.py found these names."""
 
 
 def validation_follows(trainer: Trainer) -> bool:
@@ -28,7 +28,7 @@ def validation_follows(trainer: Trainer) -> bool:
 
 
 def validates_by_clock(trainer: Trainer) -> bool:
-    """Return True where `val_check_interval` is a time instead of a number of batches."""
+    """Return True where `val_check_interval` is a time."""
     return getattr(trainer, "_val_check_time_interval", None) is not None
 
 
@@ -38,7 +38,7 @@ def may_stop_early(trainer: Trainer) -> bool:
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Return True where this batch's gradients wait for those of the next."""
+    """Return True where gradients wait for the next batch's."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
@@ -48,7 +48,7 @@ def epoch_is_complete(trainer: Trainer) -> bool:
 
 
 def end_restart(trainer: Trainer) -> None:
-    """Make the fit loop treat the first epoch after a resume as any other."""
+    """Make the first epoch after resuming like any other."""
     trainer.fit_loop._restarting = False
 
 
@@ -67,7 +67,7 @@ def disable_signal_handlers(trainer: Trainer) -> None:
 
 
 def spare_this_process(trainer: Trainer) -> None:
-    """Keep Lightning's launcher from killing this process when another one leaves."""
+    """Keep Lightning's launcher from killing this process."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         launcher.procs.clear()
@@ -90,7 +90,7 @@ class DeferredCLI(LightningCLI):
     """
 
     seeds = True
-    """Whether this process's random numbers are seeded."""
+    """False leaves this process's random numbers alone."""
 
     def _set_seed(self) -> None:
         if self.seeds:

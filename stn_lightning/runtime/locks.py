@@ -1,7 +1,7 @@
-"""Locks on files and folders, which end with their owner however that ends.
+"""Locks on files and folders, which end with their owner.
 
-They hold among the processes of a machine, and among machines on a file system that passes locks on
-(NFS does, unless it is mounted with `nolock`).
+They hold among the processes of a machine, and among machines on a network file system with locks
+(NFS has them, unless it is mounted with `nolock`).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ LINGERING = 120.0
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Keep other processes that make `path` waiting until this one is done.
+    """Let other processes that make `path` wait.
 
     Where the file system has no locks, processes do the same work at the same time, each in a
     temporary file of its own, and nothing else happens.
@@ -43,7 +43,7 @@ class FolderInUseError(ValueError):
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Keep other processes from claiming `folder`: they get an error at once.
+    """Refuse other processes that claim `folder` at once.
 
     The lock lies beside the folder, which may be moved meanwhile, and ends with its owner. One that
     was killed may leave children, or a network file system, that hold it for some seconds: a
@@ -83,7 +83,7 @@ def _holder(file: Path) -> dict[str, Any]:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Return True where the owner of a lock runs no more, although the lock is held."""
+    """Return True where a lock's owner runs no more."""
     own_job = os.environ.get("SLURM_JOB_ID")
     if holder.get("machine") == MACHINE:
         return not is_running(int(holder["process"]))
@@ -112,7 +112,7 @@ def _release(lock: FileLock | None) -> None:
 
 
 def _acquired(path: Path, timeout: float) -> FileLock | None:
-    """Return the lock of `path`; None where the file system has no locks."""
+    """Return the lock of `path`; None without file locks."""
     lock = FileLock(lock_path(path), timeout, fallback_to_soft=False)
     try:
         lock.acquire()

@@ -1,4 +1,4 @@
-"""How the C library hands out memory on a processor."""
+"""Memory that the C library keeps for the next tensors."""
 
 import ctypes
 import sys
@@ -8,12 +8,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory of freed tensors for the next ones, instead of returning it to the
-    kernel after each operation.
+    """Let glibc keep the memory of freed tensors.
 
-    A training step frees and asks for the same few megabytes hundreds of times. Returned memory
-    comes back page by page, each with a fault and zeroed, which takes longer than the arithmetic on
-    it.
+    A training step frees and asks for the same few megabytes hundreds of times. Memory that was
+    returned to the kernel comes back page by page, each with a fault and zeroed, which takes longer
+    than the arithmetic on it.
 
     Returns:
         whether it was done; False where the C library is another one.

@@ -1,4 +1,4 @@
-"""Metrics that callbacks and schedules monitor, checked before the first step."""
+"""Monitored metrics, checked before the first step."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 
 
 def validation_metrics(pl_module: LightningModule) -> set[str]:
-    """Return the names that the module declares to log in validation.
+    """Return the metrics that a module declares for validation.
 
     A module declares them in an attribute `validation_metrics`; without it nothing is known.
     """
@@ -15,7 +15,7 @@ def validation_metrics(pl_module: LightningModule) -> set[str]:
 
 
 def monitors(trainer: Trainer) -> list[str]:
-    """Return the metrics that callbacks and schedules of this trainer monitor."""
+    """Return the metrics that callbacks and schedules monitor."""
     callbacks = [getattr(callback, "monitor", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
     schedules = [
         config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau

@@ -1,4 +1,4 @@
-"""Choose the precision of a training by what its hardware computes fastest.
+"""Choose the precision that the hardware computes fastest.
 
 bfloat16 is several times as fast as float32 on processors with AVX512-BF16 or AMX and on GPUs since
 Ampere, and several times slower where it is emulated. The hardware is asked first; where it says
@@ -19,7 +19,7 @@ _REPEATS = 4
 
 
 class PrecisionChoice(NamedTuple):
-    """A precision, as Lightning's `Trainer` takes it, and the reason for it in words."""
+    """A precision for Lightning's `Trainer`, and the reason."""
 
     precision: str
     reason: str
@@ -27,7 +27,7 @@ class PrecisionChoice(NamedTuple):
 
 @functools.cache
 def choose_precision(device: str, several: bool = False) -> PrecisionChoice:
-    """Choose between float32 and bfloat16 for a device, in less than a second.
+    """Choose between float32 and bfloat16 for a device.
 
     The answer is kept for the life of the process.
 
@@ -52,7 +52,7 @@ def choose_precision(device: str, several: bool = False) -> PrecisionChoice:
 
 
 def emulates_bf16() -> bool:
-    """Return True where PyTorch computes bfloat16 in software on this processor.
+    """Return True where bfloat16 is computed in software here.
 
     Measured: a fifth of float32's speed on an AMD EPYC with AVX2.
     """
@@ -66,7 +66,7 @@ def _has_bf16(device: str) -> bool:
 
 
 def _time_ratio(device: str) -> float:
-    """Return float32's time of a training step over bfloat16's: the least of a few, in turns."""
+    """Return float32's time of a step over bfloat16's."""
     with torch.random.fork_rng(devices=[]):
         network = nn.Sequential(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.Conv2d(64, 64, 5), nn.ReLU())
         image = torch.rand(32, 32, 24, 24)

@@ -1,10 +1,9 @@
-"""Stopping when asked to, so that nothing is lost: schedulers preempt, time limits end, people
-press Ctrl-C.
+"""Stop a training when asked to, and lose nothing.
 
-Lightning saves inside the signal's handler, where one process may be in a collective that another
-never joins; it hangs, or saves half a step of the optimiser (PyTorch Lightning's issue 20806), and
-ends with exit code 0. Here the handler only notes the signal, and the processes agree at the end of
-a batch.
+Schedulers preempt, time limits end, people press Ctrl-C. Lightning saves inside the signal's
+handler, where one process may be in a collective that another never joins; it hangs, or saves half
+a step of the optimiser (PyTorch Lightning's issue 20806), and ends with exit code 0. Here the
+handler only notes the signal, and the processes agree at the end of a batch.
 """
 
 import signal
@@ -23,8 +22,9 @@ from stn_lightning.runtime.lightning_internals import disable_signal_handlers
 
 
 class Preempted(SystemExit):
-    """The program was asked to stop, and has saved what it needs to go on. Uncaught, it ends the
-    process with exit code 75.
+    """The program was asked to stop, and has saved everything.
+
+    Uncaught, it ends the process with exit code 75.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,15 +36,15 @@ class Preempted(SystemExit):
 
 
 class Preemption(Checkpoint):
-    """Stops at the end of a batch when any process has got SIGTERM, SIGINT or SIGUSR1.
+    """Stop after a batch where any process was signalled.
 
-    In training `last.ckpt` is written first; a validation is left between two of its batches and
-    begun anew when the training goes on.
-    A second signal, a second later or more, ends the process at once. Lightning's own handlers are
-    left out, its requeueing on SLURM with them. Every process needs the same number of batches.
+    The signals are SIGTERM, SIGINT and SIGUSR1. In training `last.ckpt` is written first; a
+    validation is left between two of its batches and begun anew when the training goes on. A second
+    signal, a second later or more, ends the process at once. Lightning's own handlers are left out,
+    its requeueing on SLURM with them. Every process needs the same number of batches.
 
-    It goes with a `AtomicCheckpoint`, which says where to save. A `Checkpoint` itself only so that
-    Lightning calls it after other callbacks.
+    It goes with an `AtomicCheckpoint`, which says where to save. It is a `Checkpoint` itself only
+    so that Lightning calls it after other callbacks.
     """
 
     def __init__(self) -> None:
@@ -66,8 +66,9 @@ class Preemption(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Lightning calls no `teardown` after an error, and the program may go on; one that was
-        stopped is leaving.
+        """Give the signals back after an error.
+
+        Lightning calls no `teardown` then, and the program may go on; one that was stopped leaves.
         """
         if not isinstance(exception, Preempted):
             self.teardown(trainer, pl_module, "")
@@ -79,7 +80,10 @@ class Preemption(Checkpoint):
             self._save_and_leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Not after a validation, which would have to be repeated: the next batch is near."""
+        """Stop, but not after a validation.
+
+        It would have to be repeated, and the next batch is near.
+        """
         if all_reduce_max(_asked()) and what_follows(trainer) == "end of epoch":
             self._save_and_leave(trainer)
 
@@ -115,7 +119,7 @@ class Preemption(Checkpoint):
 
 
 def _asked() -> int:
-    """The number of the signal that this process has got, else 0."""
+    """Return the signal of this process, else 0."""
     return signals.caught_signal() or 0
 
 

@@ -1,7 +1,7 @@
-"""Which software this is: for results, for the report of a bug, and for what its user is told to
-type.
+"""Versions, commit and name of this software.
 
-Standard library only, and nothing is imported to be asked for its version.
+They are for results, for the report of a bug, and for what a user is told to type. Standard library
+only, and nothing is imported to be asked for its version.
 """
 
 import platform
@@ -26,8 +26,9 @@ OPTIONAL = ("timm", "onnx", "onnxscript", "onnxruntime", "optuna", "kornia", "mo
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on; of the optional ones, those that are
-    there.
+    """Return the versions of Python and packages.
+
+    Of the optional packages, those that are installed.
     """
     found = {"python": platform.python_version()}
     for name in (*PACKAGES, *OPTIONAL):
@@ -40,8 +41,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Of the source this runs from, with a + where files differ from it; None outside of a
-    repository.
+    """Return the commit of this source.
+
+    A + stands where files differ from it; None outside of a repository.
     """
     if not (PACKAGE.parent / ".git").exists():  # a package installed below some other repository
         return None
@@ -56,8 +58,9 @@ def commit() -> str | None:
 
 
 def program_name() -> str:
-    """What to type for this program here, as its user did: `stn`, `.venv/bin/stn`,
-    `.venv/bin/python -m stn_lightning`.
+    """Return what to type for this program here.
+
+    As its user did: `stn`, `.venv/bin/stn`, `.venv/bin/python -m stn_lightning`.
     """
     called = Path(sys.argv[0])
     if called.name == "stn":
@@ -70,7 +73,7 @@ def program_name() -> str:
 
 
 def _typed(file: Path) -> str:
-    """The shortest by which a shell in the present folder finds an executable."""
+    """Return the shortest name that a shell here finds."""
     here, file = Path.cwd(), file.absolute()
     if shutil.which(file.name) == str(file):
         return file.name

@@ -1,4 +1,4 @@
-"""The size of a checkpoint before the first step has been taken."""
+"""A checkpoint's size, known before the first step."""
 
 import copy
 import shutil
@@ -14,7 +14,7 @@ PLAIN = {"foreach": False, "fused": False, "capturable": False}
 
 
 def state_after_a_step(optimizer: Optimizer) -> dict[str, Any]:
-    """Return a state dict of the size that `optimizer`'s will have, zeros for its numbers.
+    """Return a state dict of the size after a step.
 
     Most optimisers make their moments in their first step: Adam's take twice the room of the
     weights. The step is taken on the meta device, which computes shapes alone. An optimiser that
@@ -37,7 +37,7 @@ def state_after_a_step(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def require_room(folder: Path, checkpoint: Path, files: int) -> None:
-    """Compare what is free in `folder` with what a run's checkpoints take.
+    """Compare a disk's free space with a run's checkpoints.
 
     Args:
         folder: of the checkpoints; those that it holds are replaced.
@@ -58,7 +58,7 @@ def require_room(folder: Path, checkpoint: Path, files: int) -> None:
 
 
 def _stand_in(parameter: torch.Tensor) -> torch.Tensor:
-    """Return a tensor without numbers; with a gradient where `parameter` is trained."""
+    """Return a tensor without numbers, for a parameter."""
     other = torch.empty_like(parameter, device="meta", requires_grad=parameter.requires_grad)
     if parameter.requires_grad:
         other.grad = torch.empty_like(other, requires_grad=False)

@@ -21,7 +21,7 @@ class NoProgressError(RuntimeError):
 
 
 def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.environ) -> None:
-    """Count a start that has come no further than the one before.
+    """Count a start that has come no further.
 
     Rank 0 calls it before training. A start by a person begins the count anew.
 
@@ -48,7 +48,7 @@ def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.
 
 
 def _read(file: Path) -> dict[str, int]:
-    """Return what the last start wrote; nothing where that cannot be read."""
+    """Return what the last start wrote, if readable."""
     try:
         content = json.loads(file.read_text())
         return {key: int(value) for key, value in content.items()}

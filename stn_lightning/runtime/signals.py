@@ -1,4 +1,4 @@
-"""Signals that ask a program to stop: noted at any time, acted on where it is safe.
+"""Signals that ask a program to stop, acted on later.
 
 Standard library only: the command line listens before it imports anything heavy, since a signal
 during seconds of imports would kill it.
@@ -59,7 +59,7 @@ _listener: _Listener | None = None
 
 
 def start_listening() -> bool:
-    """Note SIGTERM, SIGINT and SIGUSR1 from now on instead of dying of them.
+    """Note SIGTERM, SIGINT and SIGUSR1 instead of dying.
 
     Returns:
         whether this call began it: False where it has begun before, and in a thread, where Python
@@ -73,8 +73,9 @@ def start_listening() -> bool:
 
 
 def release() -> None:
-    """Give the signals back to whoever had them before `start_listening`, and forget what was
-    caught.
+    """Give the signals back to their previous handlers.
+
+    What was caught is forgotten.
     """
     global _listener
     if _listener is not None:
@@ -83,25 +84,25 @@ def release() -> None:
 
 
 def caught_signal() -> signal.Signals | None:
-    """The first signal since `start_listening`."""
+    """Return the first signal since `start_listening`."""
     return None if _listener is None else _listener.caught
 
 
 def set_exit_code(code: int) -> None:
-    """From now on everything is saved: the process ends with this exit code, also where another
-    signal ends it at once.
+    """Set the exit code after everything was saved.
+
+    It ends with it also where another signal ends it at once.
     """
     if _listener is not None:
         _listener.leaving = code
 
 
 def shield_workers() -> Callable[[int], None]:
-    """A `worker_init_fn` for DataLoaders: the signals are the main process's affair, and workers
-    are deaf to them.
+    """Return a `worker_init_fn` that makes workers ignore the signals.
 
     Schedulers signal all processes of a job, and Ctrl-C all of a terminal. A worker that dies of it
     would take the main process along before it has saved. At its exit the main process ends by
-    SIGTERM what workers there still are, and waits for them; as they are deaf to that too, they are
+    SIGTERM what workers there still are, and waits for them; as they ignore that too, they are
     killed just before.
     """
     atexit.unregister(_kill_workers)

@@ -1,11 +1,11 @@
-"""PyTorch's launcher for several hosts, which ends where a host is lost: `python -m
-stn_lightning.runtime.torchrun`, with torchrun's options.
+"""PyTorch's launcher for hosts, ending with a lost one.
 
-torchrun asks the host of its rendezvous ten times a second whether another has come, and waits for
-the answer for as long as the kernel does: on a host that is cut off a quarter of an hour, when the
-training there has long ended. Here the kernel gives up after `lost_timeout` seconds, an option of
-`--rdzv-conf`. And torchrun gives its trainings the store of addresses that it uses itself, with
-which they hang when it starts them again (PyTorch 2.14, Lightning 2.6); here they have their own.
+`python -m stn_lightning.runtime.torchrun` takes torchrun's options. torchrun asks the host of its
+rendezvous ten times a second whether another has come, and waits for the answer for as long as the
+kernel does: on a host that is cut off a quarter of an hour, when the training there has long ended.
+Here the kernel gives up after `lost_timeout` seconds, an option of `--rdzv-conf`. And torchrun
+gives its trainings the store of addresses that it uses itself, with which they hang when it starts
+them again (PyTorch 2.14, Lightning 2.6); here they have their own.
 """
 
 import contextlib
@@ -36,14 +36,15 @@ LOST = 360
 
 
 class Backend(C10dRendezvousBackend):
-    """PyTorch's by another name, which is how `meet` is asked for."""
+    """PyTorch's rendezvous under a name that selects `meet`."""
 
     name = "stn"
 
 
 def meet(parameters: RendezvousParameters) -> RendezvousHandler:
-    """torchrun's c10d rendezvous, of which a host that does not answer for `lost_timeout` seconds
-    is no longer part.
+    """Return torchrun's c10d rendezvous, which gives up silent hosts.
+
+    A host that does not answer for `lost_timeout` seconds is no longer part of it.
     """
     _, store = create_backend(parameters)
     _give_up(
@@ -54,9 +55,7 @@ def meet(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def _give_up(port: int, seconds: int) -> None:
-    """See to it that waiting on a connection to `port` is an error when its other end has been
-    silent for so long.
-    """
+    """Bound the wait for a silent connection to `port`."""
     for entry in Path(
         "/proc/self/fd"
     ).iterdir():  # of this process's; PyTorch's store does not show its own
@@ -82,9 +81,10 @@ def main() -> None:
     try:
         run.main([f"--rdzv-backend={Backend.name}", *sys.argv[1:]])
     except RendezvousError as problem:
-        said = f"{type(problem).__name__}: {problem.__cause__ or problem}".partition("\n")[0]
+        reason = f"{type(problem).__name__}: {problem.__cause__ or problem}".partition("\n")[0]
         sys.exit(
-            f"torchrun: {MACHINE} does not find the other hosts any more ({said}); started again on all, the training goes on"
+            f"torchrun: {MACHINE} does not find the other hosts any more ({reason}); "
+            "start it again on all, and the training goes on"
         )
 
 

@@ -73,7 +73,7 @@ class Cluster:
         return done.stdout
 
     def describe(self, name: str, pause: float = 0.0, linger: int | None = None) -> None:
-        """Write a run's configuration: 3 short passes of the quickstart, recorded, with time to be
+        """Write a run's configuration: 3 short epochs of the quickstart, recorded, with time to be
         interrupted in.
 
         Args:

@@ -1,4 +1,4 @@
-"""A table as a job array comes to what it comes to on one machine, however often it is interrupted."""
+"""A table as a job array, interrupted often, comes to the numbers of one machine."""
 
 import json
 import re

@@ -16,8 +16,6 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback
-
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.reliability.training"])
 
@@ -89,7 +87,7 @@ def started(
 
 @contextmanager
 def running(
-    folder: Path, *callbacks: Callback, ranks: int = 1, function: str = "train", **settings: Any
+    folder: Path, *callbacks: Any, ranks: int = 1, function: str = "train", **settings: Any
 ) -> Iterator[list[ForkServerProcess]]:
     """The processes of a training in `folder`; what is left of them is killed in the end."""
     folder.mkdir(exist_ok=True, parents=True)
@@ -108,7 +106,7 @@ def running(
             process.join()
 
 
-def finish(processes: list[ForkServerProcess], seconds: float = 60) -> list[int | None]:
+def finish(processes: list[ForkServerProcess], seconds: float = 240) -> list[int | None]:
     """Wait for all, and return their exit codes: None for one that has not ended."""
     end = time.monotonic() + seconds
     for process in processes:
@@ -116,12 +114,12 @@ def finish(processes: list[ForkServerProcess], seconds: float = 60) -> list[int 
     return [process.exitcode for process in processes]
 
 
-def run(folder: Path, *callbacks: Callback, ranks: int = 1, **settings: Any) -> list[int | None]:
+def run(folder: Path, *callbacks: Any, ranks: int = 1, **settings: Any) -> list[int | None]:
     with running(folder, *callbacks, ranks=ranks, **settings) as processes:
         return finish(processes)
 
 
-def wait_for(lines: int, folder: Path, seconds: float = 60) -> None:
+def wait_for(lines: int, folder: Path, seconds: float = 240) -> None:
     """Until the record of a training has so many lines."""
     end, file = time.monotonic() + seconds, folder / "record.jsonl"
     while not (file.exists() and file.read_text().count("\n") >= lines):

@@ -42,6 +42,7 @@ from tests.reliability.training import (
     train,
 )
 from tests.runtime.test_checkpoint_io import names
+from tests.stn_command import CONFIGS
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -102,7 +103,7 @@ def test_two_processes_stop_at_the_signal_of_one_and_go_on_exactly(
 
 
 @pytest.mark.slow
-def test_two_processes_see_every_picture_once_an_epoch(tmp_path: Path) -> None:
+def test_two_processes_see_every_image_once_an_epoch(tmp_path: Path) -> None:
     assert run(tmp_path, Do(stop, 4, rank=0), ranks=2, epochs=2) == [75, 75], log(tmp_path)
     assert run(tmp_path, ranks=2, epochs=2) == [0, 0], log(tmp_path)
     for epoch in (0, 1):
@@ -213,17 +214,17 @@ def test_a_training_stopped_on_two_processes_goes_on_on_one(
 def test_the_error_on_a_set_that_does_not_divide_is_exact(tmp_path: Path, ranks: int) -> None:
     torch.manual_seed(1)
     network = backbone(0.0).eval()
-    pictures = FewDigits().load("test")
+    images = FewDigits().load("test")
     with torch.no_grad():
-        logits = network(pictures.image.float() / 255)
-    error = 100 * (logits.argmax(1) != pictures.label).double().mean()
+        logits = network(images.image.float() / 255)
+    error = 100 * (logits.argmax(1) != images.label).double().mean()
     assert run(tmp_path, function="evaluate", ranks=ranks) == [0] * ranks, log(tmp_path)
     for rank in range(ranks):
         results = json.loads((tmp_path / f"results.{rank}").read_text())
         assert results["test/samples"] == 31
         assert results["test/error"] == pytest.approx(float(error), abs=1e-5)
         assert results["test/loss"] == pytest.approx(
-            float(functional.cross_entropy(logits, pictures.label)), abs=1e-6
+            float(functional.cross_entropy(logits, images.label)), abs=1e-6
         )
 
 
@@ -240,6 +241,33 @@ def test_when_one_process_is_killed_the_others_end_within_ten_seconds(
     assert codes[killed] == -9
     assert [code for rank, code in enumerate(codes) if rank != killed] == [1, 1], log(tmp_path)
     load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+
+
+ANTIALIASED = "--model.init_args.transformer.init_args.sampler"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "size"),
+    [(3, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(2, 1), (3, 2)])],
+)
+def test_processes_without_an_image_validate_and_test_with_the_others(
+    tmp_path: Path, ranks: int, size: int
+) -> None:
+    arguments = [
+        "fit",
+        f"--config={CONFIGS / 'quickstart.yaml'}",
+        "--trainer.max_epochs=2",
+        "--data.init_args.batch_size=16",
+        "--data.init_args.source=tests.reliability.training.TinyDigits",
+        f"--data.init_args.source.init_args.size={size}",
+        f"{ANTIALIASED}=stn_lightning.transformers.Antialiased",
+    ]
+    codes = run(tmp_path, *arguments, ranks=ranks, function="stn")
+    assert codes == [0] * ranks, log(tmp_path)
+    record = json.loads((tmp_path / "runs/quickstart/results.json").read_text())
+    assert record["samples_tested"] == size
+    assert record["metrics"]["test/error"] in [100 * n / size for n in range(size + 1)]
+    assert record["epochs"] == 2
 
 
 def last_line(folder: Path, rank: int) -> str:
@@ -298,8 +326,8 @@ def test_a_loss_of_one_process_that_is_not_finite_stops_all(tmp_path: Path) -> N
     for rank in (0, 1):
         said = (poisoned / f"log.{rank}").read_text()
         assert (
-            "NonFiniteError: the loss is not finite in step 5 (the first is 0) of process 1; the last finite loss was"
-            in said
+            "NonFiniteError: the loss is not finite in step 5 (the first is 0) of process 1; "
+            "the last finite loss was" in said
         )
     last = load_checkpoint(poisoned / "checkpoints" / "last.ckpt")
     assert last["global_step"] == 5
@@ -334,7 +362,7 @@ def test_running_statistics_are_the_same_in_all_processes_when_they_validate_and
     _, own, together = zip(
         *sorted(json.loads(line) for line in file.read_text().splitlines()), strict=True
     )
-    assert own[0] != own[1], "each process has seen other pictures"
+    assert own[0] != own[1], "each process has seen other images"
     assert (
         together[0]
         == together[1]

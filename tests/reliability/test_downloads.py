@@ -72,10 +72,8 @@ def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(
     assert asked == ["/digits.gz", "/digits.gz"], (
         "once by the killed process, once by one of the others"
     )
-    remove_stale(
-        tmp_path
-        # as the next download does; the killed process may still have been ending when the second began
-    )
+    # as the next download does; the killed process may still have been ending when the second began
+    remove_stale(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["digits.gz"]
     assert (tmp_path / "digits.gz").read_bytes() == CONTENT
 

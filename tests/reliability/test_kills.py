@@ -1,4 +1,4 @@
-"""Killed without warning, any number of times, a training ends in the same weights to the last bit."""
+"""Killed any number of times, a training ends in the same weights to the last bit."""
 
 import random
 import time

@@ -57,8 +57,19 @@ class FewDigits(EmbeddedDigits):
     """
 
     def load(self, split: Split) -> ImageTensorDataset:
-        pictures = _digits(split)
-        return ImageTensorDataset(*(part[: SIZES[split]] for part in pictures))
+        images = _digits(split)
+        return ImageTensorDataset(*(part[: SIZES[split]] for part in images))
+
+
+class TinyDigits(EmbeddedDigits):
+    """A few images in validation and test, fewer than there are processes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def load(self, split: Split) -> ImageTensorDataset:
+        size = SIZES["train"] if split == "train" else self.size
+        return ImageTensorDataset(*(part[:size] for part in _digits(split)))
 
 
 class Data(MNISTDataModule):
@@ -358,6 +369,12 @@ def command(folder: Path, *extra: Callback, **settings: Any) -> None:
             train(folder, *extra, **settings)
 
     sys.exit(run(["fit"], lambda _: Command()))  # type: ignore[arg-type, return-value]
+
+
+def stn(folder: Path, *arguments: Any, ranks: int = 1) -> None:
+    """Run `stn` in `folder`, as one of several processes."""
+    os.chdir(folder)
+    sys.exit(run([*arguments, "--trainer.devices", str(ranks), "--trainer.accelerator", "cpu"]))
 
 
 def key_error() -> None:

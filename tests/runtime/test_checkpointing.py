@@ -235,7 +235,8 @@ def test_what_could_be_saved_but_never_read_again_is_refused_before_the_first_st
 def test_a_misspelt_monitor_is_refused_before_the_first_step(tmp_path: Path, sanity: int) -> None:
     with pytest.raises(
         ValueError,
-        match=r"monitor 'val/eror' is not logged in validation; did you mean val/error\? logged are .*val/loss",
+        match=r"monitor 'val/eror' is not logged in validation; "
+        r"did you mean val/error\? logged are .*val/loss",
     ):
         train(tmp_path, monitor="val/eror", sanity=sanity)
     with pytest.raises(
@@ -265,7 +266,8 @@ def test_a_monitor_unlike_any_metric_is_refused_before_the_first_step(
 ) -> None:
     with pytest.raises(
         ValueError,
-        match=rf"monitor '{monitor}' is not logged in validation; (did you .*)?logged are .*val/error",
+        match=rf"monitor '{monitor}' is not logged in validation; "
+        r"(did you .*)?logged are .*val/error",
     ):
         train(tmp_path, monitor=monitor, sanity=sanity)
     assert nothing_was_trained(tmp_path)

@@ -138,10 +138,10 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_never_had(
     train(tmp_path, **SETTINGS[setting])
     assert record(tmp_path) == uninterrupted(
         setting
-    )  # losses, rates, pictures, validations, weights: to the last bit
+    )  # losses, rates, images, validations, weights: to the last bit
 
 
-def test_every_picture_is_seen_once_an_epoch_however_often_it_stops(tmp_path: Path) -> None:
+def test_every_image_is_seen_once_an_epoch_however_often_it_stops(tmp_path: Path) -> None:
     stops = 0
     for batch in (0, 3, 9, 10, 11, 15, 21):
         with pytest.raises(Preempted):

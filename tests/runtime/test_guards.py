@@ -98,7 +98,8 @@ def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
 
     with pytest.raises(
         NonFiniteError,
-        match=r"a parameter, its gradient or a running statistic is not finite after 3 steps; the last finite loss was .* in step 2",
+        match=r"a parameter, its gradient or a running statistic is not finite after 3 steps; "
+        r"the last finite loss was .* in step 2",
     ):
         train(tmp_path, Break(), seconds=0.0)
     last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
@@ -225,7 +226,7 @@ def test_a_large_gradient_is_finite(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("split", "label"), [("train", 10), ("train", -1), ("val", 12)])
-def test_a_label_that_is_no_class_is_refused_by_the_number_of_its_picture(
+def test_a_label_that_is_no_class_is_refused_by_the_number_of_its_image(
     tmp_path: Path, split: Any, label: int
 ) -> None:
     class Mislabelled(Callback):
@@ -235,7 +236,7 @@ def test_a_label_that_is_no_class_is_refused_by_the_number_of_its_picture(
             labels[17] = label
             data.splits[split] = data.splits[split]._replace(label=labels)
 
-    match = rf"picture 17 of split '{split}' has a label that is none of the 10 classes \(0 to 9\)"
+    match = rf"image 17 of split '{split}' has a label that is none of the 10 classes \(0 to 9\)"
     with pytest.raises(ValueError, match=match):
         train(tmp_path, Mislabelled())
     assert len(record(tmp_path, "train")) == (
