@@ -29,8 +29,6 @@ METHOD = ("geometry", "transformers", "distortions", "backbones", "tasks")
 UNFINISHED: set[str] = {
     "__main__",
     "analysis",
-    "backbones",
-    "callbacks",
     "cli",
     "datamodules",
     "datasets",
@@ -38,12 +36,11 @@ UNFINISHED: set[str] = {
     "runs",
     "runtime",
     "synthetic",
-    "tasks",
 }
 """Rooms that are being rewritten; to become empty."""
 
-WITHOUT_EXAMPLE = {"WarpOutput", "WarpRecord"}
-"""Public classes of the method without an example: transformers construct them."""
+WITHOUT_EXAMPLE = {"WarpOutput", "WarpRecord", "StepOutput"}
+"""Public classes of the method without an example: transformers and tasks construct them."""
 
 FIRST_WORDS = {"Of", "What", "Whether", "That", "How", "Where", "When"}
 

@@ -18,7 +18,7 @@ CHUNK = 4
 
 
 class MultiCropClassifier(nn.Module):
-    """Average the features of each crop, concatenate, apply dropout and classify.
+    """Classify the concatenated mean features of crops.
 
     One image counts as one crop, so the same backbone without transformers is the baseline.
 

@@ -4,7 +4,7 @@ A feature extractor has the normalisation that its weights were trained with. So
 from 0 to 1 everywhere else, and a sampler's padding is a colour as people mean it.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ LR_STEPS = 8
 """in which learning rates rise through a network, at most: a parameter group for each"""
 
 
-class FeatureExtractor(nn.Module):
-    """Normalise an image, then run a network up to its last feature map.
+class FeatureExtractor(nn.Module, ABC):
+    """A network up to its last feature map, with normalisation.
 
     Args:
         mean: of each channel, to be subtracted.
@@ -69,7 +69,7 @@ class FeatureExtractor(nn.Module):
 
     @abstractmethod
     def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """Return a map of a normalised image, or tokens, whose last ones are its patches."""
+        """Return a feature map or tokens of a normalised image."""
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -89,7 +89,7 @@ class FeatureExtractor(nn.Module):
         return self
 
     def parameter_lr_scales(self) -> Iterator[tuple[nn.Parameter, float]]:
-        """Yield each parameter with the factor of its learning rate, in the network's order."""
+        """Yield parameters, first layer first, with learning rate factors."""
         layers = [
             own
             for module in self.network.modules()
@@ -230,7 +230,7 @@ class TorchvisionFeatures(FeatureExtractor):
 
 
 class TimmFeatures(FeatureExtractor):
-    """A network of timm as a feature extractor; needs the extra `timm`.
+    """A network of timm as a feature extractor (extra `timm`).
 
     Args:
         network: its name there; may be left out where `weights` is a word for a network's.

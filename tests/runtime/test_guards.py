@@ -235,7 +235,7 @@ def test_a_label_that_is_no_class_is_refused_by_the_number_of_its_picture(
             labels[17] = label
             data.splits[split] = data.splits[split]._replace(label=labels)
 
-    match = rf"picture 17 of split '{split}' has a label that is none of the 10 classes \(0 to 9\)"
+    match = rf"image 17 of split '{split}' has a label that is none of the 10 classes \(0 to 9\)"
     with pytest.raises(ValueError, match=match):
         train(tmp_path, Mislabelled())
     assert len(record(tmp_path, "train")) == (

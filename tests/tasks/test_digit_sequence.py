@@ -150,7 +150,7 @@ def test_a_label_beyond_the_classes_is_named(module: SVHNDataModule) -> None:
     module.setup("fit")
     module.splits["train"].label[3, 4] = 11
     with pytest.raises(
-        ValueError, match="picture 3 of split 'train' has a label that is none of the 11 classes"
+        ValueError, match="image 3 of split 'train' has a label that is none of the 11 classes"
     ):
         trainer_of(max_epochs=1, callbacks=[LabelCheck()], limit_val_batches=0).fit(
             task_of(), module
