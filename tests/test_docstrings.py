@@ -32,17 +32,14 @@ DATA = ("datasets", "datamodules", "synthetic")
 UNFINISHED: set[str] = {
     "__main__",
     "analysis",
-    "backbones",
-    "callbacks",
     "cli",
     "launch",
     "runs",
-    "tasks",
 }
 """Rooms that are being rewritten; to become empty."""
 
-WITHOUT_EXAMPLE = {"WarpOutput", "WarpRecord"}
-"""Public classes of the method without an example: transformers construct them."""
+WITHOUT_EXAMPLE = {"WarpOutput", "WarpRecord", "StepOutput"}
+"""Public classes of the method without an example: transformers and tasks construct them."""
 
 FIRST_WORDS = {"Of", "What", "Whether", "That", "How", "Where", "When"}
 

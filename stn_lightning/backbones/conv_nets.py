@@ -1,4 +1,4 @@
-"""Small convolutional networks to train from scratch: image -> feature map."""
+"""Small convolutional feature extractors to train from scratch."""
 
 from collections.abc import Sequence
 
@@ -96,7 +96,7 @@ def _convolutions(
     strides: int | Sequence[int],
     bias: bool,
 ) -> list[nn.Conv2d]:
-    """Build padded convolutions, of which the first learns its number of input channels."""
+    """Build padded convolutions, the first of any input channels."""
     n = len(num_filters)
     kernels = [kernel_sizes] * n if isinstance(kernel_sizes, int) else list(kernel_sizes)
     steps = [strides] * n if isinstance(strides, int) else list(strides)

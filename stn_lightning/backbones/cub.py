@@ -1,4 +1,4 @@
-"""Classifiers for birds: features of each crop, then one classifier of all of them.
+"""Classifiers for birds, of the features of crops.
 
 Reference:
     Jaderberg et al. 2015, section 4.3 (`MultiCropClassifier`). `SharedStemClassifier` is ours.
@@ -18,7 +18,7 @@ CHUNK = 4
 
 
 class MultiCropClassifier(nn.Module):
-    """Average the features of each crop, concatenate, apply dropout and classify.
+    """Classify the concatenated mean features of crops.
 
     One image counts as one crop, so the same backbone without transformers is the baseline.
 
@@ -79,7 +79,9 @@ class MultiCropClassifier(nn.Module):
 
 
 class SharedStemClassifier(nn.Module):
-    """Crop the feature maps of a stem that runs once, and classify the crops.
+    """Classify crops of a stem's feature maps.
+
+    The stem runs once for each image.
 
     A transformer may stand anywhere in a network (section 3.4 of the paper). Behind a frozen stem
     it costs least: no crop runs through the stem again, and no gradient runs back through it. The
@@ -136,9 +138,10 @@ class SharedStemClassifier(nn.Module):
         return torch.cat([crops, small[:, None].to(crops.dtype)], 1) if self.global_view else crops
 
     def _stem(self, image: Tensor) -> Tensor:
-        """Run the stem; on a CPU a few images at a time, whose maps stay in the cache.
+        """Run the stem, on a CPU in small parts.
 
-        That halves its time (docs/birds.md). A stem that is trained needs its whole batch.
+        A few images at a time, whose maps stay in the cache, halve its time (docs/birds.md). A stem
+        that is trained needs its whole batch.
         """
         chunked = image.device.type == "cpu" and not torch.compiler.is_compiling()
         if self.stem.training or not chunked or len(image) <= CHUNK:

@@ -1,4 +1,4 @@
-"""Depthwise convolutions whose gradients are float32 under bfloat16 autocast on a CPU.
+"""Depthwise convolutions with float32 gradients under bfloat16 autocast.
 
 There PyTorch 2.14 computes a depthwise convolution's gradient in bfloat16 five times as slowly as
 in float32; it is 72 % of a training step of EfficientNet-Lite0 (docs/log.md).
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution, faster in training under bfloat16 autocast on a CPU.
+    """A depthwise convolution, faster under bfloat16 autocast.
 
     Elsewhere it is `torch.nn.Conv2d`. With padding "same" and a stride, padding is TensorFlow's, as
     in timm's Conv2dSame.
@@ -80,7 +80,7 @@ class _Float32Gradient(torch.autograd.Function):
 
 
 def speed_up_depthwise(network: nn.Module) -> None:
-    """Make each depthwise convolution of a network a `DepthwiseConv2d`; weights and names stay."""
+    """Make each depthwise convolution a `DepthwiseConv2d`, weights and all."""
     kinds = {"Conv2d": DepthwiseConv2d, "Conv2dSame": _Same}
     for module in network.modules():
         kind = kinds.get(type(module).__name__)

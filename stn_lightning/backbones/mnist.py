@@ -44,10 +44,11 @@ class FCN(nn.Module):
 
 
 class CNN(nn.Module):
-    """Convolution 9 x 9, pooling, convolution 7 x 7, pooling, classifier; no padding.
+    """Two convolutions, each with pooling, and a classifier.
 
-    Pooling keeps the odd last row and column (ceil mode): a 42 x 42 image halved to 21 x 21, as the
-    paper does for RTS, would not survive the second pooling otherwise.
+    The convolutions are 9 x 9 and 7 x 7, without padding. Pooling keeps the odd last row and column
+    (ceil mode): a 42 x 42 image halved to 21 x 21, as the paper does for RTS, would not survive the
+    second pooling otherwise.
 
     Args:
         num_filters: of each convolution; the paper has 32 to 64.

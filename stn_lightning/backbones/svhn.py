@@ -1,4 +1,4 @@
-"""The paper's classifier for house numbers: one image to five digits.
+"""The paper's classifier for house numbers of five digits.
 
 Transformers may stand between its layers. Convolutions keep the size of their input and each
 pooling halves it, border to border, so a theta means the same place in the image and in all its
@@ -25,7 +25,7 @@ HIDDEN_SIZES = (3072, 3072, 3072)
 
 
 class MultiDigitCNN(nn.Module):
-    """Eight convolutions, three fully connected layers, and a classifier of each digit.
+    """Eight convolutions, three hidden layers, a classifier of each digit.
 
     An image of 128 px leaves 8 x 8 pixels for the first fully connected layer where one of 64 px
     leaves 4 x 4; the paper does not say what it changed, and here nothing else changes (?).
@@ -107,7 +107,7 @@ class MultiDigitCNN(nn.Module):
 
 
 class SharedLayersCNN(MultiDigitCNN):
-    """A transformer of the image whose localisation shares the classifier's first layers.
+    """A transformer whose localisation shares the classifier's first layers.
 
     A transformer of feature maps cannot undo what happened to the image: features of a turned digit
     are not turned features. So the image itself is warped and goes through the same layers again.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class DepthProjection(nn.Module):
-    """Classify the mean of a volume along its depth as an image.
+    """Classify a volume by its mean along the depth.
 
     Args:
         backbone: image -> logits.

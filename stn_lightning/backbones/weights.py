@@ -1,4 +1,4 @@
-"""Weights of pre-trained networks, from files, installed packages and a run's own checkpoints."""
+"""Weights of pre-trained networks from files, packages and runs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ Their pixels were (255 x - 127) / 128; timm's own settings for these networks sa
 
 
 def read_weights(source: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read tensors by name from a .safetensors, .pth or .ckpt file.
+    """Read tensors from a .safetensors, .pth or .ckpt file.
 
     Of .pth and .ckpt files nothing but tensors and plain values is read.
 
@@ -99,7 +99,9 @@ def packaged_file(source: str) -> Path:
 def load(
     network: nn.Module, state: Mapping[str, Tensor], source: str, order: Sequence[str] | None = None
 ) -> None:
-    """Load a network's weights; others in `state`, of a classifier, are left out.
+    """Load a network's weights from `state`.
+
+    What `state` has besides, for example a classifier, is left out.
 
     Names are the network's own; or they end in network.NAME, as in the checkpoint of a run that has
     the network in a feature extractor; or all of them differ, and the tensors are in the network's

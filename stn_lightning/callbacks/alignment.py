@@ -1,4 +1,4 @@
-"""Log how well a transformer undoes the distortion, where that distortion is known."""
+"""Log how well a transformer undoes a known distortion."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ from stn_lightning.tasks import StepOutput
 
 
 class PoseAlignment(Metric):
-    """Agreement of the crops' poses with the applied ones, over the images of all processes.
+    """Agreement of the crops' poses with the applied ones.
 
     Kept are 8 numbers in float64 for each image: what is left of an angle, a scale or a place is
     measured around its mean over all images, which is known at the end.
@@ -57,7 +57,7 @@ UNITS = {"angle": "degrees", "scale": "factor", "place": "pixels"}
 
 
 class AlignmentLogger(Callback):
-    """Log the alignment of the task's transformer in validation and test.
+    """Log the transformer's alignment in validation and test.
 
     `val/alignment_angle`, `_scale` and `_place` are correlations of what the crop undoes with what
     was applied: 1 for a transformer that undoes the distortion, 0 for one that stays still.

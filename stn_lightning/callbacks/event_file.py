@@ -10,7 +10,7 @@ from stn_lightning.runtime.atomic_files import only_informs
 
 
 class TolerantWriter:
-    """TensorBoard's writer of an event file, whose errors are reported once.
+    """A writer of event files that reports an error once.
 
     Args:
         writer: TensorBoard's.
@@ -46,7 +46,7 @@ class TolerantWriter:
 
 
 class TolerantEvents(Callback):
-    """Report once, and go on, where TensorBoard's events cannot be written."""
+    """Report events that cannot be written once, and go on."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):

@@ -10,11 +10,19 @@ from stn_lightning.runtime.distributed import all_reduce_max, leave_together
 
 
 class LabelCheck(Callback):
-    """Stops at a label that is no class, in the first pass over each split: cross entropy on a GPU
-    would take the whole process down.
+    """Stop at a label that is no class.
+
+    Labels are checked in the first epoch: on a GPU, cross entropy of such a label would end the
+    whole process.
 
     Args:
-        num_classes: how many there are; by default as many as the data module names.
+        num_classes: number of classes; by default the data module's.
+
+    Raises:
+        ValueError: naming the image whose label is no class.
+
+    Examples:
+        >>> trainer = Trainer(callbacks=[LabelCheck()], logger=False, accelerator="cpu")
     """
 
     def __init__(self, num_classes: int | None = None) -> None:
@@ -40,9 +48,7 @@ class LabelCheck(Callback):
             self._check(trainer, "test", batch)
 
     def labels(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The labels of a batch, and which images of the split they belong to; override it for
-        batches that name them otherwise.
-        """
+        """Return labels and indices; override it for other batches."""
         return batch.label, batch.indices
 
     def _check(self, trainer: Trainer, split: str, batch: Any) -> None:
@@ -58,6 +64,7 @@ class LabelCheck(Callback):
         if culprit := all_reduce_max(int(indices[wrong].max()) + 1 if wrong.any() else 0):
             leave_together(trainer)
             raise ValueError(
-                f"image {culprit - 1} of split {split!r} has a label that is none of the {classes} classes (0 to {classes - 1})"
+                f"image {culprit - 1} of split {split!r} has a label that is none of the "
+                f"{classes} classes (0 to {classes - 1})"
             )
         self.checked[split] += 1

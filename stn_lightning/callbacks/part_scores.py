@@ -1,4 +1,6 @@
-"""Score which annotated parts the crops contain: the paper saw one find heads, another bodies.
+"""Score which annotated parts crops contain.
+
+The paper saw one transformer find heads, another bodies.
 
 Reference:
     Jaderberg et al. 2015, section 4.3 and figure 3.
@@ -41,7 +43,7 @@ class PartShares(NamedTuple):
 
 
 class PartScore(Metric):
-    """Count how often crops contain parts, and how much crops overlap.
+    """Count how often crops contain parts, and their overlap.
 
     A crop holds a group of parts in an image where it contains at least half of the group's visible
     parts. An image without a visible part of the group does not count.
@@ -122,7 +124,7 @@ class PartScore(Metric):
 
 
 class PartScores(Callback):
-    """Score which parts the crops of the task's last transformer contain, during a test.
+    """Score which parts the last transformer's crops contain, in tests.
 
     `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Parts come
     from the data module's `annotations`; without them nothing is done. No training uses them.
@@ -186,7 +188,7 @@ class PartScores(Callback):
 
 
 def table(names: Sequence[str], groups: Sequence[str], shares: PartShares) -> str:
-    """Format shares as Markdown, in percent: parts, groups of parts, overlaps of crops."""
+    """Format shares of parts and groups, and overlaps, as Markdown."""
     n = len(shares.contained)
 
     def row(name: str, values: Float[Tensor, " transformers"]) -> str:
@@ -214,7 +216,7 @@ def table(names: Sequence[str], groups: Sequence[str], shares: PartShares) -> st
 def draw_table(
     names: list[str], contained: Float[Tensor, "transformers parts"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the table as squares: the darker, the more often a crop contains the part."""
+    """Draw the scores as squares, dark where they are high."""
     side, left, top = 48, 90, 20
     canvas = Image.new(
         "RGB", (left + side * len(contained) + 4, top + side * len(names) + 4), "white"

@@ -16,10 +16,10 @@ THRESHOLDS = 127
 
 
 class PRCurves(Callback):
-    """Write a curve of each class to TensorBoard, for the last validation.
+    """Write precision-recall curves to TensorBoard.
 
-    They are written when training ends, of the whole split on any number of processes, for tasks
-    that give an image one class.
+    They are written when training ends, one for each class, from the last validation: of the whole
+    split on any number of processes, for tasks that give an image one class.
 
     Examples:
         >>> trainer = Trainer(callbacks=[PRCurves()], logger=False, accelerator="cpu")
@@ -70,7 +70,9 @@ class PRCurves(Callback):
 def curves(
     counts: Int64[Tensor, "thresholds classes 2 2"],
 ) -> Float[Tensor, "classes 6 thresholds"]:
-    """Return true and false positives, true and false negatives, precision and recall.
+    """Return the six rows of TensorBoard's curves.
+
+    They are true and false positives, true and false negatives, precision and recall.
 
     Args:
         counts: torchmetrics' `confmat`, whose last axes are: belongs to the class, predicted as it.

@@ -45,7 +45,7 @@ class EpochLogger(ProgressBar):
 
 
 class ParameterSummary(Callback):
-    """Print the number of parameters, the device and the precision before training.
+    """Print parameters, device and precision before training.
 
     Examples:
         >>> trainer = Trainer(callbacks=[ParameterSummary()], logger=False, accelerator="cpu")

@@ -59,7 +59,7 @@ class RecordWriter(Callback):
             self.lengths.append(length)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the totals of the training: testing the best checkpoint restores its epoch's."""
+        """Keep the training's totals, which a test's checkpoint overwrites."""
         throughput = next(
             callback
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -123,7 +123,7 @@ def training_length(max_epochs: int | None, max_steps: int) -> str:
 
 
 def _earlier(file: Path) -> dict[str, Any]:
-    """Return what an earlier record says of the training; nothing where there is none."""
+    """Return an earlier record's fields of the training."""
     with contextlib.suppress(ValueError, OSError):
         record = RunRecord.read(file)
         return {name: getattr(record, name) for name in TRAINING}
@@ -131,7 +131,7 @@ def _earlier(file: Path) -> dict[str, Any]:
 
 
 def _hyper_parameters(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return model and data settings with short dotted names, for TensorBoard's table of runs."""
+    """Return settings with short dotted names, for TensorBoard."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -153,7 +153,7 @@ def _hyper_parameters(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _best(trainer: Trainer) -> dict[str, Any]:
-    """Return the metric that chose the best checkpoint and its value; nothing where none was kept."""
+    """Return the metric that chose the checkpoint, and its value."""
     kept = (
         callback
         for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -169,7 +169,7 @@ def _best(trainer: Trainer) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the GPU, or of the processor with the threads."""
+    """Return the name of the GPU or processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,4 +1,4 @@
-"""How far a run is, written where anyone can read it without loading a checkpoint."""
+"""Write how far a run is into a small file."""
 
 import json
 import os
@@ -16,10 +16,13 @@ SHOWN = ("val/error", "val/loss", "test/error")
 
 
 class StatusFile(Callback):
-    """Keeps `state.json` in the trainer's default_root_dir: what the run is doing, how far it is,
-    where, and in which SLURM job.
+    """Keep `state.json` in the trainer's `default_root_dir`.
 
-    Written by the first process at the start, after each epoch, and at the end, however that comes.
+    It says what the run is doing, how far it is, where, and in which SLURM job. The first process
+    writes it at the start, after each epoch, and at the end, however that comes.
+
+    Examples:
+        >>> trainer = Trainer(callbacks=[StatusFile()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:
@@ -85,7 +88,7 @@ class StatusFile(Callback):
 
 
 def _before(file: Path) -> dict[str, Any]:
-    """Return what the file says; nothing where it is damaged or not there."""
+    """Return the file's content, empty where it cannot be read."""
     if file.exists():
         with only_informs(file):
             return dict(json.loads(file.read_text()))
@@ -93,7 +96,7 @@ def _before(file: Path) -> dict[str, Any]:
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:
-    """On every process, as Lightning may have to ask the others."""
+    """Return the metrics to show; called on every process."""
     return {
         key: round(float(value), 4)
         for key, value in trainer.callback_metrics.items()

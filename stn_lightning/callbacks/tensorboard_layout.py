@@ -34,7 +34,9 @@ LAYOUT = {
 
 
 class TensorBoardLayout(Callback):
-    """Write the layout of TensorBoard's page "Custom scalars", and the network's modules as text.
+    """Lay out TensorBoard's "Custom scalars", and describe the network.
+
+    The network's modules are written as text.
 
     Examples:
         >>> trainer = Trainer(callbacks=[TensorBoardLayout()], logger=False, accelerator="cpu")

@@ -1,4 +1,4 @@
-"""Recognise a transformer in trouble, and say what to do about it."""
+"""Recognise a transformer in trouble, and give advice."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ BATCHES = 3
 
 
 class WarpStatistics(NamedTuple):
-    """Measures of one transformer on one batch; NaN where one cannot be computed."""
+    """Measures of one transformer on one batch, NaN where unknown."""
 
     out_of_bounds: float = math.nan
     """part of the samples that is out of bounds, 0 to 1; mean over the images"""
@@ -96,7 +96,7 @@ class TransformerHealth:
         self.reported: Trouble | None = None
 
     def update(self, statistics: WarpStatistics, step: int) -> str | None:
-        """Return a warning, the news of a recovery, or None where nothing is new."""
+        """Return a message where the condition has changed."""
         trouble = next((each for each in TROUBLES if each.shows(statistics)), None)
         if trouble is not self.current:
             self.current, self.since, self.batches = trouble, step, 0

@@ -1,4 +1,4 @@
-"""Log what transformers do while they train, and warn of one in trouble."""
+"""Log statistics of transformers, and warn of trouble."""
 
 import contextlib
 import math
@@ -21,7 +21,7 @@ from stn_lightning.transformers import Transformer, WarpRecord, record_warps
 
 
 class TransformerMonitor(Callback):
-    """Log statistics of all transformers of a task in every step that Lightning logs.
+    """Log statistics of all transformers of a task.
 
     They are of the training batch, and of what its step computes anyway; in other steps nothing is
     done. With several processes the first one logs its part of the batch. Curves are called
@@ -130,7 +130,7 @@ class TransformerMonitor(Callback):
 
 @torch.no_grad()
 def warp_statistics(record: WarpRecord, factor: float = 1.0) -> list[WarpStatistics]:
-    """Measure a record's transformers, of which there may be several in parallel.
+    """Measure each parallel transformer of a record.
 
     The device is waited for once.
 
@@ -163,7 +163,7 @@ def warp_statistics(record: WarpRecord, factor: float = 1.0) -> list[WarpStatist
 def _named(
     pl_module: LightningModule, records: Sequence[WarpRecord]
 ) -> Iterator[tuple[str, WarpRecord]]:
-    """Yield the last record of each transformer with its name in the task."""
+    """Yield the last record of each transformer with its name."""
     if not records:  # as in most steps; to go through all modules takes a while
         return
     last = {id(record.transformer): record for record in records}

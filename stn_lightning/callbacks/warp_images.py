@@ -38,7 +38,9 @@ class Caption(NamedTuple):
 
 
 class WarpImages(Callback):
-    """Draw validation images with the outlines of their crops, and the crops, after each epoch.
+    """Draw validation images and their crops after each epoch.
+
+    Each image has the outlines of its crops, and the crops beside it.
 
     Of transformers one after the other, the outline is of the product of their thetas. Below a
     number stands the prediction, red where it is wrong. The drawing goes to TensorBoard, and to
@@ -91,7 +93,7 @@ class WarpImages(Callback):
 
 
 def first(record: WarpRecord, n: int) -> WarpRecord:
-    """Return a record of the first `n` images of its batch."""
+    """Keep the first `n` images of a record."""
     return record._replace(output=WarpOutput(*(values[:n] for values in record.output)))
 
 
@@ -102,7 +104,7 @@ def draw(
     columns: int = 4,
     captions: Sequence[Caption] | None = None,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Draw each image with the outlines of its crops, and the crops beside it.
+    """Draw images with outlines of crops, and the crops.
 
     Args:
         image: the input, 0 to 1.
@@ -141,7 +143,7 @@ def draw(
 def compose_records(
     records: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
 ) -> WarpOutput | None:
-    """Compose the warps of transformers one after the other into one warp of the image.
+    """Compose transformers one after the other into one warp.
 
     Returns:
         None where there are no transformers, or they cannot be composed.
@@ -165,7 +167,10 @@ def compose_records(
 def to_displayable(
     image: Float[Tensor, "batch *size"], crop: Float[Tensor, "batch *crop"]
 ) -> tuple[Tensor, Tensor]:
-    """Stretch images that were normalised, and so go below 0, to 0 to 1, with their crops."""
+    """Map normalised images to 0 to 1, and crops likewise.
+
+    Normalised are images that go below 0; the others stay as they are.
+    """
     low, high = image.flatten(1).amin(1), image.flatten(1).amax(1)
     normalised = low < 0
     low, size = low.where(normalised, 0), (high - low).clamp(min=1e-6).where(normalised, 1)
@@ -200,15 +205,16 @@ def prediction_captions(
 def _project(
     volume: Float[Tensor, "batch channels depth height width"], warp: WarpOutput
 ) -> tuple[Tensor, WarpOutput]:
-    """Project volumes to their brightest voxels, and outline the middle of the crop's depth."""
+    """Project volumes, and outline the middle of the crop's depth."""
     middle = warp.grid[:, warp.grid.shape[1] // 2, ..., :2]
     return volume.amax(2), WarpOutput(warp.image.amax(2), warp.theta, middle)
 
 
 def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[float, float]]:
-    """Return a grid's outline as a closed line in pixels of an image of `side`.
+    """Return a grid's outline as a closed line, in pixels.
 
-    It is held within an image's width around the image, so that it can be drawn.
+    The image has `side` pixels. The line is held within an image's width around the image, so that
+    it can be drawn.
     """
     corners = overlap.outline(grid[None])[0]
     pixels = ((corners.clamp(-3, 3) + 1) * side - 1) / 2
@@ -216,7 +222,7 @@ def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[floa
 
 
 def to_rgb_square(image: Float[Tensor, "channels *size"], side: int) -> Image.Image:
-    """Return an image, 0 to 1, as a square of `side` pixels in colour."""
+    """Return an image, 0 to 1, as a coloured square."""
     values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     colours = values.new_zeros(3, *values.shape[1:])
     colours[:] = values if len(values) == 1 else 0

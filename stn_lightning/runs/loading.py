@@ -127,6 +127,24 @@ class TrainedNetwork:
         )
 
 
+def trained_network(run: str) -> nn.Module:
+    """Return the network of a finished run, for YAML files.
+
+    A teacher of `DistillationTask`, for example::
+
+        teachers:
+        - class_path: stn_lightning.runs.loading.trained_network
+          init_args: {run: quickstart}
+
+    Args:
+        run: name of the run, or its folder.
+
+    Raises:
+        ValueError: if there is no such run, or it cannot be read; one line says why.
+    """
+    return TrainedNetwork.load(run, device="cpu").network
+
+
 def _checkpoint(run: RunFolder, name: str | None) -> Path:
     path = run.checkpoints / (name or "best.ckpt")
     if path.exists():

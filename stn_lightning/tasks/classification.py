@@ -87,7 +87,7 @@ class ClassificationTask(LightningModule):
         )
 
     def split_metrics(self) -> MetricCollection:
-        """Return the metrics of a split, which are updated with logits and labels."""
+        """Return a split's metrics of logits and labels."""
         return MetricCollection(
             {"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()}
         )
@@ -101,7 +101,7 @@ class ClassificationTask(LightningModule):
     def loss(
         self, logits: Float[Tensor, "batch *digits classes"], batch: Batch
     ) -> Float[Tensor, ""]:
-        """Return the training loss, a mean over the batch, in nats."""
+        """Return the batch's mean training loss, in nats."""
         return functional.cross_entropy(
             logits.float(), batch.label, label_smoothing=self.label_smoothing
         )
@@ -114,9 +114,10 @@ class ClassificationTask(LightningModule):
 
     @property
     def is_logged(self) -> bool:
-        """True where this step's values are written, or stand at the end of its epoch.
+        """True in steps whose values are logged.
 
-        Logging at every step takes one percent of it.
+        Those are the steps that a logger writes, and the last of an epoch. Logging at every step
+        would take one percent of it.
         """
         trainer, every = self.trainer, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         done = trainer.global_step + 1
@@ -133,7 +134,7 @@ class ClassificationTask(LightningModule):
         return logits
 
     def configure_model(self) -> None:
-        """Give lazy layers their sizes, and compare the classes with the data's.
+        """Size lazy layers and check the number of classes.
 
         Raises:
             ValueError: where backbone and data have not the same number of classes.
@@ -152,7 +153,10 @@ class ClassificationTask(LightningModule):
             self.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add image shape and class names, so that weights can be used without the data."""
+        """Add image shape and class names to a checkpoint.
+
+        With them the weights can be used without the data.
+        """
         data = datamodule_of(self.trainer)
         if data is not None:
             checkpoint[MADE_FOR] = {
@@ -195,7 +199,7 @@ class ClassificationTask(LightningModule):
         return self.evaluation_step(batch)
 
     def evaluation_step(self, batch: Batch) -> StepOutput:
-        """Compute logits, add them to the metrics of their split, and log those."""
+        """Compute logits, update the split's metrics and log them."""
         with record_warps(self) as records:
             logits = self(batch.image.to(self.dtype))
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
@@ -204,7 +208,7 @@ class ClassificationTask(LightningModule):
         return StepOutput(logits, records)
 
     def log_metrics(self, batch: Batch) -> None:
-        """Have Lightning compute and reset the metrics at the split's end."""
+        """Log the metrics, which Lightning computes after the split."""
         self.log_dict(
             self.metrics[f"{batch.split}_metrics"],  # type: ignore[arg-type]
             batch_size=len(batch.label),
@@ -217,7 +221,7 @@ class ClassificationTask(LightningModule):
     def predictions(
         self, logits: Float[Tensor, "batch *digits classes"], class_names: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """Return the most probable class of each image and its probability.
+        """Return the most probable classes with their probabilities.
 
         Raises:
             NonFiniteError: where a probability is not a number.
@@ -240,9 +244,10 @@ class ClassificationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _parameter_groups(self) -> tuple[list[dict[str, Any]], list[float]]:
-        """Return parameters by part, learning rate and weight decay; and factors of the rates.
+        """Group parameters by part, learning rate and weight decay.
 
-        Names are unique, as Lightning's LearningRateMonitor asks for.
+        Returns groups, and the factors of their learning rates. Names are unique, as Lightning's
+        LearningRateMonitor asks for.
         """
         modules = list(self.modules())
         transformers = [module for module in modules if isinstance(module, Transformer)]
@@ -268,7 +273,7 @@ class ClassificationTask(LightningModule):
         return [groups[name] for name in names], [scales[name] for name in names]
 
     def _progress(self, step: int) -> float:
-        """Return the part of the training that is done, from 0 to 1."""
+        """Return the part of the training done, 0 to 1."""
         # Lightning forgets a resumed loader's position when it is asked for the training's length
         # before the first step (PL#20550)
         return min(step / self.trainer.estimated_stepping_batches, 1.0) if step else 0.0

@@ -104,7 +104,7 @@ class ColocalisationTask(ClassificationTask):
         return loss * batch.share
 
     def evaluation_step(self, batch: Batch) -> StepOutput:
-        """Measure the crops; their random patches are the same in every evaluation."""
+        """Measure the crops against the same patches every time."""
         with record_warps(self) as records:
             losses = self._losses(batch, 1.0, torch.Generator().manual_seed(0))
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
@@ -117,7 +117,13 @@ class ColocalisationTask(ClassificationTask):
     def _losses(
         self, batch: Batch, weight: float, generator: torch.Generator | None = None
     ) -> Float[Tensor, " batch"]:
-        """Return each image's mean over its pairs, whose distances are multiplied by `weight`."""
+        """Return each image's mean loss over its pairs.
+
+        Args:
+            batch: images.
+            weight: of the distances between crops.
+            generator: of the random patches.
+        """
         assert self.transformer is not None
         image = batch.image.to(self.dtype)
         crop, patch = self.encoded(self.transformer(image), self.patches(image, generator))
@@ -132,7 +138,10 @@ class ColocalisationTask(ClassificationTask):
         crop: Float[Tensor, "batch channels height width"],
         patch: Float[Tensor, "batch channels height width"],
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch features"]]:
-        """Return e of both: deeper activations, over their root mean square length on patches."""
+        """Return e of crops and patches: their scaled deeper activations.
+
+        Each layer is divided by the root mean square of its length on the patches.
+        """
         assert isinstance(self.backbone, CNN)
         layers = [
             [deep.float().flatten(1) for deep in self.backbone.activations(image)[1:]]
@@ -146,7 +155,7 @@ class ColocalisationTask(ClassificationTask):
         return ours, theirs
 
     def patches(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return a random patch of each image, of the crops' size in pixels."""
+        """Return random patches of the crops' size in pixels."""
         assert self.transformer is not None
         centre = (2 * torch.rand(len(image), 2, generator=generator).to(image.device) - 1) * (
             1 - self.patch_scale
@@ -167,14 +176,17 @@ def _trained(path: str) -> dict[str, Tensor]:
 
 
 def crop_box(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 4"]:
-    """Return left, top, right and bottom of a crop, to its outermost pixels' borders."""
+    """Return left, top, right, bottom of a crop, pixels included."""
     first, last = grid[:, 0, 0], grid[:, -1, -1]
     half = (last - first) / (2 * (grid.shape[1] - 1))  # of a pixel
     return torch.cat([first - half, last + half], 1)
 
 
 class FoundRate(SampleMean):
-    """Samples whose crop and box share more than half of their union, in percent."""
+    """Samples whose crop overlaps the box by half, in percent.
+
+    Overlap is intersection over union, and must be above a half.
+    """
 
     higher_is_better = True
 

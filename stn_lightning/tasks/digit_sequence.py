@@ -1,4 +1,6 @@
-"""Numbers of up to five digits from one image, right only if all digits are.
+"""Read numbers of up to five digits.
+
+A number is right only if all of its digits are.
 
 Reference:
     Jaderberg et al. 2015, section 4.2; Goodfellow et al. 2014, "Multi-digit Number Recognition from
@@ -60,7 +62,7 @@ class DigitSequenceTask(ClassificationTask):
     def loss(
         self, logits: Float[Tensor, "batch digits classes"], batch: Batch
     ) -> Float[Tensor, ""]:
-        """Return the training loss: a sum over digits, a mean over the batch, in nats."""
+        """Return the mean of the digits' summed losses, in nats."""
         return cross_entropies(logits, batch.label, self.label_smoothing).mean()
 
     def misclassified(
@@ -71,7 +73,7 @@ class DigitSequenceTask(ClassificationTask):
     def predictions(
         self, logits: Float[Tensor, "batch digits classes"], class_names: Sequence[str]
     ) -> list[tuple[str, float]]:
-        """Return the most probable number of each image and its probability.
+        """Return the most probable numbers with their probabilities.
 
         Digits are independent of each other, so their probabilities multiply.
 
@@ -97,7 +99,7 @@ class DigitSequenceTask(ClassificationTask):
         self._log_parts("test")
 
     def _log_parts(self, split: Split) -> None:
-        """Log as plain numbers: a length that does not occur has no error to log."""
+        """Log the errors of the lengths that occur."""
         metrics: Any = self.metrics[f"{split}_metrics"]
         parts = metrics["parts"]
         values = parts.compute()  # over all processes
@@ -119,7 +121,7 @@ def cross_entropies(
 
 
 class SequenceErrorRate(SampleMean):
-    """Numbers with a digit wrong, missing or too many, in percent."""
+    """Numbers with any digit wrong, in percent."""
 
     higher_is_better = False
 
@@ -141,7 +143,7 @@ class SequenceCrossEntropy(SampleMean):
 
 
 class SequenceParts(Metric):
-    """Errors by position, by length of the number, and by digit.
+    """Errors by position, length of the number, and digit.
 
     Args:
         num_digits: of a number at most.
@@ -180,7 +182,7 @@ class SequenceParts(Metric):
         ]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the confusion, and errors in percent by position and by length that occurs."""
+        """Return the confusion, and errors in percent."""
         total, confusion = self.counts.sum(), self.confusions.view(self.num_classes, -1).clone()
         values = {f"error_at_{i + 1}": 100 * n / total for i, n in enumerate(self.wrong_at)}
         for n, (wrong, count) in enumerate(zip(self.wrong, self.counts, strict=True)):

@@ -1,4 +1,4 @@
-"""Train one network to predict what several trained networks predict on average.
+"""Distil several trained networks into one.
 
 Reference:
     Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
@@ -18,7 +18,7 @@ from stn_lightning.transformers import Transformer
 
 
 class DistillationTask(ClassificationTask):
-    """Train a student on labels and on its teachers' mean probabilities.
+    """Train on labels and on teachers' mean probabilities.
 
     The loss is (1 - weight) cross entropy(label) + weight T^2 KL(teachers || student), where T is
     the temperature that divides all logits in the second term. Teachers see the same distorted

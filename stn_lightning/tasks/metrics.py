@@ -1,4 +1,7 @@
-"""Metrics as sums over samples: exact for batches of any size, on any number of processes."""
+"""Metrics as sums over samples.
+
+They are exact for batches of any size, on any number of processes.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +14,7 @@ from torchmetrics import Metric
 
 
 class SampleMean(Metric):
-    """A mean over samples, summed in float64 whatever the network's precision.
+    """A mean over samples, summed in float64.
 
     A subclass's `update` calls `add` with a value for each sample.
     """
@@ -36,7 +39,7 @@ class SampleMean(Metric):
     def _apply(
         self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()
     ) -> "SampleMean":
-        """Follow the network to its device, but not to bfloat16, which holds 8 bits of a sum."""
+        """Move to a device, but never to bfloat16."""
         moved: Any = super()._apply(lambda state: state.to(fn(state).device), exclude_state)
         return moved
 

@@ -1,6 +1,7 @@
-"""Learning rate schedules over the part of a training that is done, whatever its length.
+"""Learning rate schedules for a training of any length.
 
-A schedule gives a factor of each parameter group's own rate, so a slower localisation stays slower.
+A schedule is a function of the part of the training that is done. It gives a factor of each
+parameter group's own rate, so a slower localisation stays slower.
 """
 
 import math
@@ -12,7 +13,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
-        """Return the factor when `progress`, from 0 to 1, of all steps is done."""
+        """Return the factor at `progress`, from 0 to 1."""
 
 
 class ConstantLR(Schedule):
@@ -28,7 +29,7 @@ class ConstantLR(Schedule):
 
 
 class CosineDecay(Schedule):
-    """Rise linearly from 0, then fall to 0 along half a cosine.
+    """Rise linearly, then fall to 0 along a cosine.
 
     Args:
         warmup: part of the training in which the rate rises.

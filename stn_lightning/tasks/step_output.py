@@ -1,4 +1,4 @@
-"""What validation and test steps give to callbacks."""
+"""The output of validation and test steps."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from stn_lightning.transformers import WarpRecord
 
 
 class StepOutput(NamedTuple):
-    """The result of a validation or test step, so that callbacks compute nothing again."""
+    """The output of a step; callbacks compute nothing again."""
 
     logits: Tensor | None
     """(batch, *digits, classes); None where the task does not classify"""

@@ -98,7 +98,7 @@ def test_gradients_reach_each_transformer_and_each_stream(n: int) -> None:
 
 @pytest.mark.parametrize(("x", "y"), [(-1, -1), (1, -1), (-1, 1), (1, 1)])
 def test_crops_can_reach_every_corner(x: int, y: int) -> None:
-    """A single step of training moves a crop to where the loss wants it, whichever corner that is."""
+    """Training moves a crop to where the loss wants it, whichever corner that is."""
     transformer = ParallelTransformer(
         FeatureLocalisation(small_extractor(), 1, 8, 8),
         Translation(0.5),
@@ -291,7 +291,7 @@ def test_weights_that_cannot_be_had_are_refused_in_a_line(
     for weights, said in (
         (
             "IMAGENET1K_V1",
-            r"resnet18-.*\.pth cannot be downloaded \(no route to host\); copy it here by other means",
+            r"resnet18-.*\.pth cannot be downloaded \(no route to host\); copy it here",
         ),
         ("IMAGENET1K", "resnet18 has no weights 'IMAGENET1K'; torchvision has IMAGENET1K_V1"),
         (

@@ -89,9 +89,9 @@ def test_the_transformers_of_multi_stand_before_the_first_four_convolutions() ->
         torch.rand(2, 3, 64, 64),
     )
     multi(image)
-    with record_warps(multi) as looks:
+    with record_warps(multi) as records:
         multi(image)
-    warps = [look.output for look in looks]
+    warps = [record.output for record in records]
     assert [tuple(warp.image.shape[1:]) for warp in warps] == [
         (3, 64, 64),
         (6, 32, 32),
@@ -108,19 +108,19 @@ def test_the_transformers_of_multi_stand_before_the_first_four_convolutions() ->
         features = functional.max_pool2d(features, 2) if i % 2 == 0 else features
 
 
-def test_the_shared_network_warps_the_picture_by_what_the_classifiers_layers_see() -> None:
+def test_the_shared_network_warps_the_image_by_what_the_classifiers_layers_see() -> None:
     (transformer,) = transformers(1, NoisyIdentity(0.1))
     shared = SharedLayersCNN(transformer, depth=3, width=SMALL).eval()
     plain = MultiDigitCNN(SMALL).eval()
     image = torch.rand(2, 3, 64, 64)
     shared(image)
-    with record_warps(shared) as looks:
+    with record_warps(shared) as records:
         logits = shared(image)
     plain(image)
     plain.load_state_dict(
         {k: v for k, v in shared.state_dict().items() if not k.startswith("transformer.")}
     )
-    (warp,) = (look.output for look in looks)
+    (warp,) = (record.output for record in records)
     assert warp.image.shape == image.shape
     torch.testing.assert_close(logits, plain(warp.image))
     seen = plain._features(image, 3)
@@ -153,10 +153,10 @@ def test_dropout_spares_the_first_convolution_and_the_localisation() -> None:
         torch.rand(2, 3, 64, 64),
     )
     network(image)
-    with record_warps(network.train()) as looks:
+    with record_warps(network.train()) as records:
         network(image)
         network(image)
-    thetas = [look.output.theta for look in looks]
+    thetas = [record.output.theta for record in records]
     assert torch.equal(thetas[0], thetas[2])
     assert torch.equal(thetas[1], thetas[3])  # the first convolution lies before it
     assert not torch.equal(network(image), network(image))

@@ -1,4 +1,4 @@
-"""Compiled networks are compiled, and still tell where they look."""
+"""Compiled networks are compiled, and still tell where they record."""
 
 from typing import Any
 
@@ -43,9 +43,9 @@ def test_all_but_the_transformer_is_compiled_and_it_is_still_seen(
     plain = task(image)
     names = list(task.state_dict())
     Compile(backend=backend).on_fit_start(Trainer(logger=False, enable_checkpointing=False), task)
-    with torch.no_grad(), record_warps(task) as looks:
+    with torch.no_grad(), record_warps(task) as records:
         assert torch.equal(task(image), plain)
-    assert len(looks) == 1
+    assert len(records) == 1
     assert len(graphs) == 6, (
         "localisation, regression, family, sampler, and the two layers behind them"
     )

@@ -103,8 +103,8 @@ def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
     text = (tmp_path / "parts.md").read_text()
     assert text.startswith("| part | crop 1 | crop 2 |\n|---|---|---|\n| red | ")
     assert "Intersection over union: crops 1 and 2: 0.00." in text
-    with Image.open(tmp_path / "parts.png") as picture:
-        assert picture.size == (90 + 2 * 48 + 4, 20 + 2 * 48 + 4)
+    with Image.open(tmp_path / "parts.png") as image:
+        assert image.size == (90 + 2 * 48 + 4, 20 + 2 * 48 + 4)
 
 
 def test_data_without_parts_writes_nothing(tmp_path: Path) -> None:
@@ -134,17 +134,17 @@ def test_data_without_parts_writes_nothing(tmp_path: Path) -> None:
 
 def test_pairs_are_a_red_digit_and_a_green_one_far_apart_whose_class_is_the_pair() -> None:
     source = DigitPairs(400)
-    pictures, parts = source.load("train"), source.annotations("train").parts
-    assert pictures.image.shape == (400, 3, 40, 40)
-    assert pictures.label.bincount(minlength=9).min() > 20
+    images, parts = source.load("train"), source.annotations("train").parts
+    assert images.image.shape == (400, 3, 40, 40)
+    assert images.label.bincount(minlength=9).min() > 20
     gap = ((parts[:, 0, :2] - parts[:, 1, :2]) * 20).abs().amax(1)
     assert gap.min() > 15.99
-    for image, marks in zip(pictures.image[:50].float(), parts[:50], strict=True):
+    for image, marks in zip(images.image[:50].float(), parts[:50], strict=True):
         rest = image.clone()
         for colour, (x, y, _) in enumerate(marks):
             column, row = (round(float((at + 1) * 20)) for at in (x, y))
             assert image[colour, row - 6 : row + 6, column - 6 : column + 6].sum() > 2000
             rest[colour, row - 6 : row + 6, column - 6 : column + 6] = 0
         assert not rest.any()
-    assert torch.equal(source.load("train").image, pictures.image)
-    assert not torch.equal(source.load("val").image[:50], pictures.image[:50])
+    assert torch.equal(source.load("train").image, images.image)
+    assert not torch.equal(source.load("val").image[:50], images.image[:50])

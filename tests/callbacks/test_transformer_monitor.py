@@ -74,7 +74,7 @@ def fit(
     backbone: nn.Module | None = None,
     **options: Any,
 ) -> ClassificationTask:
-    """Ten steps (of 8 pictures, 11 in an epoch) unless told otherwise."""
+    """Ten steps (of 8 images, 11 in an epoch) unless told otherwise."""
     penalty, rate = options.pop("out_of_bounds_penalty", 0.0), options.pop("lr", 0.01)
     optimizer = functools.partial(torch.optim.Adam, lr=rate)
     task = ClassificationTask(
@@ -100,7 +100,7 @@ def fit(
 
 
 class Batches(Callback):
-    """Keeps the pictures of each step."""
+    """Keeps the images of each step."""
 
     def __init__(self) -> None:
         self.seen: list[Batch] = []
@@ -117,7 +117,7 @@ class Batches(Callback):
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_readings_are_what_one_gets_by_hand(precision: str, accumulate: int) -> None:
-    """The gradient is a picture's own, whatever the size of the batch, the gradient scaler and the
+    """The gradient is a image's own, whatever the size of the batch, the gradient scaler and the
     accumulation.
     """
     kept, batches = Kept(), Batches()
@@ -137,12 +137,12 @@ def test_readings_are_what_one_gets_by_hand(precision: str, accumulate: int) -> 
         plugins=plugins,
     )
     batch = batches.seen[-1]
-    with record_warps(task) as looks:
+    with record_warps(task) as records:
         logits = task(batch.image)
-    (look,) = looks
+    (record,) = records
     loss = functional.cross_entropy(logits, batch.label, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, look.output.theta)
-    reading, grid = kept.read["transformer"][2], look.output.grid.detach()
+    (gradient,) = torch.autograd.grad(loss, record.output.theta)
+    reading, grid = kept.read["transformer"][2], record.output.grid.detach()
     close = functools.partial(pytest.approx, rel=0.05 if plugins else 1e-4)
     assert reading.gradient == close(gradient.norm(dim=1).mean().item())
     assert reading.out_of_bounds == pytest.approx(
@@ -150,7 +150,7 @@ def test_readings_are_what_one_gets_by_hand(precision: str, accumulate: int) -> 
     )
     assert reading.largest_scale == pytest.approx(0.62298, abs=1e-4)  # of ((0.6, 0.1), (0, 0.5))
     assert reading.smallest_scale == pytest.approx(0.48156, abs=1e-4)
-    moved = affine.grid(look.output.theta.detach()[:1], (14, 14)) - affine.grid(
+    moved = affine.grid(record.output.theta.detach()[:1], (14, 14)) - affine.grid(
         torch.tensor([[1.0, 0, 0, 0, 1, 0]]), (14, 14)
     )
     assert reading.displacement == pytest.approx((moved * 14).norm(dim=-1).mean().item(), rel=1e-4)
@@ -192,14 +192,14 @@ def test_every_kind_of_transformer_is_read(name: str) -> None:
     transformer, shape = SIZED[name]
     image = torch.rand(4, *shape)
     awaken(transformer, image)
-    with record_warps(transformer) as looks:
+    with record_warps(transformer) as records:
         output = transformer(image)
-    looks[0].output.theta.retain_grad()
+    records[0].output.theta.retain_grad()
     output.square().sum().backward()
-    found = warp_statistics(looks[0])
+    found = warp_statistics(records[0])
     assert len(found) == (3 if name == "parallel" else 1)
     for n, reading in enumerate(found):
-        grid = looks[0].grids[:, n]
+        grid = records[0].grids[:, n]
         assert reading.out_of_bounds == pytest.approx(
             measures.fraction_out_of_bounds(grid).mean().item()
         )
@@ -208,11 +208,11 @@ def test_every_kind_of_transformer_is_read(name: str) -> None:
         assert (reading.largest_scale >= reading.smallest_scale > 0) is (name != "one pixel")
 
 
-def test_a_single_picture_has_no_spread() -> None:
+def test_a_single_image_has_no_spread() -> None:
     transformer = looking()
-    with record_warps(transformer) as looks:
+    with record_warps(transformer) as records:
         transformer(torch.rand(1, 1, 28, 28))
-    (reading,) = warp_statistics(looks[0])
+    (reading,) = warp_statistics(records[0])
     assert reading.spread != reading.spread
     assert reading.gradient != reading.gradient
     assert reading.out_of_bounds == 0
@@ -222,12 +222,12 @@ def test_a_single_picture_has_no_spread() -> None:
 
 
 class Counted(SpatialTransformer):
-    """Counts its looks."""
+    """Counts its calls."""
 
-    records = 0
+    calls = 0
 
     def warp(self, image: Tensor, where: Tensor | None = None) -> Any:
-        self.records += 1
+        self.calls += 1
         return super().warp(image)
 
 
@@ -235,7 +235,7 @@ def test_only_steps_that_are_logged_are_read_and_nothing_is_computed_twice() -> 
     kept, transformer = Kept(), Counted(FullyConnectedLocalisation([8]), Affine())
     fit(transformer, kept, log_every_n_steps=4)
     assert list(kept.read["transformer"]) == [4, 8]
-    assert transformer.records == 1 + 10  # the first sizes the layers
+    assert transformer.calls == 1 + 10  # the first sizes the layers
     assert kept.records == []
 
 
@@ -306,7 +306,7 @@ def test_curves_histograms_and_words_go_to_tensorboard(tmp_path: Path) -> None:
 
 
 class Deaf(nn.Module):
-    """A localisation that has died: zeros for every picture."""
+    """A localisation that has died: zeros for every image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -380,7 +380,8 @@ def test_one_that_was_driven_out_of_the_image_is_noticed_and_the_penalty_brings_
     )
     first, *later = capsys.readouterr().out.splitlines()
     assert first.startswith(
-        "warning, step 26: transformer has left the image (100% of its samples are out of bounds, gradient "
+        "warning, step 26: transformer has left the image "
+        "(100% of its samples are out of bounds, gradient "
     )
     read = {step: reading for step, reading in kept.read["transformer"].items() if step > 20}
     if penalty:

@@ -28,7 +28,7 @@ from stn_lightning.transformers import (
 )
 
 
-def test_the_outline_of_the_identity_runs_along_the_rim_of_the_picture() -> None:
+def test_the_outline_of_the_identity_runs_along_the_rim_of_the_image() -> None:
     grid = affine.grid(torch.tensor([[1.0, 0, 0, 0, 1, 0]]), (28, 28))[0]
     line = torch.tensor(outline(grid, 112))
     assert (
@@ -50,7 +50,7 @@ def test_an_outline_far_outside_stays_drawable() -> None:
     assert torch.tensor(outline(grid, 112)).abs().max() < 500
 
 
-def test_the_panel_shows_each_picture_its_outline_and_its_crop() -> None:
+def test_the_panel_shows_each_image_its_outline_and_its_crop() -> None:
     image = torch.rand(5, 1, 42, 42)
     transformer = SpatialTransformer(
         ConvolutionalLocalisation(), Affine(), (28, 28), start=NoisyIdentity(0.2)
@@ -58,9 +58,9 @@ def test_the_panel_shows_each_picture_its_outline_and_its_crop() -> None:
     panel = draw(image, transformer.warp(image), side=84, columns=4)
     assert panel.shape == (2 * 92, 4 * (2 * 88 + 8), 3)
     red = (panel == np.array([255, 65, 54])).all(-1)
-    assert red[:92, :92].sum() > 50  # an outline in the first picture
+    assert red[:92, :92].sum() > 50  # an outline in the first image
     assert not red[:92, 92:180].any()  # and none in its crop
-    assert (panel[96:, 200:] == 255).all()  # the second row holds one picture
+    assert (panel[96:, 200:] == 255).all()  # the second row holds one image
 
 
 def test_a_crop_is_drawn_as_it_is() -> None:
@@ -93,27 +93,27 @@ def test_the_outline_of_transformers_in_a_row_is_that_of_warping_by_one_after_th
             for seed in (1, 2)
         )
     )
-    with record_warps(network) as looks:
+    with record_warps(network) as records:
         twice = network(image)
-    found = compose_records(looks, image)
+    found = compose_records(records, image)
     assert found is not None
     smooth = functional.avg_pool2d(image, 9, 1, 4)  # resampling twice blurs what is not smooth
     expected = sampling.bilinear(
-        sampling.bilinear(smooth, looks[0].output.grid), looks[1].output.grid
+        sampling.bilinear(smooth, records[0].output.grid), records[1].output.grid
     )
     seen = (found.grid.abs() < 0.8) & (
-        looks[1].output.grid.abs() < 0.95
+        records[1].output.grid.abs() < 0.95
     )  # what the first warp left out, the second cannot show
     inside = seen.all(-1)[:, None].expand(-1, 3, -1, -1)
     torch.testing.assert_close(
         sampling.bilinear(smooth, found.grid)[inside], expected[inside], rtol=0, atol=0.05
     )
     assert twice.shape == found.image.shape
-    assert compose_records(looks[:1], image) is looks[0].output
+    assert compose_records(records[:1], image) is records[0].output
     assert compose_records([], image) is None
 
 
-def test_a_number_stands_below_its_picture_in_red_where_it_is_misclassified() -> None:
+def test_a_number_stands_below_its_image_in_red_where_it_is_misclassified() -> None:
     logits = functional.one_hot(
         torch.tensor([[2, 1, 10, 10, 10], [7, 10, 10, 10, 10], [10] * 5]), 11
     ).float()
@@ -137,7 +137,7 @@ def test_a_number_stands_below_its_picture_in_red_where_it_is_misclassified() ->
     assert red[280:].any()
 
 
-def test_normalised_pictures_are_drawn_in_their_whole_range_and_others_as_they_are() -> None:
+def test_normalised_images_are_drawn_in_their_whole_range_and_others_as_they_are() -> None:
     plain = torch.rand(2, 3, 8, 8)
     normalised = plain * 2 - 0.7
     image, crop = to_displayable(normalised, normalised[:, :, 2:4])
@@ -150,7 +150,7 @@ def test_normalised_pictures_are_drawn_in_their_whole_range_and_others_as_they_a
     assert torch.equal(to_displayable(plain, plain)[0], plain)
 
 
-def test_the_gallery_shows_each_picture_with_its_caption() -> None:
+def test_the_gallery_shows_each_image_with_its_caption() -> None:
     panel = gallery(
         torch.full((10, 3, 64, 64), 0.5), (Caption("12, is 17", False),) * 10, side=32, columns=8
     )

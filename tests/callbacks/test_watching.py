@@ -31,7 +31,7 @@ pytestmark = [
 
 
 class Counted(FCN):
-    """Counts its forward passes."""
+    """Counts its forward calls."""
 
     calls = 0
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from PIL import Image
 
 import stn_lightning
+from stn_lightning.tasks import DistillationTask
 
 
 @pytest.fixture
@@ -37,6 +39,25 @@ def test_device_and_dtype_are_chosen(small_run: Path) -> None:
     logits, record = run.infer(torch.rand(2, 1, 42, 42))
     assert logits.dtype == torch.float64
     assert record is not None
+
+
+def test_a_run_is_a_teacher_in_yaml(small_run: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(DistillationTask, "model")
+    teacher = {
+        "class_path": "stn_lightning.runs.loading.trained_network",
+        "init_args": {"run": str(small_run)},
+    }
+    init_args = {
+        "backbone": {"class_path": "stn_lightning.backbones.CNN", "init_args": {"num_filters": 4}},
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1}},
+        "teachers": [teacher, teacher],
+    }
+    config = {"class_path": "stn_lightning.tasks.DistillationTask", "init_args": init_args}
+    task = parser.instantiate_classes(parser.parse_object({"model": config})).model
+    image = torch.rand(2, 1, 42, 42)
+    expected = stn_lightning.load_run(small_run, device="cpu").network(image).div(2).softmax(1)
+    torch.testing.assert_close(task.teacher_probabilities(image), expected.detach())
 
 
 def test_the_package_exports_load_run_without_importing_pytorch() -> None:

@@ -94,9 +94,9 @@ def trainer_of(*callbacks: Callback, **options: Any) -> Trainer:
 def batch_of(module: MNISTDataModule, split: Split = "train") -> Batch:
     """All of a split in one batch, as a task gets it."""
     module.setup("fit" if split == "train" else "test")
-    pictures = module.splits[split]
+    images = module.splits[split]
     return module.transform_batch(
-        Batch(pictures.image, pictures.label, torch.arange(len(pictures.label)), 0, 1.0, split)
+        Batch(images.image, images.label, torch.arange(len(images.label)), 0, 1.0, split)
     )
 
 
@@ -200,7 +200,7 @@ def test_validation_in_training_counts_each_sample_once_in_every_epoch() -> None
     assert counted == [45, 45, 45]
 
 
-def test_predictions_are_probabilities_in_the_order_of_the_test_pictures() -> None:
+def test_predictions_are_probabilities_in_the_order_of_the_test_images() -> None:
     task, module = task_of(), digits(45, batch_size=10)
     found = torch.cat(cast(list[Tensor], trainer_of().predict(task, module)))
     torch.testing.assert_close(
@@ -360,7 +360,7 @@ def test_the_localisation_learns_at_its_own_rate_in_every_step(
 
 
 def test_layers_of_a_trained_network_learn_at_rates_that_rise_from_the_first_to_the_last() -> None:
-    trunk = TorchvisionFeatures("resnet18", "layer4", lr_scales=(0.01, 0.1))
+    extractor = TorchvisionFeatures("resnet18", "layer4", lr_scales=(0.01, 0.1))
     where = ParallelTransformer(
         FeatureLocalisation(TorchvisionFeatures("resnet18", "layer4", lr_scales=(0.01, 0.1))),
         Translation(0.5),
@@ -368,7 +368,7 @@ def test_layers_of_a_trained_network_learn_at_rates_that_rise_from_the_first_to_
         (32, 32),
     )
     task = ClassificationTask(
-        MultiCropClassifier(trunk, 2, num_classes=3), SGD, where, localisation_lr_scale=0.5
+        MultiCropClassifier(extractor, 2, num_classes=3), SGD, where, localisation_lr_scale=0.5
     )
     made, _ = configured(task, shape=(3, 64, 64))
     rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
@@ -488,7 +488,7 @@ def test_a_backbone_with_the_wrong_number_of_classes_is_refused_before_the_first
     trainer = trainer_of()
     with pytest.raises(
         ValueError,
-        match=f"the backbone has {classes} classes, the data has 10; set the backbone's num_classes",
+        match=f"the backbone has {classes} classes, the data has 10; set the backbone's num_",
     ):
         trainer.fit(task_of(backbone=FCN([8], num_classes=classes)), digits())
     assert trainer.global_step == 0
@@ -508,7 +508,7 @@ TASKS: dict[str, Callable[[], ClassificationTask]] = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_checkpoint_brings_a_task_back_whose_layers_have_never_seen_a_picture(
+def test_a_checkpoint_brings_a_task_back_whose_layers_have_never_seen_a_image(
     name: str, tmp_path: Path
 ) -> None:
     task, module = TASKS[name](), digits(32, Rotated(), 8)
@@ -689,8 +689,8 @@ def test_a_task_trains_and_tests_in_other_precisions(precision: str) -> None:
     )
 
 
-def test_a_process_without_a_picture_in_the_last_batch_changes_no_metric() -> None:
-    """Test batches are shared out even where there are fewer pictures than processes."""
+def test_a_process_without_a_image_in_the_last_batch_changes_no_metric() -> None:
+    """Test batches are shared out even where there are fewer images than processes."""
     task, module = task_of(), digits(32)
     batch = batch_of(module, "test")
     task(batch.image)

@@ -58,7 +58,7 @@ def test_the_box_is_the_frame_in_which_the_digit_lies() -> None:
         assert inside == image.count_nonzero() > 20
 
 
-def test_pictures_stay_where_they_are_in_every_epoch_and_split() -> None:
+def test_images_stay_where_they_are_in_every_epoch_and_split() -> None:
     module = data(scraps=16)
     first, later, tested = (
         batch_of(module, "train"),
@@ -70,7 +70,7 @@ def test_pictures_stay_where_they_are_in_every_epoch_and_split() -> None:
         torch.testing.assert_close(batch.image[batch.indices.argsort()], tested.image)
 
 
-def test_all_pictures_are_of_one_class() -> None:
+def test_all_images_are_of_one_class() -> None:
     assert set(batch_of(data(digit=7), "test").label.tolist()) == {7}
     with pytest.raises(ValueError, match="digit 10 is no class of the source; give 0 to 9"):
         data(digit=10)

@@ -67,7 +67,7 @@ def test_a_metric_is_fresh_after_a_reset(metric: type[Metric]) -> None:
 
 
 def test_a_million_samples_are_counted_without_rounding() -> None:
-    """float32 holds whole numbers to 2^24 only, and the sum of percentages comes to six times that."""
+    """float32 holds whole numbers to 2^24 only; the sum of percentages is six times that."""
     error, logits = ErrorRate(), torch.zeros(4096, 2)
     label = torch.ones(4096, dtype=torch.int64)
     label[0] = 0
