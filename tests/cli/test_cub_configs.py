@@ -193,6 +193,20 @@ def test_a_row_at_half_scale_takes_a_step_from_a_packages_weights(
     assert (code, err) == (0, "")
 
 
+def test_a_pretrained_network_takes_a_step_on_a_folder(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_weights_package(tmp_path / "packages", monkeypatch)
+    for name in ("finch", "wren"):
+        (tmp_path / "data/images" / name).mkdir(parents=True)
+        for i in range(30):
+            image = Image.fromarray(gradient(40 + i, 50, 200 if name == "wren" else 20))
+            image.save(tmp_path / f"data/images/{name}/{i}.png")
+    small = ("--data.init_args.size=64", "--data.init_args.side=64")
+    code, _, err = stn("fit", "--config=configs/image_folder/pretrained.yaml", *ONE_STEP, *small)
+    assert (code, err) == (0, "")
+
+
 def test_without_the_weights_package_a_line_says_what_to_install(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
