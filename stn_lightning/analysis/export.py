@@ -5,7 +5,6 @@ import dataclasses
 import importlib.util
 import io
 import json
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from stn_lightning.analysis import preprocess_template
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.runs.loading import Network, TrainedNetwork
-from stn_lightning.runs.options import Options
 from stn_lightning.runtime.atomic_files import atomic_write
 
 Format = Literal["safetensors", "exported", "onnx"]
@@ -32,31 +30,9 @@ OPSET = 20
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export(arguments: list[str]) -> int:
-    """Write what other programs read.
-
-    Returns:
-        0 all is written and agrees with the run, 2 wrong arguments or a file that does not agree.
-    """
-    options = Options("export", "Write a run's network as safetensors, torch.export and ONNX.")
-    options.add_argument("run", metavar="RUN", help="name of a run, or its folder")
-    options.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="export/ in RUN's folder when left out"
-    )
-    options.add_argument(
-        "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all when left out"
-    )
-    options.add_argument("--checkpoint", help="a file in RUN's checkpoints; best.ckpt if left out")
-    chosen = options.parse_args(arguments)
-    try:
-        return export_run(chosen.run, chosen.out, chosen.formats, chosen.checkpoint)
-    except (ValueError, OSError) as problem:
-        print(f"stn export: {problem}", file=sys.stderr)
-        return 2
-
-
-def export_run(
+def export(
     run: str,
+    *,
     out: Path | None = None,
     formats: Sequence[Format] = FORMATS,
     checkpoint: str | None = None,
@@ -64,7 +40,7 @@ def export_run(
     """Write a run's network as safetensors, torch.export and ONNX, for batches of any size.
 
     Args:
-        run: name of a run, or its folder.
+        run: name of a run, its folder, or zoo:NAME.
         out: folder; export/ in the run's folder when left out.
         formats: which to write.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
@@ -115,13 +91,14 @@ def write_formats(
 
 def about(network: TrainedNetwork) -> dict[str, object]:
     """Describe input, output and origin of a network."""
+    record = dataclasses.asdict(network.record) if network.record else {}
     kept = ("name", "seed", "commit", "versions", "metrics")
     return {
         "image_shape": network.image_shape,
         "classes": network.class_names,
         "preprocessing": dataclasses.asdict(network.data.preprocessing),
         "checkpoint": str(network.checkpoint),
-        **{key: network.results[key] for key in kept if key in network.results},
+        **{key: record[key] for key in kept if record},
     }
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from stn_lightning import load_run
 from stn_lightning.analysis import export as export_module
 from stn_lightning.analysis.export import ONNX, WRITERS, Format, Writer, export
+from stn_lightning.cli.typed_command import call
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from tests.mnist_miniature import write_mnist
 from tests.stn_command import CONFIGS, Stn
@@ -32,7 +33,7 @@ NEEDS_ONNX = pytest.mark.skipif(
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     formats = ["safetensors", "exported", *(["onnx"] if HAS_ONNX else [])]
-    assert export([str(small_run), "--out", str(folder), "--formats", *formats]) == 0
+    assert call(export, [str(small_run), "--out", str(folder), "--formats", *formats]) == 0
     return folder
 
 
@@ -143,7 +144,7 @@ def test_a_file_that_does_not_agree_is_not_written(
         "safetensors",
         Writer("weights.safetensors", write, lambda n, c: lambda image: read(n, c)(image) + 1e-3),
     )
-    assert export([str(small_run), "--out", str(tmp_path), "--formats", "safetensors"]) == 2
+    assert call(export, [str(small_run), "--out", str(tmp_path), "--formats", "safetensors"]) == 2
     assert (
         "weights.safetensors is not written: it differs from the run by" in capsys.readouterr().err
     )
@@ -157,7 +158,7 @@ def test_without_onnx_one_line_says_what_to_install(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert export([str(small_run), "--out", str(tmp_path), "--formats", "onnx"]) == 2
+    assert call(export, [str(small_run), "--out", str(tmp_path), "--formats", "onnx"]) == 2
     assert "pip install 'stn-lightning[export]'" in capsys.readouterr().err
 
 
@@ -187,4 +188,4 @@ def test_every_network_of_the_paper_is_exported_in_every_format(
         "1",
     )
     assert stn("fit", *files, *options)[0] == 0
-    assert export(["one"]) == 0
+    assert call(export, ["one"]) == 0

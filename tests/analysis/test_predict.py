@@ -13,6 +13,7 @@ from PIL import Image
 from stn_lightning.analysis.predict import draw_prediction, predict
 from stn_lightning.analysis.predictions import BATCH, Prediction, find_images, predictions
 from stn_lightning.analysis.run import Run, load_run
+from stn_lightning.cli.typed_command import call
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
 ) -> None:
     write_test_pictures(small, tmp_path / "digits", BATCH + 6)
     out = tmp_path / "answers.jsonl"
-    assert predict([str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
+    assert call(predict, [str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
     said = [json.loads(line) for line in out.read_text().splitlines()]
     batch = small.data.transform_batch(small.data.dataset("test")[_draw(BATCH + 6)])
     logits, look = small.infer((batch.image * 255).round() / 255)
@@ -83,7 +84,7 @@ def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
     }
     for name, content in bad.items():
         (tmp_path / "digits" / name).write_bytes(content)
-    assert predict([str(small_run), str(tmp_path / "digits")]) == 1
+    assert call(predict, [str(small_run), str(tmp_path / "digits")]) == 1
     said = capsys.readouterr()
     rows = list(csv.DictReader(said.out.splitlines()))
     assert len(rows) == 95
@@ -98,7 +99,8 @@ def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
 def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_path: Path) -> None:
     write_test_pictures(small, tmp_path / "digits", 3)
     assert (
-        predict(
+        call(
+            predict,
             [
                 str(small_run),
                 f"{tmp_path}/digits/000[12].png",
@@ -106,7 +108,7 @@ def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_p
                 f"{tmp_path}/a.csv",
                 "--draw",
                 f"{tmp_path}/drawn",
-            ]
+            ],
         )
         == 0
     )
@@ -197,7 +199,8 @@ def test_a_mistake_is_one_line(
     if mistake == "no such run":
         Path("x.png").touch()
     assert (
-        predict([str(small_run) if argument == "RUN" else argument for argument in arguments]) == 2
+        call(predict, [str(small_run) if argument == "RUN" else argument for argument in arguments])
+        == 2
     )
     assert capsys.readouterr().err.strip() == expected
 
