@@ -158,7 +158,7 @@ def _answer(
         return
     logits, record = network.infer(torch.stack([each.image for _, each in images]))
     logits = logits.float().cpu()
-    labels = network.task.predictions(logits, network.class_names)
+    labels = network.task.predictions(logits.nan_to_num(), network.class_names)  # checked below
     crops = (
         crop_outlines(record, [each for _, each in images])
         if record is not None

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from pathlib import Path
 
 from stn_lightning import zoo as shipped
 from stn_lightning.runs.folder import check_name
@@ -16,7 +15,6 @@ def zoo(
     name: str | None = None,
     data: str | None = None,
     licence: str = "MIT",
-    folder: Path = shipped.FOLDER,
 ) -> int:
     """List the networks of the zoo; add one from a finished run.
 
@@ -25,7 +23,6 @@ def zoo(
         name: name in the zoo; the run's own when left out.
         data: what it was trained on, with the data's licence, in words.
         licence: SPDX identifier of the weights' licence.
-        folder: where networks lie.
 
     Returns:
         0.
@@ -37,9 +34,9 @@ def zoo(
         if data is None:
             raise ValueError("--data TEXT says what the network was trained on; it is missing")
         network = TrainedNetwork.load(run, device="cpu")
-        add_to_zoo(network, name or network.name, data, licence, folder)
-    for each in shipped.names(folder):
-        card, size = shipped.read_card(each, folder), shipped.weights_path(each, folder).stat()
+        add_to_zoo(network, name or network.name, data, licence)
+    for each in shipped.names():
+        card, size = shipped.read_card(each), shipped.weights_path(each).stat()
         error = card.record["metrics"].get("test/error", float("nan"))
         print(f"zoo:{each}  {error:.2f} % error, {size.st_size / 2**20:.1f} MB; {card.data}")
     return FINISHED
@@ -50,7 +47,6 @@ def add_to_zoo(
     name: str,
     data: str,
     licence: str = "MIT",
-    folder: Path = shipped.FOLDER,
 ) -> shipped.Card:
     """Write a trained network and its card.
 
@@ -59,7 +55,6 @@ def add_to_zoo(
         name: name in the zoo.
         data: what it was trained on, with the data's licence.
         licence: SPDX identifier of the weights' licence.
-        folder: where networks lie.
 
     Raises:
         ValueError: if the run was not tested.
@@ -77,5 +72,5 @@ def add_to_zoo(
         class_names=list(network.class_names),
         record=dataclasses.asdict(record),
     )
-    shipped.write(check_name(name), card, network.task.state_dict(), folder)
+    shipped.write(check_name(name), card, network.task.state_dict())
     return card

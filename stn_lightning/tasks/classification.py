@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,6 +132,19 @@ class ClassificationTask(LightningModule):
             image if self.transformer is None else self.transformer(image)
         )
         return logits
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **_: Any) -> Any:  # type: ignore[override]  # Lightning's has more options
+        """Refuse: a checkpoint holds weights alone, and the run's config.yaml the network.
+
+        Raises:
+            ValueError: says what to use.
+        """
+        file = Path(checkpoint_path).absolute()
+        raise ValueError(
+            f"{checkpoint_path} holds weights alone; use stn_lightning.load_run("
+            f"{str(file.parents[1])!r}, checkpoint={file.name!r}).task"
+        )
 
     def configure_model(self) -> None:
         """Give lazy layers their sizes, and compare the classes with the data's.

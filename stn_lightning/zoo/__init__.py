@@ -44,56 +44,56 @@ class Card:
     record: dict[str, Any]
 
 
-def names(folder: Path = FOLDER) -> list[str]:
+def names() -> list[str]:
     """Return the names of all networks in the zoo.
 
     Example:
         >>> all(read_card(name).licence for name in names())
         True
     """
-    return sorted(path.stem for path in folder.glob("*.json"))
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def read_card(name: str, folder: Path = FOLDER) -> Card:
+def read_card(name: str) -> Card:
     """Read the card of a network.
 
     Raises:
         ValueError: if there is no such network, or its card is damaged.
     """
-    if name not in names(folder):
-        known = ", ".join(PREFIX + each for each in names(folder)) or "none yet"
+    if name not in names():
+        known = ", ".join(PREFIX + each for each in names()) or "none yet"
         raise ValueError(f"{PREFIX}{name}: no such network; there are: {known}")
-    path = folder / f"{name}.json"
+    path = FOLDER / f"{name}.json"
     try:
         return Card(**json.loads(path.read_text()))
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{path}: this is no card of a network ({problem})") from problem
 
 
-def read_weights(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
+def read_weights(name: str) -> dict[str, Tensor]:
     """Read the weights of a network.
 
     Raises:
         ValueError: if there are none, or the file is damaged.
     """
-    path = weights_path(name, folder)
+    path = weights_path(name)
     try:
         return load(path.read_bytes())
     except (OSError, SafetensorError) as problem:
         raise ValueError(f"{path}: no weights can be read ({problem})") from problem
 
 
-def weights_path(name: str, folder: Path = FOLDER) -> Path:
+def weights_path(name: str) -> Path:
     """Return the file of a network's weights."""
-    return folder / f"{name}.safetensors"
+    return FOLDER / f"{name}.safetensors"
 
 
-def write(name: str, card: Card, weights: dict[str, Tensor], folder: Path = FOLDER) -> None:
+def write(name: str, card: Card, weights: dict[str, Tensor]) -> None:
     """Write a network and its card; one of that name is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
-    with atomic_write(weights_path(name, folder)) as file:
+    with atomic_write(weights_path(name)) as file:
         file.write(save(tensors))
-    with atomic_write(folder / f"{name}.json") as file:
+    with atomic_write(FOLDER / f"{name}.json") as file:
         text = json.dumps(dataclasses.asdict(card), indent=2, allow_nan=False)
         file.write(text.encode() + b"\n")

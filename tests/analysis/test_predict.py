@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,7 +14,13 @@ import torch
 from PIL import Image
 
 from stn_lightning.analysis.predict import draw_prediction, predict
-from stn_lightning.analysis.predictions import BATCH, Prediction, find_images, predictions
+from stn_lightning.analysis.predictions import (
+    BATCH,
+    Prediction,
+    Unreadable,
+    find_images,
+    predictions,
+)
 from stn_lightning.analysis.run import Run, load_run
 from stn_lightning.cli.typed_command import call
 
@@ -210,3 +219,51 @@ def test_a_picture_is_drawn_where_there_is_no_transformer(small: Run, tmp_path: 
     answer = next(predictions(small, [tmp_path / "a.png"]))
     assert isinstance(answer, Prediction)
     assert draw_prediction(answer._replace(crops=[])).size == (256, 171)
+
+
+@pytest.mark.parametrize("out", ["answers.csv", "answers.jsonl", None])
+def test_file_names_that_are_no_utf8_are_written_with_their_own_bytes(
+    out: str | None, small_run: Path, tmp_path: Path
+) -> None:
+    for name in (b"a.png", b"b\xff.png", b"c.png"):
+        Image.new("L", (30, 30)).save(tmp_path / os.fsdecode(name), "PNG")
+    script = (
+        "import sys; from stn_lightning.analysis.predict import predict\n"
+        "from stn_lightning.cli.typed_command import call; sys.exit(call(predict, sys.argv[1:]))"
+    )
+    options = ["--out", out] if out else []
+    command = [sys.executable, "-c", script, str(small_run), ".", *options]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert answer.returncode == 0, answer.stderr
+    content = (tmp_path / out).read_bytes() if out else answer.stdout
+    lines = content.splitlines()
+    if out and out.endswith("l"):
+        names = [os.fsencode(json.loads(line)["file"]) for line in lines]
+    else:
+        names = [line.split(b",")[0] for line in lines[1:]]
+    assert names == [b"a.png", b"b\xff.png", b"c.png"]
+
+
+def test_the_outline_is_drawn_in_the_upright_image(small: Run, tmp_path: Path) -> None:
+    image, exif = Image.new("L", (90, 60)), Image.Exif()
+    exif[274] = 6  # lies on its side
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    image.rotate(-90, expand=True).save(tmp_path / "upright.png")
+    turned, upright = predictions(small, [tmp_path / "turned.jpg", tmp_path / "upright.png"])
+    assert isinstance(turned, Prediction)
+    assert isinstance(upright, Prediction)
+    torch.testing.assert_close(turned.crops[0].outline, upright.crops[0].outline)
+    assert draw_prediction(turned).size == draw_prediction(upright).size == (171 + 4 + 256, 256)
+
+
+def test_an_answer_that_is_not_finite_is_no_answer(
+    small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (30, 30)).save(tmp_path / "a.png")
+    logits, record = small.infer(torch.zeros(1, 1, 42, 42))
+    broken = logits.clone()
+    broken[0, 3] = torch.nan
+    monkeypatch.setattr(Run, "infer", lambda *_: (broken, record))
+    (answer,) = predictions(small, [tmp_path / "a.png"])
+    assert isinstance(answer, Unreadable)
+    assert answer.reason.endswith("a.png: the network's answer is NaN or infinite")
