@@ -28,7 +28,6 @@ METHOD = ("geometry", "transformers", "distortions", "backbones", "tasks")
 
 UNFINISHED: set[str] = {
     "__main__",
-    "analysis",
     "backbones",
     "callbacks",
     "cli",

@@ -1,4 +1,4 @@
-"""`stn demo`: draw a digit or drop an image, and watch the crops follow.
+"""`stn demo`: a page to watch crops follow an image.
 
 A page on this machine alone; nothing leaves it.
 """
@@ -36,7 +36,9 @@ SHOWN_SIDE = 1024
 
 
 def demo(run: str | None = None, *, port: int = 8765, checkpoint: str | None = None) -> int:
-    """Draw a digit or drop an image in the browser, and watch the crops follow.
+    """Watch crops follow an image in the browser.
+
+    Draw a digit there, or drop an image.
 
     Args:
         run: name of a run, its folder, or zoo:NAME; quickstart, or zoo:quickstart where there is
@@ -83,7 +85,7 @@ class Reply(NamedTuple):
 
 
 def make_server(network: TrainedNetwork, port: int) -> ThreadingHTTPServer:
-    """Return a server of the page and its requests, on this machine's own address.
+    """Return a server of the page, on this machine alone.
 
     Raises:
         ValueError: if the network's images are not flat, in grey or in colour, or the port is none.
@@ -96,7 +98,7 @@ def make_server(network: TrainedNetwork, port: int) -> ThreadingHTTPServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers the page's requests; each in a thread of its own."""
+    """Answers each of the page's requests in its own thread."""
 
     network: TrainedNetwork
     protocol_version = "HTTP/1.1"
@@ -143,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def about(network: TrainedNetwork) -> dict[str, Any]:
-    """Return what the page has to know before the first request."""
+    """Return what the page needs before the first request."""
     channels, height, width = network.flat_shape
     return {
         "name": network.name,
@@ -169,7 +171,9 @@ def answer_drawing(network: TrainedNetwork, pixels: bytes) -> dict[str, Any]:
 
 
 def answer_file(network: TrainedNetwork, content: bytes) -> dict[str, Any]:
-    """Return what the network makes of an image file, and the upright image as a data URL.
+    """Return what the network makes of an image file.
+
+    The upright image comes with it, as a data URL.
 
     Raises:
         ValueError: if it cannot be read.
@@ -188,7 +192,10 @@ def answer_file(network: TrainedNetwork, content: bytes) -> dict[str, Any]:
 
 
 def _answer(prediction: Prediction | Unreadable, width: int, height: int) -> dict[str, Any]:
-    """Return `classes` with probabilities, most probable first; outlines, 0 to 1; crops."""
+    """Return a prediction as the page takes it.
+
+    Outlines are 0 to 1 across the image; crops are data URLs.
+    """
     if isinstance(prediction, Unreadable):
         raise ValueError(prediction.reason)
     size = torch.tensor([width, height])

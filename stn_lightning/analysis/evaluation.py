@@ -1,4 +1,4 @@
-"""Evaluate a trained network on the test images, and keep what a report shows."""
+"""Evaluate a trained network on the test images."""
 
 import io
 from typing import Any, NamedTuple
@@ -107,7 +107,7 @@ def _spread(by_class: dict[tuple[int, ...], list[_Example]]) -> list[_Example]:
 
 
 def _gallery(examples: list[_Example], class_names: tuple[str, ...]) -> bytes | None:
-    """Draw examples as PNG, with label, answer and probability below each."""
+    """Draw examples as PNG, with their answers below."""
     warps = [each.warp for each in examples if each.warp is not None]
     image = torch.stack([each.image for each in examples])
     if image.dim() != 4 or image.shape[1] not in (1, 3) or len(warps) < len(examples):

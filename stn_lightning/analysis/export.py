@@ -1,4 +1,4 @@
-"""`stn export`: write a run's network for other programs, each file checked against the run."""
+"""`stn export`: write a run's network for other programs."""
 
 import copy
 import dataclasses
@@ -37,7 +37,9 @@ def export(
     formats: Sequence[Format] = FORMATS,
     checkpoint: str | None = None,
 ) -> int:
-    """Write a run's network as safetensors, torch.export and ONNX, for batches of any size.
+    """Write a run's network as safetensors, torch.export and ONNX.
+
+    Each takes batches of any size, and is checked against the run before it is written.
 
     Args:
         run: name of a run, its folder, or zoo:NAME.
@@ -63,7 +65,9 @@ def write_formats(
     formats: Sequence[Format] = FORMATS,
     announce: Callable[[str], object] = lambda _: None,
 ) -> Path:
-    """Write a network in each format, with its configuration, `about.json` and `preprocess.py`.
+    """Write a network in each format.
+
+    Its configuration, `about.json` and `preprocess.py` lie beside them.
 
     Args:
         network: on the CPU or a GPU; what is written runs on either.
@@ -103,7 +107,7 @@ def about(network: TrainedNetwork) -> dict[str, object]:
 
 
 def preprocess_code(network: TrainedNetwork) -> str | None:
-    """Return a module that turns image files into the network's input, or None.
+    """Return code that preprocesses image files, or None.
 
     There is none where the data module has a preprocessing of its own, or its images are not flat.
     """
@@ -146,7 +150,10 @@ def _write(run: TrainedNetwork, name: Format, folder: Path) -> str:
 def _difference(
     network: nn.Module, loaded: Callable[[Tensor], Tensor], shape: Sequence[int], batch: int
 ) -> float:
-    """Return the largest difference of logits of noise, relative to the largest above 1."""
+    """Return the largest difference of logits of noise.
+
+    It is relative to the largest logit where that is above 1.
+    """
     image = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
         expected, found = network(image), loaded(image)
@@ -201,7 +208,7 @@ def _any_batch() -> tuple[dict[int, torch.export.Dim]]:
 
 
 class Writer(NamedTuple):
-    """A format: its file, and how that is written and read back."""
+    """A format's file, and how it is written and read."""
 
     file: str
     write: Callable[[Network, tuple[Tensor]], bytes]

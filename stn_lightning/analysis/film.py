@@ -1,4 +1,4 @@
-"""Show how crops changed during training, from the images in TensorBoard's files."""
+"""Show how crops changed during training."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ STEPS = 6
 
 
 class Events(NamedTuple):
-    """What a training logged."""
+    """Curves and images that a training logged."""
 
     curves: dict[str, list[tuple[int, float]]]
     """by their tags in TensorBoard: (step, value)"""
@@ -26,7 +26,7 @@ class Events(NamedTuple):
 
 
 def read_events(folder: Path) -> Events:
-    """Read TensorBoard's files in a folder; empty where nothing was logged."""
+    """Read TensorBoard's files in a folder, if there are any."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # seconds
 
     limits = {"scalars": 0, "images": 0, "histograms": 1}
@@ -41,7 +41,10 @@ def read_events(folder: Path) -> Events:
 
 
 def animate(panels: list[tuple[int, bytes]]) -> bytes | None:
-    """Return the panels one after the other as a WebP, as the paper's video; None of fewer than 2."""
+    """Return the panels one after the other as WebP.
+
+    None of fewer than two.
+    """
     if len(panels) < 2:
         return None
     indices = sorted({round(i * (len(panels) - 1) / (FRAMES - 1)) for i in range(FRAMES)})
@@ -61,9 +64,10 @@ def animate(panels: list[tuple[int, bytes]]) -> bytes | None:
 
 
 def filmstrip(panels: list[tuple[int, bytes]]) -> bytes | None:
-    """Return the panels' first rows at a few steps below each other, as PNG.
+    """Return the panels' first rows at a few steps.
 
-    Each step is a constant factor after the one before.
+    A PNG, below each other; None of fewer than two panels. Each step is a constant factor after
+    the one before.
     """
     if len(panels) < 2:
         return None

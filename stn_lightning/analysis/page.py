@@ -1,4 +1,4 @@
-"""The page of `stn report`: what its template shows, in numbers and coordinates."""
+"""Fill the template of the page of `stn report`."""
 
 import base64
 import math
@@ -58,7 +58,10 @@ class Chart(NamedTuple):
 
 
 def render(reports: Sequence[RunReport]) -> str:
-    """Return the page about runs as HTML, with images and curves inside, without a script."""
+    """Return the page about runs as HTML.
+
+    Images and curves are inside; there is no script.
+    """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -80,7 +83,7 @@ def render(reports: Sequence[RunReport]) -> str:
 
 
 def result_rows(reports: Sequence[RunReport]) -> dict[str, list[str]]:
-    """Return metrics and environment: a row's name, and a cell for each run."""
+    """Return metrics and environment, a cell for each run."""
     rows: dict[str, list[str]] = {}
     for i, report in enumerate(reports):
         record = asdict(report.record) if report.record else {}
@@ -100,7 +103,7 @@ def _shown(value: Any) -> str:
 
 
 def charts(reports: Sequence[RunReport]) -> list[Chart]:
-    """Return a chart for each tag of CURVES that a run has more than one value of."""
+    """Return a chart for each tag of CURVES."""
     drawn = []
     for tag, title in CURVES.items():
         curves = [
@@ -140,16 +143,17 @@ def chart(title: str, curves: Sequence[tuple[str, list[tuple[int, float]]]]) -> 
 
 
 def thin(points: list[tuple[int, float]], limit: int = 200) -> list[tuple[int, float]]:
-    """Return at most `limit` points, each the mean of those that it stands for."""
+    """Return at most `limit` points, means of those left out."""
     size = math.ceil(len(points) / limit) or 1
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
 def theta_rows(report: RunReport) -> list[tuple[str, list[float], list[float]]]:
-    """Return for each number of theta its name, statistics, and a histogram of heights 0 to 24.
+    """Return name, statistics and histogram of each number of theta.
 
-    The statistics are mean, standard deviation, smallest and largest over the test images.
+    The histogram's heights are 0 to 24. The statistics are mean, standard deviation, smallest and
+    largest over the test images.
     """
     theta = report.evaluation.theta
     if theta is None:
@@ -192,7 +196,7 @@ def confusion(report: RunReport) -> list[list[tuple[int, float]]] | None:
 
 
 def confused_pairs(report: RunReport) -> list[tuple[str, str, int]]:
-    """Return (label, answer, count) of the pairs of classes confused most, most first."""
+    """Return (label, answer, count) of the most confused classes."""
     if report.evaluation.label.dim() != 1:
         return []
     wrong = _confusion_table(report).fill_diagonal_(0).flatten()

@@ -1,4 +1,4 @@
-"""`stn predict`: label images in files, and say where their crops lie."""
+"""`stn predict`: label images in files, and outline their crops."""
 
 import contextlib
 import csv
@@ -95,7 +95,10 @@ def _summarise(network: TrainedNetwork, number: int, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _opened(out: Path | None) -> Iterator[Any]:
-    """Open the output; file names that are not UTF-8 are written with their own bytes."""
+    """Open the output.
+
+    File names that are not UTF-8 are written with their own bytes.
+    """
     if out:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             yield file
@@ -144,7 +147,10 @@ def _csv_writer(file: Any, network: TrainedNetwork) -> Callable[[Prediction], An
 
 
 def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
-    """Name the columns of crops; with several transformers each has its number in front."""
+    """Name the columns of crops.
+
+    With several transformers each has its number in front.
+    """
     crops = list(crops)
     for n, crop in enumerate(crops):
         prefix = "" if len(crops) == 1 else f"{n}."
@@ -153,7 +159,7 @@ def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
 
 
 def draw_prediction(answer: Prediction, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """Draw the upright image with the outlines of its crops, and the crops beside it."""
+    """Draw the upright image with outlines, and crops beside it."""
     image = Image.fromarray(decode(answer.file, background))
     factor = SIDE / max(image.size)
     width, height = (max(1, round(side * factor)) for side in image.size)
@@ -175,6 +181,9 @@ def draw_prediction(answer: Prediction, background: tuple[int, int, int] = WHITE
 
 
 def _save(image: Image.Image, folder: Path, file: Path, number: int) -> None:
-    """Save under a number and the file's name: several folders may have files of one name."""
+    """Save under a number and the file's name.
+
+    Several folders may have files of one name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     image.save(folder / f"{number:06d}-{file.stem}.png")

@@ -1,4 +1,4 @@
-"""Predictions of a trained network for images in files, with the outlines of its crops."""
+"""Predict images in files, with the outlines of their crops."""
 
 import glob
 import itertools
@@ -28,7 +28,7 @@ bottom right of the image.
 
 
 class CropOutline(NamedTuple):
-    """Where one transformer's crop lies in an image."""
+    """The place of one transformer's crop in an image."""
 
     theta: list[float]
     outline: Float[Tensor, "points 2"]
@@ -38,7 +38,10 @@ class CropOutline(NamedTuple):
     crop: Float[Tensor, "channels height width"]
 
     def draw(self) -> Image.Image:
-        """Draw the crop, a pixel for each of its own; beyond 0 to 1 values are stretched to fit."""
+        """Draw the crop at its own size.
+
+        Values beyond 0 to 1 are stretched to fit.
+        """
         values = self.crop - self.crop.min().clamp(max=0)
         levels = (values / values.max().clamp(min=1) * 255).round().byte().expand(3, -1, -1)
         return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
@@ -56,7 +59,7 @@ class Prediction(NamedTuple):
     class_names: tuple[str, ...]
 
     def best(self, n: int) -> list[tuple[str, float]]:
-        """Return the `n` most probable classes with their probabilities, the first first.
+        """Return the `n` most probable classes with their probabilities.
 
         Of a sequence there is the most probable one alone.
         """
@@ -76,7 +79,7 @@ class Unreadable(NamedTuple):
 
 
 def predict_all(network: TrainedNetwork, paths: Iterable[str | Path]) -> list[Prediction]:
-    """Return the prediction for each image that the paths stand for.
+    """Return the prediction for each image.
 
     Raises:
         ValueError: if a path stands for nothing, or files cannot be read; it names each.
@@ -134,7 +137,7 @@ def predictions(
 
 
 def read_pixels(data: BaseDataModule, file: Path) -> UInt8[Tensor, "3 height width"]:
-    """Return the upright image in a file, on the data's background.
+    """Return the upright image in a file.
 
     Raises:
         ValueError: with the file's name, if it cannot be read.
@@ -178,7 +181,7 @@ def _answer(
 def predict_tensor(
     network: TrainedNetwork, file: Path, image: PreprocessedImage
 ) -> Prediction | Unreadable:
-    """Return the answer for one image that is preprocessed already; `file` names it."""
+    """Return the answer for a preprocessed image; `file` names it."""
     return next(_answer(network, [(file, image)]))
 
 

@@ -1,4 +1,4 @@
-"""`stn report`: one page about one run or several, in one file."""
+"""`stn report`: one page about one run or several."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,9 @@ def report(
     strip: Path | None = None,
     checkpoint: str | None = None,
 ) -> int:
-    """Write a page about runs in one file: curves, the paper's numbers, crops, errors.
+    """Write a page about runs in one file.
+
+    It shows curves, the paper's numbers, crops and errors.
 
     Args:
         runs: names of runs, or their folders.

@@ -35,13 +35,15 @@ class Run(TrainedNetwork):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes what the network takes, in numbers."""
+        """Numbers that turn an image into what the network takes."""
         return self.data.preprocessing
 
     def preprocess(
         self, image: str | Path | Image.Image | Tensor
     ) -> Float[Tensor, "channels height width"]:
-        """Turn an image into what the network takes; add a batch axis with `[None]`.
+        """Turn an image into what the network takes.
+
+        Add a batch axis with `[None]`.
 
         Args:
             image: a file, a Pillow image, or (3, height, width) as uint8; upright.

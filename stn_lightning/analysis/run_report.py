@@ -34,7 +34,7 @@ class RunReport(NamedTuple):
 
 
 def collect(network: TrainedNetwork) -> RunReport:
-    """Read a run's folder, and evaluate its network on the test images."""
+    """Read a run's folder, and evaluate its network."""
     events = read_events(network.folder)
     tables = resolve_config(Path("configs/tables"))
     return RunReport(
@@ -52,7 +52,7 @@ def collect(network: TrainedNetwork) -> RunReport:
 
 
 def paper_numbers(record: RunRecord, tables: Path) -> list[str]:
-    """Return a line for each cell of the paper's tables that the run's configurations make.
+    """Return the run's cells of the paper's tables, in words.
 
     Args:
         record: of the run.

@@ -1,4 +1,4 @@
-"""`stn zoo`: list the networks that come with the package, or add one from a finished run."""
+"""`stn zoo`: list shipped networks, or add one."""
 
 import copy
 import dataclasses
@@ -16,7 +16,7 @@ def zoo(
     data: str | None = None,
     licence: str = "MIT",
 ) -> int:
-    """List the networks of the zoo; add one from a finished run.
+    """List shipped networks; add one from a finished run.
 
     Args:
         run: name of a run to add, or its folder; without it the networks are listed.

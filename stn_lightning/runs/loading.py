@@ -1,4 +1,4 @@
-"""Load a trained network from the folder of its run, or from the zoo."""
+"""Load a trained network from a run or the zoo."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ Loaded = TypeVar("Loaded", bound="TrainedNetwork")
 
 
 class Network(nn.Module):
-    """A task's transformer and backbone without the task: images to logits."""
+    """A transformer and a backbone: images to logits."""
 
     def __init__(self, transformer: nn.Module | None, backbone: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, repr=False)
 class TrainedNetwork:
-    """The network of a finished run, ready to answer, and what it was trained on."""
+    """The network of a finished run, ready to answer."""
 
     name: str
     folder: Path
@@ -128,7 +128,7 @@ class TrainedNetwork:
         return channels, height, width
 
     def infer(self, image: Float[Tensor, "batch *shape"]) -> tuple[Tensor, WarpRecord | None]:
-        """Return logits, and the warp of the transformer in front where there is one."""
+        """Return logits, and the warp of the transformer in front."""
         with torch.inference_mode(), record_warps(self.task) as records:
             logits = self.task(image.to(self.device, self.dtype))
         in_front = (each for each in records if each.transformer is self.task.transformer)
@@ -143,7 +143,7 @@ class TrainedNetwork:
 
 
 class _Stored(NamedTuple):
-    """What is read from the disk."""
+    """Files of a run or of the zoo, read but not built."""
 
     name: str
     folder: Path
@@ -192,7 +192,7 @@ def _checkpoint(run: RunFolder, name: str | None) -> Path:
 
 
 def _read_record(path: Path) -> RunRecord | None:
-    """Read a run's record; go on without it where it is missing or damaged."""
+    """Read a run's record, if it is there and whole."""
     try:
         return RunRecord.read(path) if path.exists() else None
     except (ValueError, OSError) as problem:
@@ -227,7 +227,7 @@ def _load_weights(task: ClassificationTask, stored: _Stored) -> None:
 
 
 def _ask(data: BaseDataModule) -> dict[str, Any]:
-    """Ask the data themselves; checkpoints of 0.1 did not say what they were made for."""
+    """Ask the data what checkpoints of 0.1 did not say."""
     data.prepare_data()
     data.setup("test")
     return {"image_shape": data.image_shape, "classes": data.class_names}

@@ -1,4 +1,4 @@
-"""Trained networks that come with the package: weights as safetensors, and a card for each.
+"""Trained networks that come with the package.
 
     run = stn_lightning.load_run("zoo:quickstart")
     stn predict zoo:quickstart scan.png
@@ -18,6 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from stn_lightning.runtime.atomic_files import atomic_write
+
+__all__ = ["Card", "names", "read_card", "read_weights", "weights_path", "write"]
 
 FOLDER = Path(__file__).parent
 PREFIX = "zoo:"
@@ -89,7 +91,7 @@ def weights_path(name: str) -> Path:
 
 
 def write(name: str, card: Card, weights: dict[str, Tensor]) -> None:
-    """Write a network and its card; one of that name is replaced."""
+    """Write a network and its card."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
     with atomic_write(weights_path(name)) as file:
