@@ -19,6 +19,7 @@ from benchmarks.alternating import alternate, chosen, in_a_process, report, tabl
 from stn_lightning import load_run
 from stn_lightning.analysis.predict import predict
 from stn_lightning.analysis.predictions import BATCH
+from stn_lightning.cli.typed_command import call
 from stn_lightning.runs.shipped_configs import CONFIGS
 
 
@@ -40,7 +41,9 @@ def main() -> None:
                     network(image)
 
         cases = {
-            "stn predict": lambda: predict([str(run), str(pictures), "--out", f"{folder}/out.csv"]),
+            "stn predict": lambda: call(
+                predict, [str(run), str(pictures), "--out", f"{folder}/out.csv"]
+            ),
             "bare forward": bare,
         }
         seconds = alternate(cases, options.rounds, options.clock)
@@ -105,7 +108,7 @@ def write_pictures(folder: Path, number: int) -> None:
 
 def peak(run: Path, pictures: Path) -> None:
     """Of this process, once it has gone through all pictures."""
-    predict([str(run), str(pictures), "--out", f"{pictures}.csv"])
+    call(predict, [str(run), str(pictures), "--out", f"{pictures}.csv"])
     print(json.dumps({"mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 

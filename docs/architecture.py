@@ -30,6 +30,7 @@ PARTS = {
         ("analysis", 3, 2),
         ("launch", 3, 3),
         ("cli", 3, 4),
+        ("zoo", 2, 1),
     ),
 }
 """Rooms with their column and row in the picture, by the part that they belong to."""

@@ -31,7 +31,6 @@ DATA = ("datasets", "datamodules", "synthetic")
 
 UNFINISHED: set[str] = {
     "__main__",
-    "analysis",
     "cli",
     "launch",
     "runs",

@@ -39,7 +39,9 @@ TABLE: dict[str, set[str] | None] = {
     # the runtime
     "runtime": {"torch", "numpy", "lightning", "filelock"},
     # running and using
+    "zoo": {"torch", "safetensors", "runtime"},
     "runs": {
+        "zoo",
         "torch",
         "lightning",
         "yaml",

@@ -1,145 +1,214 @@
-"""`stn demo`: draw a digit, turn it, move it, and watch where the transformer looks. A page served
-to this machine alone.
+"""`stn demo`: a page to watch crops follow an image.
+
+A page on this machine alone; nothing leaves it.
 """
 
+import base64
+import io
 import json
-import sys
+import tempfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
+from PIL import Image
 
-from stn_lightning.runs.loading import TrainedNetwork as Run
-from stn_lightning.runs.options import Options
+from stn_lightning import zoo
+from stn_lightning.analysis.predictions import Prediction, Unreadable, predict_tensor, predictions
+from stn_lightning.datamodules.preprocessing import PreprocessedImage
+from stn_lightning.datasets.decoding import decode
+from stn_lightning.runs.folder import RUNS
+from stn_lightning.runs.loading import TrainedNetwork
+from stn_lightning.runtime.exit_codes import FINISHED
 
 PAGE = Path(__file__).with_name("demo.html")
-HERE = ("localhost", "127.0.0.1")
-"""The only names that the page answers to: another site's script that found the port would come
-under its own.
-"""
+HOSTS = ("localhost", "127.0.0.1")
+"""The only names that the page answers to: a script of another site has its own."""
+DEFAULT = "quickstart"
+SHOWN_CLASSES = 10
+LARGEST_FILE = 32 * 2**20
+"""Largest image file that is taken, in bytes."""
+SHOWN_SIDE = 1024
+"""Longest side of an image that is sent back, in pixels."""
 
 
-def demo(arguments: list[str]) -> int:
-    """Serve until Ctrl-C.
+def demo(run: str | None = None, *, port: int = 8765, checkpoint: str | None = None) -> int:
+    """Watch crops follow an image in the browser.
 
-    Returns:
-        the process's exit code: 0, or 2 where the user got something wrong.
-    """
-    options = Options(
-        "demo",
-        "Draw a digit in the browser and watch the transformer follow it. Nothing leaves this machine.",
-    )
-    options.add_argument(
-        "run",
-        metavar="RUN",
-        nargs="?",
-        default="quickstart",
-        help="its name, or its folder; quickstart when left out",
-    )
-    options.add_argument(
-        "--port", type=int, default=8765, help="of this machine; 0 takes any that is free"
-    )
-    chosen = options.parse_args(arguments)
-    try:
-        run = Run.load(chosen.run)
-        server = serving(run, chosen.port)
-    except OverflowError:
-        print(f"stn demo: --port {chosen.port}; give 0 to 65535", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as problem:
-        print(f"stn demo: {problem}", file=sys.stderr)
-        return 2
-    print(f"{run.folder} on http://localhost:{server.server_port}/ - Ctrl-C ends it", flush=True)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        print()
-    finally:
-        server.server_close()
-    return 0
-
-
-def serving(run: Run, port: int) -> ThreadingHTTPServer:
-    """A server for the page and its questions, on this machine's own address.
-
-    Raises:
-        ValueError: where the run cannot be drawn for.
-    """
-    if len(run.image_shape) != 3 or run.image_shape[0] != 1 or run.task.transformer is None:
-        raise ValueError(
-            f"{run.folder} has no transformer in front, or takes images of shape {run.image_shape}; the demo draws in grey"
-        )
-    page = PAGE.read_bytes()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = (
-            True  # else each answer waits for the one before to be acknowledged
-        )
-
-        def do_GET(self) -> None:  # the framework's name
-            known = {
-                "/": ("text/html; charset=utf-8", page),
-                "/about": ("application/json", json.dumps(about(run)).encode()),
-            }
-            kind, content = known.get(self.path, ("text/plain", b"there is / alone"))
-            self._send(200 if self.path in known else 404, kind, content)
-
-        def do_POST(self) -> None:
-            _, height, width = run.image_shape
-            length = int(self.headers.get("Content-Length", 0))
-            if self.path != "/look" or length != height * width:
-                self.close_connection = True  # what was sent is not read
-                return self._send(
-                    400, "text/plain", f"POST {height} x {width} bytes of grey to /look".encode()
-                )
-            answer = look(run, self.rfile.read(length))
-            return self._send(200, "application/json", json.dumps(answer).encode())
-
-        def _send(self, code: int, kind: str, content: bytes) -> None:
-            if self.headers.get("Host", "").rpartition(":")[0] not in HERE:
-                code, kind, content = 403, "text/plain", b"this page is for localhost"
-            self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the framework's name
-            """Nothing: there are dozens of questions a second."""
-
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
-
-
-def about(run: Run) -> dict[str, Any]:
-    """What the page has to know before the first question."""
-    _, height, width = run.image_shape
-    return {"name": run.name, "height": height, "width": width, "classes": run.class_names}
-
-
-def look(run: Run, grey: bytes) -> dict[str, Any]:
-    """What the run makes of a picture.
+    Draw a digit there, or drop an image.
 
     Args:
-        grey: a byte for each pixel, row by row.
+        run: name of a run, its folder, or zoo:NAME; quickstart, or zoo:quickstart where there is
+            no such run, when left out.
+        port: of this machine; 0 takes any that is free.
+        checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
-        `probabilities` by class; of each transformer an outline, (x, y) from 0 to 1 across the
-        picture, and a crop, rows of 0 to 255.
+        0, after Ctrl-C.
+
+    Raises:
+        ValueError: if there is no such run, the port is none, or the images are not flat.
     """
-    pixels = np.frombuffer(grey, np.uint8).astype(np.float32) / 255
-    logits, seen = run.infer(torch.from_numpy(pixels).view(1, *run.image_shape))
-    assert seen is not None
-    crops = seen.output.image.reshape(-1, *seen.output.image.shape[-2:]).float().cpu()
-    outlines = [
-        torch.cat([g[0], g[1:, -1], g[-1].flip(0)[1:], g[1:, 0].flip(0)])
-        for g in seen.grids[0].float().cpu()
-    ]
+    if run is None:
+        trained = (RUNS / DEFAULT / "config.yaml").exists() or DEFAULT not in zoo.names()
+        run = DEFAULT if trained else zoo.PREFIX + DEFAULT
+    network = TrainedNetwork.load(run, checkpoint=checkpoint)
+    with make_server(network, port) as server:
+        address = f"http://localhost:{server.server_port}/"
+        print(f"{network.checkpoint} on {address} - Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return FINISHED
+
+
+class Reply(NamedTuple):
+    """The answer to a request."""
+
+    code: int
+    kind: str
+    content: bytes
+
+    @classmethod
+    def json(cls, content: Any) -> "Reply":
+        """Return a successful answer."""
+        return cls(200, "application/json", json.dumps(content, allow_nan=False).encode())
+
+    @classmethod
+    def refusal(cls, code: int, reason: str) -> "Reply":
+        """Return an answer that says what was wrong."""
+        return cls(code, "text/plain; charset=utf-8", reason.encode())
+
+
+def make_server(network: TrainedNetwork, port: int) -> ThreadingHTTPServer:
+    """Return a server of the page, on this machine alone.
+
+    Raises:
+        ValueError: if the network's images are not flat, in grey or in colour, or the port is none.
+    """
+    _ = network.flat_shape  # else it is refused
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port {port}; give 0 to 65535")
+    handler = type("Handler", (_Handler,), {"network": network})
+    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers each of the page's requests in its own thread."""
+
+    network: TrainedNetwork
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer waits until the one before is acknowledged
+
+    def do_GET(self) -> None:  # the framework's name
+        if self.path == "/":
+            self._send(Reply(200, "text/html; charset=utf-8", PAGE.read_bytes()))
+        elif self.path == "/about":
+            self._send(Reply.json(about(self.network)))
+        else:
+            self._send(Reply.refusal(404, "there is nothing but /"))
+
+    def do_POST(self) -> None:  # the framework's name
+        channels, height, width = self.network.flat_shape
+        length = int(self.headers.get("Content-Length", 0))
+        drawn = self.path == "/draw" and length == channels * height * width
+        if not drawn and not (self.path == "/image" and 0 < length <= LARGEST_FILE):
+            self.close_connection = True  # what was sent is not read
+            reason = f"POST {channels} x {height} x {width} bytes to /draw, or a file to /image"
+            self._send(Reply.refusal(400, reason))
+            return
+        content = self.rfile.read(length)
+        try:
+            answer = answer_drawing if drawn else answer_file
+            self._send(Reply.json(answer(self.network, content)))
+        except ValueError as problem:
+            self._send(Reply.refusal(422, str(problem)))
+
+    def _send(self, reply: Reply) -> None:
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        origin = urlsplit(self.headers.get("Origin", "http://localhost")).hostname
+        if host not in HOSTS or origin not in HOSTS:
+            reply = Reply.refusal(403, "this page is for localhost")
+        self.send_response(reply.code)
+        self.send_header("Content-Type", reply.kind)
+        self.send_header("Content-Length", str(len(reply.content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(reply.content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the framework's name
+        """Print nothing: there are dozens of requests a second."""
+
+
+def about(network: TrainedNetwork) -> dict[str, Any]:
+    """Return what the page needs before the first request."""
+    channels, height, width = network.flat_shape
     return {
-        "probabilities": logits[0].float().softmax(-1).tolist(),
-        "outlines": [((rim.clamp(-5, 5) + 1) / 2).tolist() for rim in outlines],
-        "crops": crops.clamp(0, 1).mul(255).round().int().tolist(),
+        "name": network.name,
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "draws": network.data.preprocessing.invert_light,  # its images are light ink on black
+        "has_transformer": network.task.transformer is not None,
     }
+
+
+def answer_drawing(network: TrainedNetwork, pixels: bytes) -> dict[str, Any]:
+    """Return what the network makes of a drawing.
+
+    Args:
+        network: of any run with flat images.
+        pixels: a byte for each value of its image: channel by channel, row by row.
+    """
+    values = torch.from_numpy(np.frombuffer(pixels, np.uint8).astype(np.float32) / 255)
+    _, height, width = network.flat_shape
+    image = PreprocessedImage(values.view(network.image_shape), (0.0, 0.0), (1.0, 1.0))
+    return _answer(predict_tensor(network, Path("drawing"), image), width, height)
+
+
+def answer_file(network: TrainedNetwork, content: bytes) -> dict[str, Any]:
+    """Return what the network makes of an image file.
+
+    The upright image comes with it, as a data URL.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".image") as file:
+        file.write(content)
+        file.flush()
+        path = Path(file.name)
+        prediction = next(predictions(network, [path]))
+        if isinstance(prediction, Unreadable):
+            raise ValueError(prediction.reason.replace(file.name, "the file"))
+        image = Image.fromarray(decode(path, network.data.background))
+    answer = _answer(prediction, *image.size)
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return {**answer, "image": _data_url(image)}
+
+
+def _answer(prediction: Prediction | Unreadable, width: int, height: int) -> dict[str, Any]:
+    """Return a prediction as the page takes it.
+
+    Outlines are 0 to 1 across the image; crops are data URLs.
+    """
+    if isinstance(prediction, Unreadable):
+        raise ValueError(prediction.reason)
+    size = torch.tensor([width, height])
+    outlines = [(crop.outline / size).clamp(-2, 3) for crop in prediction.crops]
+    return {
+        "label": prediction.label,
+        "classes": prediction.best(SHOWN_CLASSES),
+        "outlines": [outline.tolist() for outline in outlines],
+        "crops": [_data_url(crop.draw()) for crop in prediction.crops],
+    }
+
+
+def _data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

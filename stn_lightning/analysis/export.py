@@ -1,11 +1,10 @@
-"""`stn export`: write a run's network for other programs, each file checked against the run."""
+"""`stn export`: write a run's network for other programs."""
 
 import copy
 import dataclasses
 import importlib.util
 import io
 import json
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from stn_lightning.analysis import preprocess_template
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.runs.loading import Network, TrainedNetwork
-from stn_lightning.runs.options import Options
 from stn_lightning.runtime.atomic_files import atomic_write
 
 Format = Literal["safetensors", "exported", "onnx"]
@@ -32,39 +30,19 @@ OPSET = 20
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export(arguments: list[str]) -> int:
-    """Write what other programs read.
-
-    Returns:
-        0 all is written and agrees with the run, 2 wrong arguments or a file that does not agree.
-    """
-    options = Options("export", "Write a run's network as safetensors, torch.export and ONNX.")
-    options.add_argument("run", metavar="RUN", help="name of a run, or its folder")
-    options.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="export/ in RUN's folder when left out"
-    )
-    options.add_argument(
-        "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all when left out"
-    )
-    options.add_argument("--checkpoint", help="a file in RUN's checkpoints; best.ckpt if left out")
-    chosen = options.parse_args(arguments)
-    try:
-        return export_run(chosen.run, chosen.out, chosen.formats, chosen.checkpoint)
-    except (ValueError, OSError) as problem:
-        print(f"stn export: {problem}", file=sys.stderr)
-        return 2
-
-
-def export_run(
+def export(
     run: str,
+    *,
     out: Path | None = None,
     formats: Sequence[Format] = FORMATS,
     checkpoint: str | None = None,
 ) -> int:
-    """Write a run's network as safetensors, torch.export and ONNX, for batches of any size.
+    """Write a run's network as safetensors, torch.export and ONNX.
+
+    Each takes batches of any size, and is checked against the run before it is written.
 
     Args:
-        run: name of a run, or its folder.
+        run: name of a run, its folder, or zoo:NAME.
         out: folder; export/ in the run's folder when left out.
         formats: which to write.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
@@ -87,7 +65,9 @@ def write_formats(
     formats: Sequence[Format] = FORMATS,
     announce: Callable[[str], object] = lambda _: None,
 ) -> Path:
-    """Write a network in each format, with its configuration, `about.json` and `preprocess.py`.
+    """Write a network in each format.
+
+    Its configuration, `about.json` and `preprocess.py` lie beside them.
 
     Args:
         network: on the CPU or a GPU; what is written runs on either.
@@ -115,18 +95,19 @@ def write_formats(
 
 def about(network: TrainedNetwork) -> dict[str, object]:
     """Describe input, output and origin of a network."""
+    record = dataclasses.asdict(network.record) if network.record else {}
     kept = ("name", "seed", "commit", "versions", "metrics")
     return {
         "image_shape": network.image_shape,
         "classes": network.class_names,
         "preprocessing": dataclasses.asdict(network.data.preprocessing),
         "checkpoint": str(network.checkpoint),
-        **{key: network.results[key] for key in kept if key in network.results},
+        **{key: record[key] for key in kept if record},
     }
 
 
 def preprocess_code(network: TrainedNetwork) -> str | None:
-    """Return a module that turns image files into the network's input, or None.
+    """Return code that preprocesses image files, or None.
 
     There is none where the data module has a preprocessing of its own, or its images are not flat.
     """
@@ -169,7 +150,10 @@ def _write(run: TrainedNetwork, name: Format, folder: Path) -> str:
 def _difference(
     network: nn.Module, loaded: Callable[[Tensor], Tensor], shape: Sequence[int], batch: int
 ) -> float:
-    """Return the largest difference of logits of noise, relative to the largest above 1."""
+    """Return the largest difference of logits of noise.
+
+    It is relative to the largest logit where that is above 1.
+    """
     image = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
         expected, found = network(image), loaded(image)
@@ -224,7 +208,7 @@ def _any_batch() -> tuple[dict[int, torch.export.Dim]]:
 
 
 class Writer(NamedTuple):
-    """A format: its file, and how that is written and read back."""
+    """A format's file, and how it is written and read."""
 
     file: str
     write: Callable[[Network, tuple[Tensor]], bytes]

@@ -1,4 +1,4 @@
-"""`stn predict`: label images in files, and say where their crops lie."""
+"""`stn predict`: label images in files, and outline their crops."""
 
 import contextlib
 import csv
@@ -6,11 +6,10 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from stn_lightning.analysis.predictions import (
@@ -22,9 +21,8 @@ from stn_lightning.analysis.predictions import (
     predictions,
 )
 from stn_lightning.callbacks.warp_images import COLOURS
-from stn_lightning.datasets.decoding import decode
+from stn_lightning.datasets.decoding import WHITE, decode
 from stn_lightning.runs.loading import TrainedNetwork
-from stn_lightning.runs.options import Options
 
 UNREADABLE = 1
 """Exit code where some images have no answer."""
@@ -32,64 +30,25 @@ SIDE = 256
 """Longest side of a drawn image, in pixels."""
 
 
-def predict(arguments: list[str]) -> int:
-    """Print label, probability, theta and crop of each image.
-
-    Returns:
-        0 each image has its answer, 1 some could not be read, 2 wrong arguments.
-    """
-    chosen = _options().parse_args(arguments)
-    try:
-        return predict_files(chosen.run, chosen.images, chosen.out, chosen.draw, chosen.checkpoint)
-    except (ValueError, OSError) as problem:
-        print(f"stn predict: {problem}", file=sys.stderr)
-        return 2
-
-
-def _options() -> Options:
-    options = Options("predict", "Print label, probability, theta and crop of images in files.")
-    options.add_argument("run", metavar="RUN", help="name of a run, or its folder")
-    options.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGES",
-        help="files, folders with all that is in them, patterns such as 'a/*.png'",
-    )
-    options.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="FILE.csv, or FILE.jsonl with a JSON object a line; CSV on the screen when left out",
-    )
-    options.add_argument(
-        "--draw",
-        type=Path,
-        metavar="FOLDER",
-        help="write a PNG of each image with the outlines of its crops, and the crops, into FOLDER",
-    )
-    options.add_argument("--checkpoint", help="a file in RUN's checkpoints; best.ckpt if left out")
-    return options
-
-
-def predict_files(
+def predict(
     run: str,
-    images: list[str],
+    images: Sequence[str],
+    *,
     out: Path | None = None,
     draw: Path | None = None,
     checkpoint: str | None = None,
 ) -> int:
-    """Write label, probability, theta and crop of each image to a file or the screen.
+    """Print label, probability, theta and crop of each image.
 
     Args:
-        run: name of a run, or its folder.
+        run: name of a run, its folder, or zoo:NAME.
         images: files, folders with all that is in them, patterns such as `a/*.png`.
-        out: a .csv file, or a .jsonl file with a JSON object a line; CSV on the screen when left
-            out.
-        draw: folder for a PNG of each image with the outlines of its crops.
+        out: FILE.csv, or FILE.jsonl with a JSON object a line; CSV on the screen when left out.
+        draw: folder for a PNG of each image with the outlines of its crops, and the crops.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
-        0 each image has its answer, 1 some could not be read.
+        0 each image has its answer, 1 some files could not be read.
 
     Raises:
         ValueError: if the run, the images or the file's ending make no sense.
@@ -116,7 +75,7 @@ def predict_files(
             write(answer)
             number += 1
             if draw:
-                _save(draw_prediction(answer), draw, answer.file, number)
+                _save(draw_prediction(answer, network.data.background), draw, answer.file, number)
     _summarise(network, number, time.perf_counter() - start)
     if unreadable:
         total = number + unreadable
@@ -136,7 +95,10 @@ def _summarise(network: TrainedNetwork, number: int, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _opened(out: Path | None) -> Iterator[Any]:
-    """Open the output; file names that are not UTF-8 are written with their own bytes."""
+    """Open the output.
+
+    File names that are not UTF-8 are written with their own bytes.
+    """
     if out:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             yield file
@@ -185,7 +147,10 @@ def _csv_writer(file: Any, network: TrainedNetwork) -> Callable[[Prediction], An
 
 
 def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
-    """Name the columns of crops; with several transformers each has its number in front."""
+    """Name the columns of crops.
+
+    With several transformers each has its number in front.
+    """
     crops = list(crops)
     for n, crop in enumerate(crops):
         prefix = "" if len(crops) == 1 else f"{n}."
@@ -193,9 +158,9 @@ def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
         yield from (f"{prefix}{corner}.{axis}" for corner in CORNERS for axis in "xy")
 
 
-def draw_prediction(answer: Prediction) -> Image.Image:
-    """Draw the upright image with the outlines of its crops, and the crops beside it."""
-    image = Image.fromarray(np.asarray(decode(answer.file)))
+def draw_prediction(answer: Prediction, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Draw the upright image with outlines, and crops beside it."""
+    image = Image.fromarray(decode(answer.file, background))
     factor = SIDE / max(image.size)
     width, height = (max(1, round(side * factor)) for side in image.size)
     sheet = Image.new(
@@ -209,20 +174,16 @@ def draw_prediction(answer: Prediction) -> Image.Image:
         rim = (crop.outline * factor - 0.5).clamp(-SIDE, 2 * SIDE)
         line = [(x, y) for x, y in [*rim.tolist(), rim[0].tolist()]]
         pen.line(line, fill=COLOURS[n % len(COLOURS)], width=2)
-        sheet.paste(_draw_crop(crop), (width + 4 + n * (SIDE + 4), 0))
+        square = crop.draw().resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        sheet.paste(square, (width + 4 + n * (SIDE + 4), 0))
     sheet.paste(enlarged, (0, 0))
     return sheet
 
 
-def _draw_crop(crop: CropOutline) -> Image.Image:
-    """Draw a crop as a square; values beyond 0 to 1 are stretched into it."""
-    values = crop.crop.clamp(min=0) if crop.crop.min() >= 0 else crop.crop - crop.crop.min()
-    levels = (values / max(1.0, float(values.max())) * 255).round().byte().expand(3, -1, -1)
-    drawn = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
-    return drawn.resize((SIDE, SIDE), Image.Resampling.NEAREST)
-
-
 def _save(image: Image.Image, folder: Path, file: Path, number: int) -> None:
-    """Save under a number and the file's name: several folders may have files of one name."""
+    """Save under a number and the file's name.
+
+    Several folders may have files of one name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     image.save(folder / f"{number:06d}-{file.stem}.png")

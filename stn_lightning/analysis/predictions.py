@@ -1,4 +1,4 @@
-"""Predictions of a trained network for images in files, with the outlines of its crops."""
+"""Predict images in files, with the outlines of their crops."""
 
 import glob
 import itertools
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
+from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.datamodules.preprocessing import PreprocessedImage
 from stn_lightning.datasets.decoding import SUFFIXES, decode
 from stn_lightning.geometry import overlap
@@ -26,7 +28,7 @@ bottom right of the image.
 
 
 class CropOutline(NamedTuple):
-    """Where one transformer's crop lies in an image."""
+    """The place of one transformer's crop in an image."""
 
     theta: list[float]
     outline: Float[Tensor, "points 2"]
@@ -34,6 +36,15 @@ class CropOutline(NamedTuple):
     corners: list[list[float]]
     """(x, y) of each of CORNERS, in the same pixels"""
     crop: Float[Tensor, "channels height width"]
+
+    def draw(self) -> Image.Image:
+        """Draw the crop at its own size.
+
+        Values beyond 0 to 1 are stretched to fit.
+        """
+        values = self.crop - self.crop.min().clamp(max=0)
+        levels = (values / values.max().clamp(min=1) * 255).round().byte().expand(3, -1, -1)
+        return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 
 class Prediction(NamedTuple):
@@ -45,6 +56,18 @@ class Prediction(NamedTuple):
     probabilities: Float[Tensor, "*digits classes"]
     crops: list[CropOutline]
     """one for each parallel transformer; empty where there is none in front"""
+    class_names: tuple[str, ...]
+
+    def best(self, n: int) -> list[tuple[str, float]]:
+        """Return the `n` most probable classes with their probabilities.
+
+        Of a sequence there is the most probable one alone.
+        """
+        if self.probabilities.dim() > 1:
+            return [(self.label, self.probability)]
+        values, indices = self.probabilities.topk(min(n, len(self.probabilities)))
+        names = [self.class_names[i] for i in indices.tolist()]
+        return list(zip(names, values.tolist(), strict=True))
 
 
 class Unreadable(NamedTuple):
@@ -56,7 +79,7 @@ class Unreadable(NamedTuple):
 
 
 def predict_all(network: TrainedNetwork, paths: Iterable[str | Path]) -> list[Prediction]:
-    """Return the prediction for each image that the paths stand for.
+    """Return the prediction for each image.
 
     Raises:
         ValueError: if a path stands for nothing, or files cannot be read; it names each.
@@ -102,27 +125,31 @@ def predictions(
     Raises:
         ValueError: if the network does not take flat images in grey or in colour.
     """
-    shape = network.image_shape
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ValueError(
-            f"{network.folder} takes images of shape {shape}; images in files are flat, in grey "
-            "or in colour"
-        )
+    shape = network.flat_shape
     files = iter(files)
     batches = iter(lambda: list(itertools.islice(files, BATCH)), [])
     with ThreadPoolExecutor(2) as threads:
-        pending = threads.map(lambda file: _read(network, file), next(batches, []))
+        pending = threads.map(lambda file: _read(network.data, shape, file), next(batches, []))
         while items := list(pending):
-            pending = threads.map(lambda file: _read(network, file), next(batches, []))
+            pending = threads.map(lambda file: _read(network.data, shape, file), next(batches, []))
             answers = _answer(network, [item for item in items if not isinstance(item, Unreadable)])
             yield from (item if isinstance(item, Unreadable) else next(answers) for item in items)
 
 
-def _read(network: TrainedNetwork, file: Path) -> tuple[Path, PreprocessedImage] | Unreadable:
+def read_pixels(data: BaseDataModule, file: Path) -> UInt8[Tensor, "3 height width"]:
+    """Return the upright image in a file.
+
+    Raises:
+        ValueError: with the file's name, if it cannot be read.
+    """
+    return torch.from_numpy(decode(file, data.background).copy()).permute(2, 0, 1)
+
+
+def _read(
+    data: BaseDataModule, shape: tuple[int, int, int], file: Path
+) -> tuple[Path, PreprocessedImage] | Unreadable:
     try:
-        pixels = decode(file, network.data.background)
-        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-        return file, network.data.preprocess(image, network.image_shape)
+        return file, data.preprocess(read_pixels(data, file), shape)
     except (ValueError, OSError) as problem:
         return Unreadable(file, str(problem))
 
@@ -134,7 +161,7 @@ def _answer(
         return
     logits, record = network.infer(torch.stack([each.image for _, each in images]))
     logits = logits.float().cpu()
-    labels = network.task.predictions(logits, network.class_names)
+    labels = network.task.predictions(logits.nan_to_num(), network.class_names)  # checked below
     crops = (
         crop_outlines(record, [each for _, each in images])
         if record is not None
@@ -144,9 +171,18 @@ def _answer(
         images, logits, labels, crops, strict=False
     ):
         if values.isfinite().all():
-            yield Prediction(file, label, probability, values.softmax(-1), outlines)
+            probabilities = values.softmax(-1)
+            names = network.class_names
+            yield Prediction(file, label, probability, probabilities, outlines, names)
         else:
             yield Unreadable(file, f"{file}: the network's answer is NaN or infinite")
+
+
+def predict_tensor(
+    network: TrainedNetwork, file: Path, image: PreprocessedImage
+) -> Prediction | Unreadable:
+    """Return the answer for a preprocessed image; `file` names it."""
+    return next(_answer(network, [(file, image)]))
 
 
 def crop_outlines(

@@ -1,4 +1,6 @@
-"""Turn image files into what the exported network takes. Needs NumPy and Pillow alone.
+"""Turn image files into what the exported network takes.
+
+It needs NumPy and Pillow alone.
 
     from preprocess import preprocess          # (1, channels, height, width), float32
     python preprocess.py IMAGE ...             # label of each, by network.onnx (ONNX Runtime)
@@ -33,7 +35,7 @@ def preprocess(path: str) -> NDArray[np.float32]:
 
 
 def decode(path: str) -> Image.Image:
-    """Open an image upright, in colour, with 8 bits, on its background."""
+    """Open an image: upright, colour, 8 bits, on its background."""
     image: Image.Image = Image.open(path, formats=("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"))
     image.load()
     is_16_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
@@ -58,7 +60,7 @@ def is_light_background(pixels: NDArray[np.uint8]) -> bool:
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Shrink all of a larger image into the middle, on black."""
+    """Shrink a larger image into the middle, on black."""
     channels, height, width = shape
     factor = min(1.0, height / image.height, width / image.width)
     rows, columns = (max(1, round(side * factor)) for side in (image.height, image.width))

@@ -16,7 +16,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from stn_lightning.analysis import export, predictions, report
 from stn_lightning.datamodules.preprocessing import Preprocessing
-from stn_lightning.datasets.decoding import decode
 from stn_lightning.runs.loading import TrainedNetwork
 
 
@@ -36,25 +35,26 @@ class Run(TrainedNetwork):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes what the network takes, in numbers."""
-        preprocessing: Preprocessing = self.data.preprocessing
-        return preprocessing
+        """Numbers that turn an image into what the network takes."""
+        return self.data.preprocessing
 
     def preprocess(
         self, image: str | Path | Image.Image | Tensor
     ) -> Float[Tensor, "channels height width"]:
-        """Turn an image into what the network takes; add a batch axis with `[None]`.
+        """Turn an image into what the network takes.
+
+        Add a batch axis with `[None]`.
 
         Args:
             image: a file, a Pillow image, or (3, height, width) as uint8; upright.
         """
-        if isinstance(image, str | Path):
-            image = torch.from_numpy(decode(Path(image), self.data.background).copy()).permute(
-                2, 0, 1
-            )
+        if isinstance(image, Tensor):
+            pixels = image
         elif isinstance(image, Image.Image):
-            image = pil_to_tensor(image.convert("RGB"))
-        preprocessed: Tensor = self.data.preprocess(image, self.image_shape).image
+            pixels = pil_to_tensor(image.convert("RGB"))
+        else:
+            pixels = predictions.read_pixels(self.data, Path(image))
+        preprocessed = self.data.preprocess(pixels, self.flat_shape).image
         return preprocessed.to(self.device, self.dtype)
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -86,10 +86,10 @@ def load_run(
     dtype: torch.dtype | None = None,
     checkpoint: str | None = None,
 ) -> Run:
-    """Load a finished run by its name or folder.
+    """Load a finished run, or a network of the zoo.
 
     Args:
-        name: name of a run below `runs/`, or its folder.
+        name: name of a run below `runs/`, its folder, or `zoo:NAME`.
         device: a GPU where there is one, else the CPU, when left out.
         dtype: of weights and images; float32 when left out. Sampling grids stay float32.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.

@@ -112,9 +112,10 @@ class TransformerHealth:
 
 
 class AlignmentHealth:
-    """Reports a transformer that does not turn with its images, and when it does after all.
+    """Reports a transformer that ignores its images' poses.
 
-    In the first half of the training, and in the first steps, it has time to learn that.
+    It says so once the first half of the training is over, and tells when the transformer follows
+    after all.
     """
 
     threshold = 0.5
@@ -126,7 +127,7 @@ class AlignmentHealth:
         self.follows = True
 
     def update(self, correlation: float, progress: float, step: int) -> str | None:
-        """Return a warning, the news that it follows, or None where nothing is new.
+        """Return a warning, or the news that it follows, if any.
 
         Args:
             correlation: of the angle that the transformer undoes with the applied one.

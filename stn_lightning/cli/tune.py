@@ -100,6 +100,7 @@ class Tuning(CommandLine):
     def _suggest_learning_rate(self, steps: int) -> None:
         if isinstance(self.model, ClassificationTask):
             _keep_apart(self.model)
+        _end_curriculum(self.datamodule)
         found: Any = Tuner(self.trainer).lr_find(
             self.model,
             datamodule=self.datamodule,
@@ -133,6 +134,7 @@ def largest_batch(command: Tuning) -> int:
     halved where it does not fit itself.
     """
     data: Any = command.datamodule
+    _end_curriculum(data)
     data.prepare_data()
     data.setup("fit")
     everything = len(data.dataset("train"))
@@ -144,6 +146,12 @@ def largest_batch(command: Tuning) -> int:
     )
     assert found is not None
     return min(found, everything)
+
+
+def _end_curriculum(data: Any) -> None:
+    """Show a search, which has no epochs, the final distortions."""
+    if hasattr(data, "curriculum"):
+        data.curriculum = 0.0
 
 
 def _keep_apart(task: ClassificationTask) -> None:

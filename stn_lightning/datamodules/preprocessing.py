@@ -40,7 +40,7 @@ class PreprocessedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Numbers by which an image becomes a task's input.
+    """Numbers that turn an image into what a task gets.
 
     Args:
         resize: "fit" shrinks all of a larger image into the middle, on black; "stretch" resizes
@@ -94,9 +94,9 @@ class Preprocessing:
 def fit_centre(
     image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
 ) -> PreprocessedImage:
-    """Shrink an image into the middle of zeros.
+    """Shrink an image into the middle of `shape`.
 
-    A small image is not enlarged. One channel is grey.
+    Around it are zeros. A small image is not enlarged. One channel is grey.
     """
     channels, height, width = shape
     rows, columns = image.shape[1:]
@@ -115,13 +115,13 @@ def fit_centre(
 def stretch(
     image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
 ) -> PreprocessedImage:
-    """Resize an image, whatever its proportions."""
+    """Resize a colour image to `shape`, whatever its proportions."""
     scale = (image.shape[2] / shape[2], image.shape[1] / shape[1])
     return PreprocessedImage(resize(image, shape[1:]).float() / 255, (0.0, 0.0), scale)
 
 
 def centre_crop(image: UInt8[Tensor, "3 rows columns"], side: int, size: int) -> PreprocessedImage:
-    """Resize an image, then crop the square in its middle."""
+    """Resize the smallest side; cut out the middle `size` pixels."""
     rows, columns = image.shape[1:]
     resized = torch.from_numpy(resize_smallest_side(image.permute(1, 2, 0).numpy(), side))
     height, width = resized.shape[:2]
@@ -141,9 +141,6 @@ def resize(
 
 
 def is_light_background(image: UInt8[Tensor, "3 rows columns"]) -> bool:
-    """Return whether most of an image's border is light.
-
-    Then it is dark ink on light paper.
-    """
+    """Return whether most of an image's border is light."""
     rim = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
     return bool(rim.sum(0, dtype=torch.int32).median() > 3 * 127)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stn_lightning import zoo
 from stn_lightning.runs.folder import RunFolder
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
 
@@ -27,7 +28,7 @@ class InitialWeights(Callback):
     """Start a training with the weights of another run or file.
 
     Args:
-        source: name or folder of a run, or a `.ckpt` or `.safetensors` file.
+        source: name or folder of a run, `zoo:NAME`, or a `.ckpt` or `.safetensors` file.
         say: prints a line.
     """
 
@@ -45,11 +46,13 @@ def read_weights(source: str) -> dict[str, Tensor]:
     """Read the weights of a run or file.
 
     Args:
-        source: name or folder of a run, or a `.ckpt` or `.safetensors` file.
+        source: name or folder of a run, `zoo:NAME`, or a `.ckpt` or `.safetensors` file.
 
     Raises:
         ValueError: says why nothing can be read there.
     """
+    if source.startswith(zoo.PREFIX):
+        return zoo.read_weights(source.removeprefix(zoo.PREFIX))
     file = Path(source)
     if not file.is_file():
         file = RunFolder.found(source).best()

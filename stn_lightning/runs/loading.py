@@ -1,29 +1,33 @@
-"""Load a trained network from the folder of its run."""
+"""Load a trained network from a run or the zoo."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import yaml
 from jaxtyping import Float
 from jsonargparse import ArgumentParser
-from lightning import LightningDataModule
 from torch import Tensor, nn
 
+from stn_lightning import zoo
+from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.runs.config_errors import one_line
 from stn_lightning.runs.folder import RunFolder
+from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.tasks import ClassificationTask
 from stn_lightning.tasks.classification import MADE_FOR
 from stn_lightning.transformers import WarpRecord, record_warps
 
+logger = logging.getLogger(__name__)
 Loaded = TypeVar("Loaded", bound="TrainedNetwork")
 
 
 class Network(nn.Module):
-    """A task's transformer and backbone without the task: images to logits."""
+    """A transformer and a backbone: images to logits."""
 
     def __init__(self, transformer: nn.Module | None, backbone: nn.Module) -> None:
         super().__init__()
@@ -40,20 +44,20 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, repr=False)
 class TrainedNetwork:
-    """The network of a finished run, ready to answer, and what it was trained on."""
+    """The network of a finished run, ready to answer."""
 
     name: str
     folder: Path
-    """Folder of the run."""
+    """Folder of the run; for a network of the zoo, a new one in the working directory."""
     checkpoint: Path
     """File that the weights come from."""
     config: dict[str, Any]
     """The run's resolved configuration."""
-    results: dict[str, Any]
-    """What results.json holds; empty where the run was not tested."""
+    record: RunRecord | None
+    """What the run came to; None where it was not tested."""
     task: ClassificationTask
     """In evaluation mode, on `device`."""
-    data: Any
+    data: BaseDataModule
     """The run's data module, not set up: it has read no data."""
     image_shape: tuple[int, ...]
     """(channels, height, width), or (channels, depth, height, width)."""
@@ -72,7 +76,7 @@ class TrainedNetwork:
         """Load a trained network.
 
         Args:
-            name: name of a run, or its folder.
+            name: name of a run, its folder, or `zoo:NAME`.
             device: a GPU where there is one, else the CPU, when left out.
             dtype: of weights and images; float32 when left out. Sampling grids stay float32.
             checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
@@ -80,31 +84,27 @@ class TrainedNetwork:
         Raises:
             ValueError: if there is no such run, or it cannot be read; one line says why.
         """
-        run = RunFolder.found(name)
-        path = _checkpoint(run, checkpoint)
-        content = load_checkpoint(path)
-        config = yaml.safe_load(run.config.read_text())
-        task, data = _build(run, config)
-        made_for = content.get(MADE_FOR) or _ask(data)
+        in_zoo = str(name).startswith(zoo.PREFIX)
+        stored = _from_zoo(str(name), checkpoint) if in_zoo else _from_run(name, checkpoint)
+        task, data = _build(stored)
+        made_for = stored.made_for or _ask(data)
         image_shape, class_names = tuple(made_for["image_shape"]), tuple(made_for["classes"])
         with torch.no_grad():
             task.eval()(torch.zeros(1, *image_shape))  # lazy layers take their sizes
-        _load_weights(task, content["state_dict"], path)
+        _load_weights(task, stored)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype or torch.float32
-        results = run.path / "results.json"
         return cls(
-            name=run.name,
-            folder=run.path,
-            checkpoint=path,
-            config=config,
-            results=json.loads(results.read_text()) if results.exists() else {},
-            task=task.to(device, dtype),
+            name=stored.name,
+            folder=stored.folder,
+            checkpoint=stored.file,
+            config=stored.config,
+            record=stored.record,
+            task=task.to(device, dtype or torch.float32),
             data=data,
             image_shape=image_shape,
             class_names=class_names,
             device=device,
-            dtype=dtype,
+            dtype=dtype or torch.float32,
         )
 
     @property
@@ -112,8 +112,23 @@ class TrainedNetwork:
         """Transformer and backbone as one module: (batch, *image_shape) -> logits."""
         return Network(self.task.transformer, self.task.backbone).eval()
 
+    @property
+    def flat_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image as files hold them.
+
+        Raises:
+            ValueError: if images are not flat, in grey or in colour.
+        """
+        if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3):
+            raise ValueError(
+                f"{self.folder} takes images of shape {self.image_shape}; images in files are "
+                "flat, in grey or in colour"
+            )
+        channels, height, width = self.image_shape
+        return channels, height, width
+
     def infer(self, image: Float[Tensor, "batch *shape"]) -> tuple[Tensor, WarpRecord | None]:
-        """Return logits, and the warp of the transformer in front where there is one."""
+        """Return logits, and the warp of the transformer in front."""
         with torch.inference_mode(), record_warps(self.task) as records:
             logits = self.task(image.to(self.device, self.dtype))
         in_front = (each for each in records if each.transformer is self.task.transformer)
@@ -145,6 +160,42 @@ def trained_network(run: str) -> nn.Module:
     return TrainedNetwork.load(run, device="cpu").network
 
 
+class _Stored(NamedTuple):
+    """Files of a run or of the zoo, read but not built."""
+
+    name: str
+    folder: Path
+    file: Path
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    made_for: dict[str, Any] | None
+    record: RunRecord | None
+    source: Path
+
+
+def _from_run(name: str | Path, checkpoint: str | None) -> _Stored:
+    run = RunFolder.found(name)
+    file = _checkpoint(run, checkpoint)
+    content = load_checkpoint(file)
+    config = yaml.safe_load(run.config.read_text())
+    weights, made_for = content["state_dict"], content.get(MADE_FOR)
+    record = _read_record(run.path / RECORD)
+    return _Stored(run.name, run.path, file, config, weights, made_for, record, run.config)
+
+
+def _from_zoo(name: str, checkpoint: str | None) -> _Stored:
+    if checkpoint is not None:
+        raise ValueError(f"{name} has no other checkpoints; leave --checkpoint out")
+    name = name.removeprefix(zoo.PREFIX)
+    card = zoo.read_card(name)
+    file, folder = zoo.weights_path(name), Path(f"zoo-{name}")
+    made_for = {"image_shape": card.image_shape, "classes": card.class_names}
+    record = RunRecord.from_json(json.dumps(card.record))
+    weights = zoo.read_weights(name)
+    source = file.with_suffix(".json")
+    return _Stored(name, folder, file, record.settings, weights, made_for, record, source)
+
+
 def _checkpoint(run: RunFolder, name: str | None) -> Path:
     path = run.checkpoints / (name or "best.ckpt")
     if path.exists():
@@ -158,34 +209,43 @@ def _checkpoint(run: RunFolder, name: str | None) -> Path:
     )
 
 
-def _load_weights(task: ClassificationTask, weights: dict[str, Tensor], path: Path) -> None:
-    for name, value in weights.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(
-                f"{path}: the weight {name} holds NaN or infinite values, so it answers nothing; "
-                "give --checkpoint with another file"
-            )
+def _read_record(path: Path) -> RunRecord | None:
+    """Read a run's record, if it is there and whole."""
     try:
-        task.load_state_dict(weights)
-    except RuntimeError as problem:
-        reason = str(problem).splitlines()[-1].strip()
-        raise ValueError(f"{path} does not fit the run's config.yaml: {reason}") from problem
+        return RunRecord.read(path) if path.exists() else None
+    except (ValueError, OSError) as problem:
+        logger.warning("%s; going on without it", problem)
+        return None
 
 
-def _build(run: RunFolder, config: dict[str, Any]) -> tuple[ClassificationTask, Any]:
+def _build(stored: _Stored) -> tuple[ClassificationTask, BaseDataModule]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ClassificationTask, "model", fail_untyped=False)
-    parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
-    parts = {key: config[key] for key in ("model", "data")}
+    parser.add_subclass_arguments(BaseDataModule, "data", fail_untyped=False)
     try:
+        parts = {key: stored.config[key] for key in ("model", "data")}
         built = parser.instantiate_classes(parser.parse_object(parts))
     except (Exception, SystemExit) as problem:  # of many kinds, all about the file
-        raise ValueError(f"{run.config}: {one_line(str(problem))}") from problem
+        raise ValueError(f"{stored.source}: {one_line(str(problem))}") from problem
     return built.model, built.data
 
 
-def _ask(data: Any) -> dict[str, Any]:
-    """Ask the data themselves; checkpoints of 0.1 did not say what they were made for."""
+def _load_weights(task: ClassificationTask, stored: _Stored) -> None:
+    for name, value in stored.weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"{stored.file}: the weight {name} holds NaN or infinite values, so it answers "
+                "nothing; give --checkpoint with another file"
+            )
+    try:
+        task.load_state_dict(stored.weights)
+    except RuntimeError as problem:
+        reason = str(problem).splitlines()[-1].strip()
+        raise ValueError(f"{stored.file} does not fit {stored.source}: {reason}") from problem
+
+
+def _ask(data: BaseDataModule) -> dict[str, Any]:
+    """Ask the data what checkpoints of 0.1 did not say."""
     data.prepare_data()
     data.setup("test")
     return {"image_shape": data.image_shape, "classes": data.class_names}

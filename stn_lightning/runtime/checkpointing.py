@@ -231,7 +231,7 @@ class AtomicCheckpoint(Checkpoint):
                 rehearsal.unlink(missing_ok=True)
 
     def _rank(self, trainer: Trainer, score: float) -> None:
-        """Copy `last.ckpt`, which has this score, where it is one of the best.
+        """Copy `last.ckpt` where it is one of the best.
 
         Of equal scores the newest is the best: it was trained longer.
         """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -132,6 +133,19 @@ class ClassificationTask(LightningModule):
             image if self.transformer is None else self.transformer(image)
         )
         return logits
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **_: Any) -> Any:  # type: ignore[override]  # Lightning's has more options
+        """Refuse: a checkpoint holds weights alone, no network.
+
+        Raises:
+            ValueError: says what to use.
+        """
+        file = Path(checkpoint_path).absolute()
+        raise ValueError(
+            f"{checkpoint_path} holds weights alone; use stn_lightning.load_run("
+            f"{str(file.parents[1])!r}, checkpoint={file.name!r}).task"
+        )
 
     def configure_model(self) -> None:
         """Size lazy layers and check the number of classes.

@@ -1,18 +1,27 @@
 """The demo, used as a person uses it: with a mouse."""
 
+import base64
+import copy
+import dataclasses
+import io
 import json
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
-from stn_lightning.analysis.demo import demo, look, serving
+from stn_lightning.analysis.demo import answer_drawing, demo, make_server
+from stn_lightning.analysis.predictions import Prediction, predictions
 from stn_lightning.analysis.run import Run, load_run
+from stn_lightning.cli.typed_command import call
 from tests.browser import CHROMIUM, REASON, Page, browser
 
 
@@ -23,7 +32,7 @@ def small(small_run: Path) -> Run:
 
 @pytest.fixture
 def address(small: Run) -> Iterator[str]:
-    server = serving(small, 0)
+    server = make_server(small, 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://localhost:{server.server_port}/"
@@ -84,35 +93,37 @@ def test_a_digit_is_drawn_moved_turned_and_sized_with_the_mouse_and_the_outline_
         page.until("!busy && !again")
         assert page.value(INK)[0] < 0.6 * moved
         assert page.value("document.getElementById('bars').dataset.best") in list("0123456789")
-        assert page.value("document.getElementById('crop').width") == 28
+        assert page.value("document.querySelector('#crops img').naturalWidth") == 28
         assert page.complaints == []
 
 
 def test_an_answer_is_what_the_run_says(address: str, small: Run) -> None:
     grey = torch.randint(0, 256, (42 * 42,), dtype=torch.uint8)
-    with urllib.request.urlopen(f"{address}look", grey.numpy().tobytes()) as reply:
+    with urllib.request.urlopen(f"{address}draw", grey.numpy().tobytes()) as reply:
         answer = json.load(reply)
     logits, seen = small.infer(grey.view(1, 1, 42, 42) / 255)
     assert seen is not None
-    assert answer["probabilities"] == pytest.approx(logits[0].softmax(0).tolist(), abs=1e-5)
+    probabilities = dict(zip("0123456789", logits[0].softmax(0).tolist(), strict=True))
+    assert dict(answer["classes"]) == pytest.approx(probabilities, abs=1e-5)
+    assert answer["label"] == answer["classes"][0][0] == max(probabilities, key=probabilities.get)  # type: ignore[arg-type]
     assert answer["outlines"][0][0] == pytest.approx(
         ((seen.grids[0, 0, 0, 0] + 1) / 2).tolist(), abs=1e-5
     )
-    assert torch.tensor(answer["crops"][0]).shape == (28, 28)
+    assert decoded(answer["crops"][0]).size == (28, 28)
 
 
 def test_a_frame_is_answered_within_50_ms_of_processor_time(small: Run) -> None:
     grey = bytes(42 * 42)
-    look(small, grey)
+    answer_drawing(small, grey)
     began = time.thread_time()
     for _ in range(10):
-        look(small, grey)
+        answer_drawing(small, grey)
     assert (time.thread_time() - began) / 10 < 0.05
 
 
 @pytest.mark.parametrize(
     ("path", "host", "body", "code"),
-    [("", "evil.example:80", None, 403), ("etc", None, None, 404), ("look", None, b"x", 400)],
+    [("", "evil.example:80", None, 403), ("etc", None, None, 404), ("draw", None, b"x", 400)],
 )
 def test_strangers_and_nonsense_are_turned_away(
     path: str, host: str | None, body: bytes | None, code: int, address: str
@@ -124,17 +135,97 @@ def test_strangers_and_nonsense_are_turned_away(
     refused.value.close()
 
 
-def test_a_run_without_transformer_is_refused_in_a_line(
-    small: Run, monkeypatch: pytest.MonkeyPatch
+def decoded(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+
+
+def post(address: str, content: bytes) -> dict[str, Any]:
+    with urllib.request.urlopen(address, content) as reply:
+        answer: dict[str, Any] = json.load(reply)
+    return answer
+
+
+def write_scan(path: Path) -> Path:
+    scan = Image.new("L", (120, 90), 240)
+    ImageDraw.Draw(scan).line([(30, 20), (80, 15), (50, 70)], fill=10, width=8)
+    scan.save(path)
+    return path
+
+
+def test_a_dropped_file_is_answered_as_stn_predict_answers_it(
+    address: str, small: Run, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(small.task, "transformer", None)
-    with pytest.raises(ValueError, match="has no transformer in front"):
-        serving(small, 0)
+    path = write_scan(tmp_path / "scan.jpg")
+    answer = post(f"{address}image", path.read_bytes())
+    prediction = next(predictions(small, [path]))
+    assert isinstance(prediction, Prediction)
+    assert answer["classes"][0] == [prediction.label, pytest.approx(prediction.probability)]
+    expected = prediction.crops[0].outline / torch.tensor([120, 90])
+    torch.testing.assert_close(torch.tensor(answer["outlines"][0]), expected)
+    assert decoded(answer["image"]).size == (120, 90)
+
+
+def test_a_file_that_is_no_image_is_refused_by_a_line(address: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post(f"{address}image", b"no image")
+    assert refused.value.code == 422
+    assert refused.value.read().decode().startswith("the file: ")
+    refused.value.close()
+
+
+def test_a_page_of_another_site_is_turned_away(address: str) -> None:
+    request = urllib.request.Request(f"{address}about", None, {"Origin": "https://evil.example"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 403
+    refused.value.close()
+
+
+def test_each_of_four_threads_gets_the_answer_to_its_own_request(address: str, small: Run) -> None:
+    drawings = [bytes((i * 7 + k * k) % 256 for k in range(42 * 42)) for i in range(8)]
+    expected = [answer_drawing(small, drawing) for drawing in drawings]
+    assert len({json.dumps(answer["outlines"]) for answer in expected}) == len(drawings)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda d: post(f"{address}draw", d), drawings * 5))
+    for answer, right in zip(answers, expected * 5, strict=True):
+        torch.testing.assert_close(
+            torch.tensor(answer["outlines"]), torch.tensor(right["outlines"])
+        )
+
+
+def test_a_run_without_transformer_gets_percentages_and_no_outline(small: Run) -> None:
+    task = copy.deepcopy(small.task)
+    task.transformer = None
+    task.backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(28), task.backbone)
+    answer = answer_drawing(dataclasses.replace(small, task=task), bytes(42 * 42))
+    assert answer["outlines"] == answer["crops"] == []
+    assert sum(probability for _, probability in answer["classes"]) == pytest.approx(1)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=REASON)
+def test_a_chosen_image_is_shown_with_its_outline_and_can_be_turned(
+    address: str, tmp_path: Path
+) -> None:
+    path = write_scan(tmp_path / "scan.png")
+    with browser(tmp_path / "profile") as page:
+        page.open(address, 1000, 800)
+        page.until("document.getElementById('time').dataset.answers > 0")
+        document = page.send("DOM.getDocument")["root"]["nodeId"]
+        node = page.send("DOM.querySelector", nodeId=document, selector="#file")["nodeId"]
+        page.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+        page.until("photo && photo.width == 120 && !busy && !again")
+        assert page.value("[draw.width, draw.height]") == [336, 252]
+        before = page.value("answer.outlines[0]")
+        page.value("document.getElementById('turn').value = 45, turn.oninput()")
+        page.until("!busy && !again")
+        assert page.value("answer.outlines[0]") != before
+        page.photograph(tmp_path / "dropped.png")
+        assert page.complaints == []
 
 
 def test_an_unknown_run_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert demo([]) == 2
+    assert call(demo, []) == 2
     assert "runs/quickstart/config.yaml does not exist" in capsys.readouterr().err

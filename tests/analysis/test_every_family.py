@@ -9,6 +9,7 @@ from PIL import Image
 
 from stn_lightning.analysis.export import export
 from stn_lightning.analysis.predict import predict
+from stn_lightning.cli.typed_command import call
 from stn_lightning.datasets import svhn
 from tests.analysis.test_export import NEEDS_ONNX
 from tests.cub_miniature import CLASSES, write_cub
@@ -87,10 +88,10 @@ def test_a_network_of_every_kind_is_exported_and_asked(
         "fit", *named, *small, *moment, "--trainer.accelerator", "cpu", "--name", "one"
     )
     assert (code, err) == (0, "")
-    assert export(["one"]) == 0
+    assert call(export, ["one"]) == 0
     assert capsys.readouterr().out.count(": as the run, to ") == 3
     Image.new("RGB", (60, 40), "white").save(tmp_path / "a.png")
-    assert predict(["one", "a.png"]) == (2 if refused else 0)
+    assert call(predict, ["one", "a.png"]) == (2 if refused else 0)
     said = capsys.readouterr()
     if refused:
         assert refused in said.err

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 from stn_lightning import load_run
 from stn_lightning.analysis import export as export_module
 from stn_lightning.analysis.export import ONNX, WRITERS, Format, Writer, export
+from stn_lightning.cli.typed_command import call
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from tests.mnist_miniature import write_mnist
 from tests.stn_command import CONFIGS, Stn
@@ -32,7 +34,7 @@ NEEDS_ONNX = pytest.mark.skipif(
 def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     formats = ["safetensors", "exported", *(["onnx"] if HAS_ONNX else [])]
-    assert export([str(small_run), "--out", str(folder), "--formats", *formats]) == 0
+    assert call(export, [str(small_run), "--out", str(folder), "--formats", *formats]) == 0
     return folder
 
 
@@ -70,12 +72,20 @@ def test_about_says_what_goes_in_and_what_comes_out(exported: Path) -> None:
 
 
 def write_images(folder: Path) -> list[Path]:
-    """Write scans of dark ink on light paper, large and small."""
+    """Write scans of dark ink on light paper, large and small, upright and not, opaque and not."""
     folder.mkdir()
     image = Image.effect_noise((200, 160), 60)
+    exif = Image.Exif()
+    exif[274] = 6  # lies on its side
     ImageDraw.Draw(image).line([(40, 20), (60, 140), (120, 90)], fill=0, width=14)
     image.save(folder / "grey.jpg", quality=90)
+    image.convert("RGB").save(folder / "turned.jpg", quality=90, exif=exif)
     image.resize((30, 25)).save(folder / "small.png")
+    grey = (np.asarray(image).astype(np.uint16) * 257)[:, ::-1].copy()
+    Image.fromarray(grey).save(folder / "16_bits.png")
+    transparent = Image.new("RGBA", (90, 70))
+    ImageDraw.Draw(transparent).line([(20, 10), (60, 60)], fill=(30, 0, 90, 255), width=9)
+    transparent.save(folder / "transparent.png")
     return sorted(folder.iterdir())
 
 
@@ -143,7 +153,7 @@ def test_a_file_that_does_not_agree_is_not_written(
         "safetensors",
         Writer("weights.safetensors", write, lambda n, c: lambda image: read(n, c)(image) + 1e-3),
     )
-    assert export([str(small_run), "--out", str(tmp_path), "--formats", "safetensors"]) == 2
+    assert call(export, [str(small_run), "--out", str(tmp_path), "--formats", "safetensors"]) == 2
     assert (
         "weights.safetensors is not written: it differs from the run by" in capsys.readouterr().err
     )
@@ -157,7 +167,7 @@ def test_without_onnx_one_line_says_what_to_install(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert export([str(small_run), "--out", str(tmp_path), "--formats", "onnx"]) == 2
+    assert call(export, [str(small_run), "--out", str(tmp_path), "--formats", "onnx"]) == 2
     assert "pip install 'stn-lightning[export]'" in capsys.readouterr().err
 
 
@@ -187,4 +197,16 @@ def test_every_network_of_the_paper_is_exported_in_every_format(
         "1",
     )
     assert stn("fit", *files, *options)[0] == 0
-    assert export(["one"]) == 0
+    assert call(export, ["one"]) == 0
+
+
+def test_a_network_that_answers_nan_is_not_exported(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(small_run)
+    layer = next(m for m in run.task.backbone.modules() if isinstance(m, torch.nn.Linear))
+    with torch.no_grad():
+        layer.bias.fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not written: it differs .* nan"):
+        run.export(tmp_path, ["safetensors"])
+    assert not (tmp_path / "weights.safetensors").exists()

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,8 +14,15 @@ import torch
 from PIL import Image
 
 from stn_lightning.analysis.predict import draw_prediction, predict
-from stn_lightning.analysis.predictions import BATCH, Prediction, find_images, predictions
+from stn_lightning.analysis.predictions import (
+    BATCH,
+    Prediction,
+    Unreadable,
+    find_images,
+    predictions,
+)
 from stn_lightning.analysis.run import Run, load_run
+from stn_lightning.cli.typed_command import call
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,7 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
 ) -> None:
     write_test_pictures(small, tmp_path / "digits", BATCH + 6)
     out = tmp_path / "answers.jsonl"
-    assert predict([str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
+    assert call(predict, [str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
     said = [json.loads(line) for line in out.read_text().splitlines()]
     batch = small.data.transform_batch(small.data.dataset("test")[_draw(BATCH + 6)])
     logits, look = small.infer((batch.image * 255).round() / 255)
@@ -83,7 +93,7 @@ def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
     }
     for name, content in bad.items():
         (tmp_path / "digits" / name).write_bytes(content)
-    assert predict([str(small_run), str(tmp_path / "digits")]) == 1
+    assert call(predict, [str(small_run), str(tmp_path / "digits")]) == 1
     said = capsys.readouterr()
     rows = list(csv.DictReader(said.out.splitlines()))
     assert len(rows) == 95
@@ -98,7 +108,8 @@ def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
 def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_path: Path) -> None:
     write_test_pictures(small, tmp_path / "digits", 3)
     assert (
-        predict(
+        call(
+            predict,
             [
                 str(small_run),
                 f"{tmp_path}/digits/000[12].png",
@@ -106,7 +117,7 @@ def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_p
                 f"{tmp_path}/a.csv",
                 "--draw",
                 f"{tmp_path}/drawn",
-            ]
+            ],
         )
         == 0
     )
@@ -197,7 +208,8 @@ def test_a_mistake_is_one_line(
     if mistake == "no such run":
         Path("x.png").touch()
     assert (
-        predict([str(small_run) if argument == "RUN" else argument for argument in arguments]) == 2
+        call(predict, [str(small_run) if argument == "RUN" else argument for argument in arguments])
+        == 2
     )
     assert capsys.readouterr().err.strip() == expected
 
@@ -207,3 +219,51 @@ def test_a_picture_is_drawn_where_there_is_no_transformer(small: Run, tmp_path: 
     answer = next(predictions(small, [tmp_path / "a.png"]))
     assert isinstance(answer, Prediction)
     assert draw_prediction(answer._replace(crops=[])).size == (256, 171)
+
+
+@pytest.mark.parametrize("out", ["answers.csv", "answers.jsonl", None])
+def test_file_names_that_are_no_utf8_are_written_with_their_own_bytes(
+    out: str | None, small_run: Path, tmp_path: Path
+) -> None:
+    for name in (b"a.png", b"b\xff.png", b"c.png"):
+        Image.new("L", (30, 30)).save(tmp_path / os.fsdecode(name), "PNG")
+    script = (
+        "import sys; from stn_lightning.analysis.predict import predict\n"
+        "from stn_lightning.cli.typed_command import call; sys.exit(call(predict, sys.argv[1:]))"
+    )
+    options = ["--out", out] if out else []
+    command = [sys.executable, "-c", script, str(small_run), ".", *options]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert answer.returncode == 0, answer.stderr
+    content = (tmp_path / out).read_bytes() if out else answer.stdout
+    lines = content.splitlines()
+    if out and out.endswith("l"):
+        names = [os.fsencode(json.loads(line)["file"]) for line in lines]
+    else:
+        names = [line.split(b",")[0] for line in lines[1:]]
+    assert names == [b"a.png", b"b\xff.png", b"c.png"]
+
+
+def test_the_outline_is_drawn_in_the_upright_image(small: Run, tmp_path: Path) -> None:
+    image, exif = Image.new("L", (90, 60)), Image.Exif()
+    exif[274] = 6  # lies on its side
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    image.rotate(-90, expand=True).save(tmp_path / "upright.png")
+    turned, upright = predictions(small, [tmp_path / "turned.jpg", tmp_path / "upright.png"])
+    assert isinstance(turned, Prediction)
+    assert isinstance(upright, Prediction)
+    torch.testing.assert_close(turned.crops[0].outline, upright.crops[0].outline)
+    assert draw_prediction(turned).size == draw_prediction(upright).size == (171 + 4 + 256, 256)
+
+
+def test_an_answer_that_is_not_finite_is_no_answer(
+    small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (30, 30)).save(tmp_path / "a.png")
+    logits, record = small.infer(torch.zeros(1, 1, 42, 42))
+    broken = logits.clone()
+    broken[0, 3] = torch.nan
+    monkeypatch.setattr(Run, "infer", lambda *_: (broken, record))
+    (answer,) = predictions(small, [tmp_path / "a.png"])
+    assert isinstance(answer, Unreadable)
+    assert answer.reason.endswith("a.png: the network's answer is NaN or infinite")

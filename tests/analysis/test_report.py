@@ -9,15 +9,11 @@ import torch
 from PIL import Image
 
 from stn_lightning import load_run
-from stn_lightning.analysis.report import (
-    FRAMES,
-    STEPS,
-    animate,
-    collect,
-    filmstrip,
-    paper_numbers,
-    report,
-)
+from stn_lightning.analysis.film import FRAMES, STEPS, animate, filmstrip
+from stn_lightning.analysis.report import report
+from stn_lightning.analysis.run_report import collect, paper_numbers
+from stn_lightning.cli.typed_command import call
+from stn_lightning.runs.record import RunRecord
 from tests.browser import CHROMIUM, REASON, browser
 from tests.stn_command import CONFIGS
 
@@ -25,7 +21,7 @@ from tests.stn_command import CONFIGS
 @pytest.fixture(scope="module")
 def written(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "report.html"
-    assert report([str(small_run), str(small_run), "--out", str(file)]) == 0
+    assert call(report, [str(small_run), str(small_run), "--out", str(file)]) == 0
     return file
 
 
@@ -38,20 +34,21 @@ def test_the_page_asks_the_network_for_nothing(written: Path) -> None:
 
 def test_the_page_tells_what_the_run_came_to(written: Path, small_run: Path) -> None:
     text, run = written.read_text(), collect(load_run(small_run))
-    assert f"<td>{run.results['metrics']['test/error']:.4g}</td>" in text
+    assert run.record is not None
+    assert f"<td>{run.record.metrics['test/error']:.4g}</td>" in text
     for part in (
         "Validation error",
         "epoch by epoch",
-        "The worst",
+        "The highest losses",
         "theta.05",
-        "what is taken for what",
+        "which class is taken for which",
         "class_path",
         "Intel",
         "torch",
     ):
         assert part in text or part == "Intel"
     wrong = (run.evaluation.label != run.evaluation.answer).float().mean() * 100
-    assert float(wrong) == pytest.approx(run.results["metrics"]["test/error"], abs=1e-3)
+    assert float(wrong) == pytest.approx(run.record.metrics["test/error"], abs=1e-3)
     assert run.evaluation.theta is not None
     assert run.evaluation.theta.shape == (500, 1, 6)
 
@@ -92,7 +89,8 @@ def test_the_film_is_written_by_itself_where_it_is_asked_for(
 ) -> None:
     film, sheet = tmp_path / "films" / "film.webp", tmp_path / "strips" / "strip.png"
     assert (
-        report(
+        call(
+            report,
             [
                 str(small_run),
                 "--out",
@@ -101,7 +99,7 @@ def test_the_film_is_written_by_itself_where_it_is_asked_for(
                 str(film),
                 "--strip",
                 str(sheet),
-            ]
+            ],
         )
         == 0
     )
@@ -117,7 +115,8 @@ def test_the_papers_number_stands_beside_ours() -> None:
         "configs/mnist/data/rts.yaml",
         "configs/mnist/recipes/short.yaml",
     ]
-    said = paper_numbers({"configs": files, "metrics": {"test/error": 0.61}}, CONFIGS / "tables")
+    record = RunRecord(name="one", seed=0, configs=files, metrics={"test/error": 0.61})
+    said = paper_numbers(record, CONFIGS / "tables")
     assert said == ["Table 1: distorted MNIST, % error, ST-CNN Aff on RTS: 0.61, the paper 0.5"]
 
 

@@ -14,6 +14,7 @@ from torchvision import models
 from stn_lightning.analysis.predict import predict
 from stn_lightning.backbones import feature_extractors
 from stn_lightning.backbones.weights import NAMED
+from stn_lightning.cli.typed_command import call
 from tests.cub_miniature import CLASSES, gradient, write_cub
 from tests.stn_command import CONFIGS, Stn
 from tests.weights_package import write_weights_package
@@ -254,7 +255,7 @@ def test_a_network_learns_from_a_folder_and_predicts_another(stn: Stn, tmp_path:
         "--trainer.log_every_n_steps=1",
     )
     assert (code, err) == (0, "")
-    assert predict(["small_st2", "data/images/wren", "--out", "answers.csv"]) == 0
+    assert call(predict, ["small_st2", "data/images/wren", "--out", "answers.csv"]) == 0
     lines = (tmp_path / "answers.csv").read_text().splitlines()
     assert lines[0].startswith("file,label,probability,0.theta.00,")
     assert len(lines) == 31

@@ -11,7 +11,12 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 import stn_lightning
-from stn_lightning.tasks import DistillationTask
+from stn_lightning import zoo
+from stn_lightning.analysis.predict import predict
+from stn_lightning.analysis.zoo import zoo as zoo_command
+from stn_lightning.cli.typed_command import call
+from stn_lightning.runs import initial_weights
+from stn_lightning.tasks import ClassificationTask, DistillationTask
 
 
 @pytest.fixture
@@ -96,3 +101,44 @@ def test_bad_files_are_all_named(small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"b\.png: .*\n.*c\.png: "):
         stn_lightning.load_run(small_run).predict([tmp_path])
+
+
+def test_load_from_checkpoint_says_what_to_use(small_run: Path) -> None:
+    with pytest.raises(ValueError, match=r"use stn_lightning\.load_run") as refused:
+        ClassificationTask.load_from_checkpoint(small_run / "checkpoints/last.ckpt")
+    advice = str(refused.value).partition("use ")[2]
+    assert eval(advice).backbone is not None
+
+
+def test_a_damaged_record_is_named_and_gone_on_without(
+    copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (copied / "results.json").write_text("{")
+    assert stn_lightning.load_run(copied).record is None
+    assert "results.json: this is no record of a run" in caplog.text
+
+
+def test_a_finished_run_becomes_a_network_of_the_zoo(
+    small_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    run = stn_lightning.load_run(small_run)
+    assert run.record is not None
+    with pytest.raises(ValueError, match="zoo:quickstart: no such network; there are: none yet"):
+        stn_lightning.load_run("zoo:quickstart")
+    assert call(zoo_command, [str(small_run), "--name", "quickstart", "--data", "digits"]) == 0
+    shown = capsys.readouterr().out
+    assert f"zoo:quickstart  {run.record.metrics['test/error']:.2f} % error" in shown
+    card = zoo.read_card("quickstart")
+    assert (card.data, card.licence, card.record["seed"]) == ("digits", "MIT", run.record.seed)
+    network = stn_lightning.load_run("zoo:quickstart")
+    assert network.class_names == run.class_names
+    image = torch.rand(2, *run.image_shape)
+    torch.testing.assert_close(network.network(image), run.network(image), rtol=0, atol=0)
+    Image.new("L", (60, 40), 255).save(tmp_path / "a.png")
+    assert call(predict, ["zoo:quickstart", str(tmp_path / "a.png")]) == 0
+    assert f",{tmp_path}/quickstart.safetensors" in capsys.readouterr().out
+    assert initial_weights.read_weights("zoo:quickstart").keys() == run.task.state_dict().keys()

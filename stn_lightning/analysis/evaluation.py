@@ -1,0 +1,133 @@
+"""Evaluate a trained network on the test images."""
+
+import io
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from stn_lightning.callbacks.warp_images import Caption, draw, to_displayable
+from stn_lightning.runs.loading import TrainedNetwork
+from stn_lightning.transformers import WarpOutput
+
+GALLERY = 12
+"""Images in a gallery."""
+
+
+class Evaluation(NamedTuple):
+    """The answers for all test images, and drawings of some."""
+
+    label: Int64[Tensor, "images *digits"]
+    answer: Int64[Tensor, "images *digits"]
+    theta: Float[Tensor, "images n numbers"] | None
+    examples: bytes | None
+    """PNG of images of every class with outlines and crops; None where nothing can be drawn"""
+    worst: bytes | None
+    """PNG of the images with the highest losses"""
+
+
+class _Example(NamedTuple):
+    """One test image and what the network made of it."""
+
+    loss: float
+    image: Tensor
+    warp: WarpOutput | None
+    label: Tensor
+    answer: Tensor
+    probability: float
+
+
+def evaluate(network: TrainedNetwork) -> Evaluation:
+    """Run the network over the test split once.
+
+    Of the images themselves only those to be drawn are kept: some of each class, and those with
+    the highest losses.
+    """
+    data = network.data
+    data.prepare_data()
+    data.setup("test")
+    labels, answers, thetas = [], [], []
+    by_class: dict[tuple[int, ...], list[_Example]] = {}
+    worst: list[_Example] = []
+    for batch in data.test_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        logits, record = network.infer(batch.image)
+        logits = logits.float().cpu()
+        answer = logits.argmax(-1)
+        labels.append(batch.label)
+        answers.append(answer)
+        if record is not None:
+            thetas.append(record.thetas.float().cpu())
+        examples = _examples(logits, batch.image, batch.label, record and record.output)
+        worst = sorted([*worst, *examples], key=lambda each: -each.loss)[:GALLERY]
+        for each in examples:
+            key = tuple(each.label.reshape(-1).tolist())
+            if key not in by_class and len(by_class) == GALLERY:
+                continue
+            if len(of_class := by_class.setdefault(key, [])) < GALLERY // 2:
+                of_class.append(each)
+    names = network.class_names
+    return Evaluation(
+        torch.cat(labels),
+        torch.cat(answers),
+        torch.cat(thetas) if thetas else None,
+        _gallery(_spread(by_class), names),
+        _gallery(worst, names),
+    )
+
+
+def _examples(
+    logits: Tensor, image: Tensor, label: Tensor, warp: WarpOutput | None
+) -> list[_Example]:
+    losses = functional.cross_entropy(logits.movedim(-1, 1), label, reduction="none")
+    loss = losses.reshape(len(logits), -1).sum(1).tolist()
+    probability = logits.softmax(-1).amax(-1).reshape(len(logits), -1).prod(1).tolist()
+    return [
+        _Example(
+            loss[i],
+            image[i].cpu().clone(),  # not a view, which would keep its batch
+            warp and WarpOutput(*(value[i].float().cpu().clone() for value in warp)),
+            label[i],
+            logits[i].argmax(-1),
+            probability[i],
+        )
+        for i in range(len(logits))
+    ]
+
+
+def _spread(by_class: dict[tuple[int, ...], list[_Example]]) -> list[_Example]:
+    """Take from each class in turn."""
+    longest = max(map(len, by_class.values()), default=0)
+    classes = [by_class[label] for label in sorted(by_class)]
+    rounds = (each[i] for i in range(longest) for each in classes if i < len(each))
+    return [example for _, example in zip(range(GALLERY), rounds, strict=False)]
+
+
+def _gallery(examples: list[_Example], class_names: tuple[str, ...]) -> bytes | None:
+    """Draw examples as PNG, with their answers below."""
+    warps = [each.warp for each in examples if each.warp is not None]
+    image = torch.stack([each.image for each in examples])
+    if image.dim() != 4 or image.shape[1] not in (1, 3) or len(warps) < len(examples):
+        return None
+    stacked = (torch.stack([getattr(w, name) for w in warps]) for name in WarpOutput._fields)
+    warp = WarpOutput(*stacked)
+    image, crop = to_displayable(image, warp.image)
+    captions = [_caption(each, class_names) for each in examples]
+    file = io.BytesIO()
+    drawn = draw(image, warp._replace(image=crop), columns=2, captions=captions)
+    Image.fromarray(drawn).save(file, "PNG")
+    return file.getvalue()
+
+
+def _caption(example: _Example, class_names: tuple[str, ...]) -> Caption:
+    answer, label = (_name(each, class_names) for each in (example.answer, example.label))
+    correct = bool((example.answer == example.label).all())
+    text = f"{answer or 'nothing'} ({100 * example.probability:.0f} %)"
+    return Caption(text if correct else f"{label}, predicted {text}", correct)
+
+
+def _name(label: Any, class_names: tuple[str, ...]) -> str:
+    return "".join(class_names[i] for i in label.reshape(-1).tolist())

@@ -1,0 +1,73 @@
+"""Collect what a report says of one run."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from stn_lightning.analysis.evaluation import Evaluation, evaluate
+from stn_lightning.analysis.film import animate, filmstrip, read_events
+from stn_lightning.launch.table_format import read_table
+from stn_lightning.runs.loading import TrainedNetwork
+from stn_lightning.runs.record import RunRecord
+from stn_lightning.runs.shipped_configs import resolve_config
+
+
+class RunReport(NamedTuple):
+    """All that a page says of a run."""
+
+    name: str
+    checkpoint: Path
+    record: RunRecord | None
+    config: str
+    """the resolved configuration, as YAML"""
+    class_names: tuple[str, ...]
+    curves: dict[str, list[tuple[int, float]]]
+    """by their tags in TensorBoard: (step, value)"""
+    paper: list[str]
+    """the paper's number beside the run's, for each table that the run belongs to"""
+    evaluation: Evaluation
+    animation: bytes | None
+    """WebP: the same images after each epoch"""
+    filmstrip: bytes | None
+    """PNG: the first of them at a few steps"""
+
+
+def collect(network: TrainedNetwork) -> RunReport:
+    """Read a run's folder, and evaluate its network."""
+    events = read_events(network.folder)
+    tables = resolve_config(Path("configs/tables"))
+    return RunReport(
+        network.name,
+        network.checkpoint,
+        network.record,
+        yaml.safe_dump(network.config, sort_keys=False),
+        network.class_names,
+        events.curves,
+        paper_numbers(network.record, tables) if network.record else [],
+        evaluate(network),
+        animate(events.panels),
+        filmstrip(events.panels),
+    )
+
+
+def paper_numbers(record: RunRecord, tables: Path) -> list[str]:
+    """Return the run's cells of the paper's tables, in words.
+
+    Args:
+        record: of the run.
+        tables: folder of the tables' files.
+    """
+    lines = []
+    configs = set(map(Path, record.configs))
+    for path in sorted(tables.glob("*.yaml")):
+        table = read_table(path)
+        cells = [(row, column) for row in table.rows for column in table.columns]
+        for row, column in cells:
+            if not {table.rows[row], table.columns[column]} <= configs:
+                continue
+            paper = table.paper.get(row, {}).get(column)
+            ours = record.metrics.get(table.metric)
+            if paper is not None and ours is not None:
+                lines.append(f"{table.title}, {row} on {column}: {ours:.2f}, the paper {paper:g}")
+    return lines
