@@ -127,7 +127,7 @@ class AlignmentHealth:
         self.follows = True
 
     def update(self, correlation: float, progress: float, step: int) -> str | None:
-        """Return a warning, or the news that it follows, if any.
+        """Return what is new: a warning, or its end.
 
         Args:
             correlation: of the angle that the transformer undoes with the applied one.
