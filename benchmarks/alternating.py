@@ -84,7 +84,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def report(
     title: str, body: str, notes: str, rounds: int, device: str | torch.device = "cpu"
 ) -> None:
-    """Print a section of docs/results.md."""
+    """Print a section of docs/speed.md."""
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     where = f"{device_name(torch.device(device))}, load {LOAD:.1f} to {os.getloadavg()[0]:.1f}"
     module = Path(sys.argv[0]).stem

@@ -2,7 +2,7 @@
 time.
 
     python benchmarks/samplers.py            # all cases, a minute python benchmarks/samplers.py
-    --markdown  # as in docs/results.md
+    --markdown  # as in docs/speed.md
 
 One thread. Time is forward + backward from theta (theta's gradient alone, the image wants none),
 processor time, the median of repeats that take turns in one process, so that a disturbance hits all

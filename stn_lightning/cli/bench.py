@@ -1,5 +1,5 @@
 """`stn bench`: the benchmarks of the repository, each in a process of its own, as tables for
-docs/results.md.
+docs/speed.md.
 """
 
 import os
