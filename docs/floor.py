@@ -76,8 +76,7 @@ def main(name: str, *runs: str) -> None:
         "",
         f"`python docs/floor.py {name} {' '.join(runs)}`",
         "",
-        "| network | commit | epochs | wrong, of "
-        f"{count:,} | upright digits wrong |",
+        f"| network | commit | epochs | wrong, of {count:,} | upright digits wrong |",
         "|---|---|---|---|---|",
     ]
     for network, bad, bad_upright in zip(networks, wrong, wrong_upright, strict=True):

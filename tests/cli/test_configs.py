@@ -127,6 +127,28 @@ def test_crops_that_straighten_are_a_file_on_top(
     assert "221,700 parameters" in out
 
 
+def test_distillation_is_a_file_on_top_and_takes_a_run_as_its_teacher(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = [
+        f"--config=configs/mnist/{file}.yaml"
+        for file in ("networks/st_compact", "data/rts", "recipes/sixty", "recipes/distilled")
+    ]
+    cpu = ("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1")
+    code, _, err = stn("fit", *files[:2], "--name", "first", "--trainer.max_epochs", "1", *cpu)
+    assert (code, err) == (0, "")
+    teacher = "{class_path: stn_lightning.runs.loading.trained_network, init_args: {run: first}}"
+    teachers = ("--model.init_args.teachers", f"[{teacher}]")
+    code, _, err = stn("fit", *files, *teachers, "--trainer.max_epochs", "1", *cpu)
+    assert (code, err) == (0, "")
+    name = "st_compact-rts-sixty-distilled"
+    model = yaml.safe_load((tmp_path / f"runs/{name}/config.yaml").read_text())["model"]
+    assert model["class_path"] == "stn_lightning.tasks.DistillationTask"
+    assert model["init_args"]["weight"] == 0.9
+    assert model["init_args"]["optimizer"]["init_args"]["lr"] == 4e-3  # as st_compact says
+
+
 def test_an_antialiased_sampler_is_a_file_on_top(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
