@@ -1,12 +1,24 @@
 """The command `stn` as fixtures for tests."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from stn_lightning.backbones import MultiCropClassifier, SharedStemClassifier, SmallConvNet
 from stn_lightning.cli.training import run
+from stn_lightning.runs.loading import TrainedNetwork
+from stn_lightning.tasks import ClassificationTask
+from stn_lightning.transformers import (
+    FullyConnectedLocalisation,
+    ParallelTransformer,
+    Tiling,
+    Translation,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 Stn = Callable[..., tuple[int, str, str]]
@@ -47,3 +59,16 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             == 0
         )
     return folder / "runs/small"
+
+
+def on_maps(run: TrainedNetwork) -> TrainedNetwork:
+    """Return the run with a network whose two transformers read feature maps, half as wide."""
+    transformer = ParallelTransformer(
+        FullyConnectedLocalisation([8]), Translation(0.5), 2, (10, 10), start=Tiling()
+    )
+    classifier = MultiCropClassifier(SmallConvNet((8,)), 2, shared=True, num_classes=10)
+    network = SharedStemClassifier(SmallConvNet((4,)), classifier, transformer)
+    task = ClassificationTask(network, partial(torch.optim.SGD, lr=0.1)).eval()
+    with torch.no_grad():
+        task(torch.zeros(1, *run.image_shape))
+    return dataclasses.replace(run, task=task)

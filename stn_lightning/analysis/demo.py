@@ -23,6 +23,7 @@ from stn_lightning.datasets.decoding import decode
 from stn_lightning.runs.folder import RUNS
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.runtime.exit_codes import FINISHED
+from stn_lightning.transformers import Transformer
 
 PAGE = Path(__file__).with_name("demo.html")
 HOSTS = ("localhost", "127.0.0.1")
@@ -153,7 +154,7 @@ def about(network: TrainedNetwork) -> dict[str, Any]:
         "height": height,
         "width": width,
         "draws": network.data.preprocessing.invert_light,  # its images are light ink on black
-        "has_transformer": network.task.transformer is not None,
+        "has_transformer": any(isinstance(m, Transformer) for m in network.task.modules()),
     }
 
 

@@ -55,7 +55,7 @@ class Prediction(NamedTuple):
     probability: float
     probabilities: Float[Tensor, "*digits classes"]
     crops: list[CropOutline]
-    """one for each parallel transformer; empty where there is none in front"""
+    """one for each parallel transformer; empty where there is none"""
     class_names: tuple[str, ...]
 
     def best(self, n: int) -> list[tuple[str, float]]:

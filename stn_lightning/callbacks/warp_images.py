@@ -1,9 +1,8 @@
 """Draw images, the outlines of their crops, and the crops."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of
-from stn_lightning.geometry import overlap, sampling
+from stn_lightning.geometry import overlap
 from stn_lightning.runtime.atomic_files import atomic_write, only_informs
 from stn_lightning.tasks import StepOutput
-from stn_lightning.transformers import ComposableFamily, WarpOutput, WarpRecord
+from stn_lightning.transformers import WarpOutput, WarpRecord, compose_records
 
 COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
 """of the outlines of parallel transformers, in turn"""
@@ -71,9 +70,10 @@ class WarpImages(Callback):
             return
         n = self.num_images
         image, label, logits = batch.image[:n], batch.label[:n], outputs.logits
-        warp = compose_records([first(record, n) for record in outputs.records], image)
-        if warp is None:
+        record = compose_records([first(record, n) for record in outputs.records], image)
+        if record is None:
             return
+        warp = record.output
         shown, crop = to_displayable(image, warp.image)
         captions = (
             prediction_captions(logits[:n], label, datamodule_of(trainer).class_names)
@@ -138,30 +138,6 @@ def draw(
                 fill="black" if captions[i].correct else COLOURS[0],
             )
     return np.asarray(panel)
-
-
-def compose_records(
-    records: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
-) -> WarpOutput | None:
-    """Compose transformers one after the other into one warp.
-
-    Returns:
-        None where there are no transformers, or they cannot be composed.
-    """
-    if not records:
-        return None
-    if len(records) == 1:
-        of_maps = records[0].image_size != tuple(image.shape[2:])
-        return (records[0].on_image(image) if of_maps else records[0]).output
-    families = [record.transformer.family for record in records]
-    family: Any = families[0]
-    if not isinstance(family, ComposableFamily) or any(
-        type(other) is not type(family) for other in families
-    ):
-        return None
-    theta = functools.reduce(family.compose, [record.output.theta for record in records])
-    grid = family(theta, tuple(image.shape[2:]))
-    return WarpOutput(sampling.bilinear(image, grid), theta, grid)
 
 
 def to_displayable(

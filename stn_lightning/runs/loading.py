@@ -20,7 +20,7 @@ from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.tasks import ClassificationTask
 from stn_lightning.tasks.classification import MADE_FOR
-from stn_lightning.transformers import WarpRecord, record_warps
+from stn_lightning.transformers import WarpRecord, compose_records, record_warps
 
 logger = logging.getLogger(__name__)
 Loaded = TypeVar("Loaded", bound="TrainedNetwork")
@@ -128,11 +128,14 @@ class TrainedNetwork:
         return channels, height, width
 
     def infer(self, image: Float[Tensor, "batch *shape"]) -> tuple[Tensor, WarpRecord | None]:
-        """Return logits, and the warp of the transformer in front."""
+        """Return logits, and the warp of the image that the transformers make.
+
+        They may stand in front or inside of the backbone, as in `compose_records`.
+        """
+        image = image.to(self.device, self.dtype)
         with torch.inference_mode(), record_warps(self.task) as records:
-            logits = self.task(image.to(self.device, self.dtype))
-        in_front = (each for each in records if each.transformer is self.task.transformer)
-        return logits, next(in_front, None)
+            logits = self.task(image)
+            return logits, compose_records(records, image)
 
     def __repr__(self) -> str:
         names = ", ".join(self.class_names[:3]) + ", ..." * (len(self.class_names) > 3)

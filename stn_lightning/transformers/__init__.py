@@ -54,6 +54,7 @@ from stn_lightning.transformers.transformer import (
     Transformer,
     WarpOutput,
     WarpRecord,
+    compose_records,
     record_warps,
 )
 
@@ -98,5 +99,6 @@ __all__ = [
     "WarpOutput",
     "WarpRecord",
     "WideGradient",
+    "compose_records",
     "record_warps",
 ]

@@ -1,8 +1,9 @@
 """The spatial transformer: localisation -> grid -> sampler (Figure 2)."""
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stn_lightning import layers
-from stn_lightning.transformers.families import Family, Size
+from stn_lightning.transformers.families import ComposableFamily, Family, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
 
@@ -137,6 +138,38 @@ def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
         yield recording.records
     finally:
         _recordings.set(tuple(other for other in _recordings.get() if other is not recording))
+
+
+def compose_records(
+    records: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
+) -> WarpRecord | None:
+    """Return the warp of the image that a network's transformers make.
+
+    Transformers one after the other are composed into one. A warp of feature maps is shown on the
+    image.
+
+    Args:
+        records: of one call of the network.
+        image: what the network got.
+
+    Returns:
+        None where there are no transformers, or they cannot be composed.
+    """
+    if not records:
+        return None
+    first, size = records[0], tuple(image.shape[2:])
+    if len(records) == 1:
+        return first if first.image_size == size else first.on_image(image)
+    families = [record.transformer.family for record in records]
+    family: Any = families[0]
+    if not isinstance(family, ComposableFamily) or any(
+        type(other) is not type(family) for other in families
+    ):
+        return None
+    theta = functools.reduce(family.compose, [record.output.theta for record in records])
+    grid = family(theta, size)
+    warped = Bilinear()(image.to(grid.dtype), grid)
+    return WarpRecord(first.transformer, size, WarpOutput(warped, theta, grid))
 
 
 class Regression(nn.Module):

@@ -18,11 +18,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from stn_lightning.analysis.demo import answer_drawing, demo, make_server
+from stn_lightning.analysis.demo import about, answer_drawing, demo, make_server
 from stn_lightning.analysis.predictions import Prediction, predictions
 from stn_lightning.analysis.run import Run, load_run
 from stn_lightning.cli.typed_command import call
 from tests.browser import CHROMIUM, REASON, Page, browser
+from tests.stn_command import on_maps
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,12 @@ INK = """(() => {
   return [n, x / n, y / n];
 })()"""
 """White pixels, and the middle of them."""
+
+
+def test_transformers_inside_of_the_backbone_are_shown(small: Run) -> None:
+    network = on_maps(small)
+    assert about(network)["has_transformer"] is True
+    assert len(answer_drawing(network, bytes(42 * 42))["outlines"]) == 2
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=REASON)

@@ -23,6 +23,7 @@ from stn_lightning.analysis.predictions import (
 )
 from stn_lightning.analysis.run import Run, load_run
 from stn_lightning.cli.typed_command import call
+from tests.stn_command import on_maps
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +255,19 @@ def test_the_outline_is_drawn_in_the_upright_image(small: Run, tmp_path: Path) -
     assert isinstance(upright, Prediction)
     torch.testing.assert_close(turned.crops[0].outline, upright.crops[0].outline)
     assert draw_prediction(turned).size == draw_prediction(upright).size == (171 + 4 + 256, 256)
+
+
+def test_crops_of_feature_maps_are_drawn_in_the_image(small: Run, tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (42, 42), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    (answer,) = predictions(on_maps(small), [tmp_path / "a.png"])
+    assert isinstance(answer, Prediction)
+    left, right = answer.crops
+    assert left.crop.shape == right.crop.shape == (1, 20, 20)
+    assert left.outline[:, 0].max() < 21 < right.outline[:, 0].min()
+    ((x0, y0), _, (x1, y1), _) = left.corners
+    assert (x1 - x0, y1 - y0) == pytest.approx((20, 20), abs=1.1)
+    assert draw_prediction(answer).size == (256 + 2 * (256 + 4), 256)
 
 
 def test_an_answer_that_is_not_finite_is_no_answer(

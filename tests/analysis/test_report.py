@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 from stn_lightning import load_run
+from stn_lightning.analysis.evaluation import evaluate
 from stn_lightning.analysis.film import FRAMES, STEPS, animate, filmstrip
 from stn_lightning.analysis.report import report
 from stn_lightning.analysis.run_report import collect, paper_numbers
 from stn_lightning.cli.typed_command import call
 from stn_lightning.runs.record import RunRecord
 from tests.browser import CHROMIUM, REASON, browser
-from tests.stn_command import CONFIGS
+from tests.stn_command import CONFIGS, on_maps
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,15 @@ def test_the_page_tells_what_the_run_came_to(written: Path, small_run: Path) -> 
     assert float(wrong) == pytest.approx(run.record.metrics["test/error"], abs=1e-3)
     assert run.evaluation.theta is not None
     assert run.evaluation.theta.shape == (500, 1, 6)
+
+
+def test_crops_of_feature_maps_are_drawn_and_their_theta_counted(small_run: Path) -> None:
+    found = evaluate(on_maps(load_run(small_run)))
+    assert found.theta is not None
+    assert found.theta.shape == (500, 2, 2)
+    assert found.examples is not None
+    with Image.open(io.BytesIO(found.examples)) as image:
+        assert image.width == 2 * (3 * 116 + 8)
 
 
 def panel(i: int) -> tuple[int, bytes]:

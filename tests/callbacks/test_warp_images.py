@@ -8,7 +8,6 @@ from stn_lightning.callbacks.misclassified_images import gallery
 from stn_lightning.callbacks.warp_images import (
     COLOURS,
     Caption,
-    compose_records,
     draw,
     outline,
     prediction_captions,
@@ -24,6 +23,7 @@ from stn_lightning.transformers import (
     SpatialTransformer,
     Tiling,
     Translation,
+    compose_records,
     record_warps,
 )
 
@@ -95,8 +95,9 @@ def test_the_outline_of_transformers_in_a_row_is_that_of_warping_by_one_after_th
     )
     with record_warps(network) as records:
         twice = network(image)
-    found = compose_records(records, image)
-    assert found is not None
+    composed = compose_records(records, image)
+    assert composed is not None
+    found = composed.output
     smooth = functional.avg_pool2d(image, 9, 1, 4)  # resampling twice blurs what is not smooth
     expected = sampling.bilinear(
         sampling.bilinear(smooth, records[0].output.grid), records[1].output.grid
@@ -109,7 +110,7 @@ def test_the_outline_of_transformers_in_a_row_is_that_of_warping_by_one_after_th
         sampling.bilinear(smooth, found.grid)[inside], expected[inside], rtol=0, atol=0.05
     )
     assert twice.shape == found.image.shape
-    assert compose_records(records[:1], image) is records[0].output
+    assert compose_records(records[:1], image) is records[0]
     assert compose_records([], image) is None
 
 
