@@ -6,40 +6,29 @@ Reference:
     Jaderberg et al. 2015, section 4.3 and figure 3.
 """
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64
 from lightning import Callback, LightningModule, Trainer
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 from torchmetrics import Metric
 
 from stn_lightning.batch import Batch
-from stn_lightning.datamodules.base import datamodule_of
+from stn_lightning.callbacks.part_tables import FILE, PartShares, PartTables
+from stn_lightning.datamodules.base import BatchAnnotations, datamodule_of
 from stn_lightning.geometry.overlap import contains_points, intersection_over_union
 from stn_lightning.runtime.atomic_files import only_informs
 from stn_lightning.tasks import StepOutput
 
 OUTLINE = 64
 """Pixels along a side of the grid whose outline stands for a crop's."""
-
-
-class PartShares(NamedTuple):
-    """Shares, from 0 to 1, of what crops contain."""
-
-    contained: Float[Tensor, "transformers parts"]
-    """of the images that show a part, those whose crop contains it"""
-    overlap: Float[Tensor, "transformers transformers"]
-    """mean intersection over union of two crops"""
-    held: Float[Tensor, "transformers groups"]
-    """of the images that show parts of a group, those whose crop contains at least half of them"""
-    mean_share: Float[Tensor, "transformers groups"]
-    """mean over those images of the share of the group's visible parts that a crop contains"""
+SMALLEST_KIND = 3
+"""Classes of the smallest kind of image that is counted apart; the others are pooled."""
+OTHERS = "others"
 
 
 class PartScore(Metric):
@@ -52,6 +41,7 @@ class PartScore(Metric):
         num_transformers: crops of each image.
         num_parts: parts that may be visible in an image.
         groups: for each group, the indices of its parts.
+        num_kinds: kinds of images that are counted apart, too.
 
     Examples:
         >>> from stn_lightning.geometry import affine
@@ -68,11 +58,16 @@ class PartScore(Metric):
     overlap: Tensor
     images: Tensor
     held: Tensor
+    any_part: Tensor
     mean_share: Tensor
     group_images: Tensor
 
     def __init__(
-        self, num_transformers: int, num_parts: int, groups: Sequence[Sequence[int]] = ()
+        self,
+        num_transformers: int,
+        num_parts: int,
+        groups: Sequence[Sequence[int]] = (),
+        num_kinds: int = 1,
     ) -> None:
         super().__init__()
         self.groups = [list(group) for group in groups]
@@ -81,53 +76,71 @@ class PartScore(Metric):
             "contained": (n, parts),
             "visible": (parts,),
             "overlap": (n, n),
-            "held": (n, k),
-            "mean_share": (n, k),
-            "group_images": (k,),
+            "images": (num_kinds,),
+            "held": (num_kinds, n, k),
+            "any_part": (num_kinds, n, k),
+            "mean_share": (num_kinds, n, k),
+            "group_images": (num_kinds, 1, k),
         }
         for name, size in sizes.items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(
-        self, grids: Float[Tensor, "batch n height width 2"], parts: Float[Tensor, "batch parts 3"]
+        self,
+        grids: Float[Tensor, "batch n height width 2"],
+        parts: Float[Tensor, "batch parts 3"],
+        kind: Int64[Tensor, " batch"] | None = None,
     ) -> None:
         """Add a batch, which may be empty.
 
         Args:
             grids: sampling grids of the crops.
             parts: (x, y, visible) of each part.
+            kind: of each image; 0 when left out.
         """
         n = grids.shape[1]
+        kind = torch.zeros_like(parts[:, 0, 0], dtype=torch.int64) if kind is None else kind
         points = parts[:, None, :, :2].expand(-1, n, -1, -1).flatten(0, 1)
         inside = contains_points(grids.flatten(0, 1), points).unflatten(0, (-1, n))
         self.contained += (inside * parts[:, None, :, 2]).sum(0)
         self.visible += parts[..., 2].sum(0)
         self.overlap += intersection_over_union(grids).sum(0)
-        self.images += len(grids)
+        self.images += kind.bincount(minlength=len(self.images))
         for k, group in enumerate(self.groups):
-            visible = parts[:, group, 2]
-            number = visible.sum(1)  # (B,)
-            share = (inside[:, :, group] * visible[:, None]).sum(2) / number.clamp(min=1)[:, None]
-            self.held[:, k] += ((share >= 0.5) & (number > 0)[:, None]).sum(0)
-            self.mean_share[:, k] += share.sum(0)
-            self.group_images[k] += (number > 0).sum()
+            visible = parts[:, None, group, 2]
+            number = visible.sum(2)  # (B, 1)
+            share = (inside[:, :, group] * visible).sum(2) / number.clamp(min=1)  # (B, n)
+            counts = {
+                "held": (share >= 0.5) & (number > 0),
+                "any_part": share > 0,
+                "mean_share": share,
+                "group_images": number > 0,
+            }
+            for name, values in counts.items():
+                getattr(self, name)[:, :, k].index_add_(0, kind, values.double())
 
     def compute(self) -> PartShares:
-        images = self.group_images.clamp(min=1)
+        images = self.group_images.sum(0).clamp(min=1)
         return PartShares(
-            self.contained / self.visible.clamp(min=1),
-            self.overlap / self.images.clamp(min=1),
-            self.held / images,
-            self.mean_share / images,
+            contained=self.contained / self.visible.clamp(min=1),
+            overlap=self.overlap / self.images.sum().clamp(min=1),
+            held=self.held.sum(0) / images,
+            any_part=self.any_part.sum(0) / images,
+            mean_share=self.mean_share.sum(0) / images,
+            held_of=self.held / self.group_images.clamp(min=1),
+            images_of=self.images,
         )
 
 
 class PartScores(Callback):
     """Score which parts the last transformer's crops contain, in tests.
 
-    `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Parts come
-    from the data module's `annotations`; without them nothing is done. No training uses them.
+    `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Logged, and
+    so in the run's record, are for each group and crop `test/head_crop_1`, % of the images whose
+    crop contains at least half of the visible head parts, and `test/head_any_crop_1`, % of those
+    whose crop contains one; and `test/crop_overlap`, the mean intersection over union of two crops.
+    Parts come from the data module's `annotations`; without them nothing is done. No training uses
+    them.
 
     Examples:
         >>> trainer = Trainer(callbacks=[PartScores()], logger=False, accelerator="cpu")
@@ -137,6 +150,8 @@ class PartScores(Callback):
         self.score: PartScore | None = None
         self.part_names: list[str] = []
         self.group_names: list[str] = []
+        self.kinds: list[str] = []
+        self.kind_of_class = torch.zeros(0, dtype=torch.int64)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score = None
@@ -150,86 +165,45 @@ class PartScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        known = datamodule_of(trainer).annotations(batch) if outputs.records else None
+        data = datamodule_of(trainer)
+        known = data.annotations(batch) if outputs.records else None
         if known is None or not known.part_names:
             return
         record = outputs.records[-1]
         if self.score is None:
-            self.part_names, self.group_names = list(known.part_names), list(known.part_groups)
-            groups = [
-                [i for i, name in enumerate(known.part_names) if name in group]
-                for group in known.part_groups.values()
-            ]
-            self.score = PartScore(record.grids.shape[1], len(self.part_names), groups)
-            self.score.to(pl_module.device)
+            score = self._begin(known, data.class_groups, record.grids.shape[1])
+            self.score = score.to(pl_module.device)
         # an outline runs through the centres of the outermost pixels: few pixels would cut its rim
         grids = record.grids_of_size((OUTLINE, OUTLINE))
-        self.score.update(grids.float(), known.parts.float())
+        kind = self.kind_of_class.to(batch.label.device)[batch.label] if self.kinds else None
+        self.score.update(grids.float(), known.parts.float(), kind)
+
+    def _begin(
+        self, known: BatchAnnotations, class_groups: Sequence[str], num_transformers: int
+    ) -> PartScore:
+        self.part_names, self.group_names = list(known.part_names), list(known.part_groups)
+        groups = [
+            [i for i, name in enumerate(known.part_names) if name in group]
+            for group in known.part_groups.values()
+        ]
+        classes = Counter(class_groups)
+        kinds = [name if classes[name] >= SMALLEST_KIND else OTHERS for name in class_groups]
+        self.kinds = sorted(set(kinds))
+        self.kind_of_class = torch.tensor([self.kinds.index(name) for name in kinds])
+        num_kinds = max(len(self.kinds), 1)
+        return PartScore(num_transformers, len(self.part_names), groups, num_kinds)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.score is None:
             return
         # waits for the other processes
         shares = PartShares(*(values.cpu() for values in self.score.compute()))
-        if not trainer.is_global_zero:
-            return
-        names = self.part_names
-        folder = Path(trainer.default_root_dir)
-        scores = {
-            "parts": names,
-            "groups": self.group_names,
-            **{name: values.tolist() for name, values in shares._asdict().items()},
-            "images": int(self.score.images),
-        }
-        with only_informs(folder / "parts.json"):
-            (folder / "parts.json").write_text(json.dumps(scores, indent=2) + "\n")
-            (folder / "parts.md").write_text(table(names, self.group_names, shares))
-            Image.fromarray(draw_table(names, shares.contained)).save(folder / "parts.png")
-
-
-def table(names: Sequence[str], groups: Sequence[str], shares: PartShares) -> str:
-    """Format shares of parts and groups, and overlaps, as Markdown."""
-    n = len(shares.contained)
-
-    def row(name: str, values: Float[Tensor, " transformers"]) -> str:
-        return f"| {name} |" + "".join(f" {100 * value:.1f} |" for value in values)
-
-    def head(title: str) -> list[str]:
-        crops = "".join(f" crop {i + 1} |" for i in range(n))
-        return [f"| {title} |{crops}", "|---|" + "---|" * n]
-
-    lines = [*head("part"), *map(row, names, shares.contained.unbind(1))]
-    if groups:
-        lines += ["", *head("at least half of the visible parts of")]
-        lines += map(row, groups, shares.held.unbind(1))
-        lines += ["", *head("mean share of the visible parts of")]
-        lines += map(row, groups, shares.mean_share.unbind(1))
-    pairs = [
-        f"crops {i + 1} and {j + 1}: {shares.overlap[i, j]:.2f}"
-        for i in range(n)
-        for j in range(i + 1, n)
-    ]
-    overlaps = f"Intersection over union: {', '.join(pairs) or 'one crop'}."
-    return "\n".join([*lines, "", overlaps, ""])
-
-
-def draw_table(
-    names: list[str], contained: Float[Tensor, "transformers parts"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the scores as squares, dark where they are high."""
-    side, left, top = 48, 90, 20
-    canvas = Image.new(
-        "RGB", (left + side * len(contained) + 4, top + side * len(names) + 4), "white"
-    )
-    pen = ImageDraw.Draw(canvas)
-    for i, row in enumerate(contained.tolist()):
-        pen.text((left + side * i + 4, 4), f"crop {i + 1}", fill="black")
-        for k, value in enumerate(row):
-            x, y, shade = left + side * i, top + side * k, round(255 * (1 - value))
-            pen.rectangle((x, y, x + side - 2, y + side - 2), fill=(shade, shade, 255))
-            pen.text(
-                (x + 12, y + 18), f"{100 * value:.0f} %", fill="white" if value > 0.5 else "black"
-            )
-    for k, name in enumerate(names):
-        pen.text((4, top + side * k + 18), name, fill="black")
-    return np.asarray(canvas)
+        tables = PartTables(self.part_names, self.group_names, self.kinds, shares)
+        for name, value in tables.metrics().items():
+            pl_module.log(f"test/{name}", value, sync_dist=True)
+        file = Path(trainer.default_root_dir) / FILE
+        if trainer.is_global_zero:
+            with only_informs(file):
+                tables.write(file)
+                file.with_suffix(".md").write_text(tables.markdown())
+                Image.fromarray(tables.draw()).save(file.with_suffix(".png"))

@@ -79,6 +79,11 @@ class BaseDataModule(LightningDataModule, ABC):
         return self.source.class_names
 
     @property
+    def class_groups(self) -> tuple[str, ...]:
+        """For each class the name of a kind that it belongs to; none where there are no kinds."""
+        return self.source.class_groups
+
+    @property
     @abstractmethod
     def image_shape(self) -> tuple[int, ...]:
         """Shape of an image: channels, (depth,) height, width."""

@@ -113,7 +113,7 @@ class MNISTDataModule(BaseDataModule):
             return None
         rows = batch.indices % len(self.splits[batch.split].label)
         parts, boxes = (values.to(rows.device)[rows] for values in (known.parts, known.boxes))
-        return BatchAnnotations(parts, boxes, self.source.part_names)
+        return BatchAnnotations(parts, boxes, self.source.part_names, self.source.part_groups)
 
     def applied_theta(self, batch: Batch) -> Float[Tensor, "batch 6"] | None:
         if not isinstance(self.distortion, RotatedScaledTranslated):

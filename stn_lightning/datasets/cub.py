@@ -109,6 +109,11 @@ class CUB(ImageFileSource):
         return tuple(name.partition(".")[2].replace("_", " ") or name for name in named)
 
     @property
+    def class_groups(self) -> tuple[str, ...]:  # type: ignore[override]  # likewise
+        """The last word of each species: Warbler, Sparrow, ..."""
+        return tuple(name.split()[-1] for name in self.class_names)
+
+    @property
     def part_names(self) -> tuple[str, ...]:  # type: ignore[override]  # read when asked for
         """The 15 parts: back, beak, belly, ..."""
         return tuple(self._names("parts/parts.txt"))

@@ -47,6 +47,8 @@ class Source(ABC):
     """What to do about a split without images, for messages."""
     part_groups: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Groups of parts that are scored together, by name."""
+    class_groups: tuple[str, ...] = ()
+    """For each class the name of a kind that it belongs to; none where there are no kinds."""
 
     def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
         """Download or make what is missing, once per machine."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
+from stn_lightning.launch.part_cells import LEGEND, has_parts, part_cell
 from stn_lightning.runs.config_errors import check_yaml, did_you_mean
 from stn_lightning.runs.record import RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
@@ -103,7 +104,8 @@ def markdown(table: Table, results: Results) -> str:
     lines = [f"# {table.title}", "", _legend(table, results), ""]
     columns = list(table.columns)
     aligned = _has_alignment(results)
-    extra = ["alignment"] * aligned + ["parameters", "epochs", "training"]
+    parted = has_parts([record for _, _, record in results])
+    extra = ["alignment"] * aligned + ["parts"] * parted + ["parameters", "epochs", "training"]
     lines += [
         f"| | {' | '.join([*columns, *extra])} |",
         "|---" * (len(columns) + len(extra) + 1) + "|",
@@ -117,6 +119,8 @@ def markdown(table: Table, results: Results) -> str:
             ]
             if aligned:
                 cells.append(_alignment(table, results, row))
+            if parted:
+                cells.append(part_cell(runs))
             lines.append(
                 f"| {row} | {' | '.join(cells)} | {_range(runs, 'parameters')} | {_range(runs, 'epochs')} | {_minutes(runs)} |"
             )
@@ -162,6 +166,8 @@ def _legend(table: Table, results: Results) -> str:
             "Alignment is the correlation of what the crop undoes with what was applied: angle, "
             f"scale, place, without what the distortion leaves alone. {mean}"
         )
+    if has_parts([record for _, _, record in results]):
+        mean = f"{LEGEND} {mean}"
     if not table.paper:
         return f"{mean}."
     beats = "at or above" if table.highest else "at or below"

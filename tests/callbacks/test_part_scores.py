@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
+from types import MappingProxyType
 
+import pytest
 import torch
 from lightning import Trainer
 from PIL import Image
@@ -55,12 +57,30 @@ def test_a_crop_holds_a_group_where_it_contains_half_of_the_visible_parts() -> N
         ]
     )
     score = PartScore(1, 4, [[0, 1], [2, 3]])
-    score.update(left[None].expand(4, -1, -1, -1, -1), parts)
+    grids = left[None].expand(4, -1, -1, -1, -1)
+    score.update(grids, parts)
     shares = score.compute()
     torch.testing.assert_close(shares.held, torch.tensor([[2 / 3, 2 / 4]], dtype=torch.float64))
     torch.testing.assert_close(
         shares.mean_share, torch.tensor([[1.5 / 3, 1.5 / 4]], dtype=torch.float64)
     )
+    torch.testing.assert_close(shares.any_part, shares.held)  # here half is one part
+    by_kind = PartScore(1, 4, [[0, 1], [2, 3]], num_kinds=2)
+    by_kind.update(grids[:3], parts[:3], torch.tensor([0, 1, 0]))
+    by_kind.update(grids[3:], parts[3:], torch.tensor([1]))
+    apart = by_kind.compute()
+    torch.testing.assert_close(apart.held, shares.held)
+    assert apart.held_of.tolist() == [[[1 / 2, 1 / 2]], [[1, 1 / 2]]]
+    assert apart.images_of.tolist() == [2, 2]
+
+
+def test_one_part_of_many_is_some_but_does_not_hold_the_group() -> None:
+    left = affine.grid(affine.from_attention(torch.tensor([[0.5, -0.5, 0.0]])), (32, 32))
+    parts = torch.tensor([[[-0.5, 0.0, 1], [0.5, 0.0, 1], [0.5, 0.1, 1]]])
+    score = PartScore(1, 3, [[0, 1, 2]])
+    score.update(left[None], parts)
+    shares = score.compute()
+    assert (shares.held.item(), shares.any_part.item()) == (0, 1)
 
 
 def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
@@ -85,8 +105,12 @@ def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
         default_root_dir=tmp_path,
         **options,  # type: ignore[arg-type]
     )
-    module = MNISTDataModule(DigitPairs(160), batch_size=16)
-    trainer.test(task, module, verbose=False)
+
+    class Grouped(DigitPairs):
+        part_groups = MappingProxyType({"warm": ("red",), "cold": ("green",)})
+        class_groups = ("low",) * 6 + ("high",) * 2 + ("single",)
+
+    (logged,) = trainer.test(task, MNISTDataModule(Grouped(160), batch_size=16), verbose=False)
     scores = json.loads((tmp_path / "parts.json").read_text())
     parts = DigitPairs(160).annotations("test").parts
     within = (parts[:, :, 1].abs() < 0.5).double()
@@ -100,8 +124,16 @@ def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
         )
     assert scores["overlap"][0][1] == 0
     assert scores["images"] == 80
+    warm = logged["test/warm_crop_1"]
+    assert warm == logged["test/warm_any_crop_1"] == pytest.approx(100 * scores["held"][0][0])
+    assert warm == pytest.approx(100 * scores["contained"][0][0])
+    assert logged["test/crop_overlap"] == 0
+    assert scores["kinds"] == ["low", "others"]
+    assert sum(scores["images_of"]) == 80
     text = (tmp_path / "parts.md").read_text()
-    assert text.startswith("| part | crop 1 | crop 2 |\n|---|---|---|\n| red | ")
+    assert "| part | crop 1 | crop 2 |\n|---|---|---|\n| red | " in text
+    assert "| at least half of the visible parts | images | warm, crop 1 | warm, crop 2 |" in text
+    assert f"| warm: at least half of its visible parts | {warm:.1f} |" in text
     assert "Intersection over union: crops 1 and 2: 0.00." in text
     with Image.open(tmp_path / "parts.png") as image:
         assert image.size == (90 + 2 * 48 + 4, 20 + 2 * 48 + 4)

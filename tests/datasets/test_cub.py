@@ -39,6 +39,7 @@ def test_splits_labels_and_names_are_those_of_the_files(tmp_path: Path, cached: 
     source = source_of(tmp_path, cached)
     source.prepare()
     assert source.class_names == ("Bird 1", "Bird 2", "Bird 3")
+    assert source.class_groups == ("1", "2", "3")  # the last word: Warbler, Sparrow, ...
     assert source.part_names == PARTS
     numbers = {"train": [1, 2, 3], "val": [4], "test": [5, 6]}  # of the first class
     for split in SPLITS:

@@ -359,6 +359,23 @@ def test_alignment_stands_beside_the_errors_where_records_have_it() -> None:
     assert "| two | 1.00 ± 0.00 ✓ (1) | - | - | 1,000 |" in text.replace("(✓)", "✓")
 
 
+def test_each_group_of_parts_is_scored_in_the_crop_that_suits_it_best() -> None:
+    results = [record(row, "R", 1.0, seed) for row in ("one", "two") for seed in (0, 1)]
+    assert "parts" not in markdown(digits(), results)
+    # in the second seed the crops have changed places; head alone would choose the same crop twice
+    for (_, _, run), (head, body) in zip(results[:2], ((1, 2), (2, 1)), strict=True):
+        scores = {"head": {head: 80.0, body: 10.0}, "body": {head: 50.0, body: 40.0 + head}}
+        for group, crops in scores.items():
+            for crop, value in crops.items():
+                run.metrics[f"test/{group}_crop_{crop}"] = value
+                run.metrics[f"test/{group}_any_crop_{crop}"] = value + 5
+        run.metrics["test/crop_overlap"] = 0.1 * head
+    text = markdown(digits(), results)
+    assert "| parts | parameters |" in text
+    assert "| head 80 (85), body 41 to 42 (46 to 47), overlap 0.10 to 0.20 | 1,000 |" in text
+    assert "| two | 1.00 ± 0.00 ✓ (1) | - | - | 1,000 |" in text.replace("(✓)", "✓")
+
+
 def test_a_picture_has_the_columns_that_have_a_run(tmp_path: Path) -> None:
     for panels, columns in ((1, ["R"]), (2, ["R", "E"]), (2, [])):
         draw_table(
