@@ -10,11 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.callbacks.warp_images import Caption, draw, to_displayable
+from stn_lightning.datamodules.batches import Draw
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.transformers import WarpOutput
 
 GALLERY = 12
 """Images in a gallery."""
+PAIRS = 6
+"""Pairs of confused classes that are drawn."""
 
 
 class Evaluation(NamedTuple):
@@ -27,6 +30,10 @@ class Evaluation(NamedTuple):
     """PNG of images of every class with outlines and crops; None where nothing can be drawn"""
     worst: bytes | None
     """PNG of the images with the highest losses"""
+    confused: bytes | None
+    """PNG of the most confused pairs: on the left an image of the one class that is taken for the
+    other, on the right one of the other
+    """
 
 
 class _Example(NamedTuple):
@@ -49,7 +56,7 @@ def evaluate(network: TrainedNetwork) -> Evaluation:
     data = network.data
     data.prepare_data()
     data.setup("test")
-    labels, answers, thetas = [], [], []
+    labels, answers, indices, thetas = [], [], [], []
     by_class: dict[tuple[int, ...], list[_Example]] = {}
     worst: list[_Example] = []
     for batch in data.test_dataloader():
@@ -59,6 +66,7 @@ def evaluate(network: TrainedNetwork) -> Evaluation:
         answer = logits.argmax(-1)
         labels.append(batch.label)
         answers.append(answer)
+        indices.append(batch.indices)
         if record is not None:
             thetas.append(record.thetas.float().cpu())
         examples = _examples(logits, batch.image, batch.label, record and record.output)
@@ -69,14 +77,56 @@ def evaluate(network: TrainedNetwork) -> Evaluation:
                 continue
             if len(of_class := by_class.setdefault(key, [])) < GALLERY // 2:
                 of_class.append(each)
-    names = network.class_names
+    label, answer, names = torch.cat(labels), torch.cat(answers), network.class_names
+    pairs = _confused_images(label, answer, len(names))
     return Evaluation(
-        torch.cat(labels),
-        torch.cat(answers),
+        label,
+        answer,
         torch.cat(thetas) if thetas else None,
         _gallery(_spread(by_class), names),
         _gallery(worst, names),
+        _gallery(_again(network, torch.cat(indices)[pairs]), names) if len(pairs) else None,
     )
+
+
+def confusion_table(
+    label: Int64[Tensor, " images"], answer: Int64[Tensor, " images"], num_classes: int
+) -> Int64[Tensor, "label answer"]:
+    """Count images by label and answer."""
+    counts = torch.bincount(label * num_classes + answer, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes)
+
+
+def most_confused(table: Int64[Tensor, "label answer"], number: int) -> list[tuple[int, int, int]]:
+    """Return (label, answer, count) of the most confused classes."""
+    wrong, n = table.clone().fill_diagonal_(0).flatten(), len(table)
+    order = wrong.argsort(descending=True, stable=True)[:number].tolist()
+    return [(i // n, i % n, int(wrong[i])) for i in order if wrong[i]]
+
+
+def _confused_images(label: Tensor, answer: Tensor, num_classes: int) -> Int64[Tensor, " images"]:
+    """Return for each of the most confused pairs an image of either class.
+
+    One that is misclassified, then one of the class that it is taken for: right where one is.
+    """
+    if label.dim() != 1:
+        return torch.zeros(0, dtype=torch.int64)
+    found: list[Tensor] = []
+    for true, taken_for, _ in most_confused(confusion_table(label, answer, num_classes), PAIRS):
+        of_other = label == taken_for
+        right = of_other & (answer == taken_for)
+        shown = right if right.any() else of_other
+        if shown.any():
+            found += [((label == true) & (answer == taken_for)).nonzero()[0], shown.nonzero()[0]]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+
+def _again(network: TrainedNetwork, indices: Int64[Tensor, " images"]) -> list[_Example]:
+    """Evaluate some test images once more, which were not kept."""
+    data = network.data
+    batch = data.transform_batch(data.dataset("test")[Draw(indices, 0, 1.0)])
+    logits, record = network.infer(batch.image)
+    return _examples(logits.float().cpu(), batch.image, batch.label, record and record.output)
 
 
 def _examples(

@@ -6,14 +6,18 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from stn_lightning.callbacks.warp_images import ROW
+from stn_lightning.callbacks.warp_images import cut
 
 PANEL = "where it looks"
 """Tag of `WarpImages` in TensorBoard."""
 FRAMES = 30
 """Largest number of frames of a film; of a longer training as many, evenly chosen."""
 STEPS = 6
-"""Largest number of rows of a filmstrip."""
+"""Largest number of columns of a filmstrip."""
+ROWS = 12
+"""Largest number of its rows."""
+HEAD = 16
+"""Height of its first line, in pixels."""
 
 
 class Events(NamedTuple):
@@ -64,23 +68,21 @@ def animate(panels: list[tuple[int, bytes]]) -> bytes | None:
 
 
 def filmstrip(panels: list[tuple[int, bytes]]) -> bytes | None:
-    """Return the panels' first rows at a few steps.
+    """Return images with their crops, a row each, at a few steps, a column each.
 
-    A PNG, below each other; None of fewer than two panels. Each step is a constant factor after
-    the one before.
+    A PNG; None of fewer than two panels. Each step is a constant factor after the one before.
     """
     if len(panels) < 2:
         return None
     last = len(panels) - 1
     indices = sorted({round((last + 1) ** (i / (STEPS - 1))) - 1 for i in range(STEPS)})
-    rows = [(panels[i][0], Image.open(io.BytesIO(panels[i][1])).convert("RGB")) for i in indices]
-    margin, width = 64, rows[0][1].width
-    height = min(ROW, rows[0][1].height)
-    sheet = Image.new("RGB", (margin + width, len(rows) * height), "white")
-    for i, (step, panel) in enumerate(rows):
-        place = (4, i * height + height // 2 - 6)
-        ImageDraw.Draw(sheet).text(place, f"step {step}", fill="black")
-        sheet.paste(panel.crop((0, 0, width, height)), (margin, i * height))
+    columns = [cut(Image.open(io.BytesIO(panels[i][1])).convert("RGB"))[:ROWS] for i in indices]
+    width, height = columns[0][0].size
+    sheet = Image.new("RGB", (len(columns) * width, HEAD + len(columns[0]) * height), "white")
+    for x, (index, cells) in enumerate(zip(indices, columns, strict=True)):
+        ImageDraw.Draw(sheet).text((x * width + 4, 4), f"step {panels[index][0]}", fill="black")
+        for y, cell in enumerate(cells):
+            sheet.paste(cell, (x * width, HEAD + y * height))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()

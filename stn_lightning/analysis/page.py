@@ -11,6 +11,7 @@ import jinja2
 import torch
 from torch import Tensor
 
+from stn_lightning.analysis.evaluation import confusion_table, most_confused
 from stn_lightning.analysis.run_report import RunReport
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -172,13 +173,6 @@ def _histogram(values: Tensor, bins: int = 40) -> list[float]:
     return [float(count) for count in 24 * counts / counts.max().clamp(min=1)]
 
 
-def _confusion_table(report: RunReport) -> Tensor:
-    """Count test images by (label, answer)."""
-    n, evaluation = len(report.class_names), report.evaluation
-    counts = torch.bincount(evaluation.label * n + evaluation.answer, minlength=n * n)
-    return counts.view(n, n)
-
-
 def confusion(report: RunReport) -> list[list[tuple[int, float]]] | None:
     """Return the confusion matrix: rows are labels, columns answers.
 
@@ -187,7 +181,9 @@ def confusion(report: RunReport) -> list[list[tuple[int, float]]] | None:
     """
     if report.evaluation.label.dim() != 1 or len(report.class_names) > LARGEST_CONFUSION:
         return None
-    table = _confusion_table(report)
+    table = confusion_table(
+        report.evaluation.label, report.evaluation.answer, len(report.class_names)
+    )
     shares = table / table.sum(1, keepdim=True).clamp(min=1)
     return [
         list(zip(row, share, strict=True))
@@ -199,7 +195,7 @@ def confused_pairs(report: RunReport) -> list[tuple[str, str, int]]:
     """Return (label, answer, count) of the most confused classes."""
     if report.evaluation.label.dim() != 1:
         return []
-    wrong = _confusion_table(report).fill_diagonal_(0).flatten()
-    n, names = len(report.class_names), report.class_names
-    order = wrong.argsort(descending=True)[:LARGEST_CONFUSION].tolist()
-    return [(names[i // n], names[i % n], int(wrong[i])) for i in order if wrong[i]]
+    evaluation, names = report.evaluation, report.class_names
+    table = confusion_table(evaluation.label, evaluation.answer, len(names))
+    pairs = most_confused(table, LARGEST_CONFUSION)
+    return [(names[label], names[answer], count) for label, answer, count in pairs]

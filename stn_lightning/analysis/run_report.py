@@ -7,6 +7,8 @@ import yaml
 
 from stn_lightning.analysis.evaluation import Evaluation, evaluate
 from stn_lightning.analysis.film import animate, filmstrip, read_events
+from stn_lightning.callbacks.part_tables import FILE as PARTS
+from stn_lightning.callbacks.part_tables import PartTables
 from stn_lightning.launch.table_format import read_table
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.runs.record import RunRecord
@@ -27,6 +29,8 @@ class RunReport(NamedTuple):
     paper: list[str]
     """the paper's number beside the run's, for each table that the run belongs to"""
     evaluation: Evaluation
+    parts: PartTables | None
+    """which annotated parts crops contain, where the last test scored them"""
     animation: bytes | None
     """WebP: the same images after each epoch"""
     filmstrip: bytes | None
@@ -46,6 +50,7 @@ def collect(network: TrainedNetwork) -> RunReport:
         events.curves,
         paper_numbers(network.record, tables) if network.record else [],
         evaluate(network),
+        PartTables.read(network.folder / PARTS),
         animate(events.panels),
         filmstrip(events.panels),
     )

@@ -1,5 +1,6 @@
 """Draw images, the outlines of their crops, and the crops."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,14 @@ class Caption(NamedTuple):
     """whether the prediction is; else the caption is red"""
 
 
+class _Shown(NamedTuple):
+    """Images of a batch that are drawn, and their crops."""
+
+    image: Tensor
+    warp: WarpOutput
+    captions: list[Caption]
+
+
 class WarpImages(Callback):
     """Draw validation images and their crops after each epoch.
 
@@ -46,7 +55,8 @@ class WarpImages(Callback):
     `panel.png` in the trainer's `default_root_dir`. A task without a transformer has none.
 
     Args:
-        num_images: how many, of the first batch.
+        num_images: how many, evenly spread over the validation split, so that one which is sorted
+            by class shows many classes. They are the same after each epoch.
 
     Examples:
         >>> trainer = Trainer(callbacks=[WarpImages(8)], logger=False, accelerator="cpu")
@@ -54,6 +64,10 @@ class WarpImages(Callback):
 
     def __init__(self, num_images: int = 16) -> None:
         self.num_images = num_images
+        self.shown: list[_Shown] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.shown = []
 
     def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
         self,
@@ -64,23 +78,37 @@ class WarpImages(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        if not len(batch.label):
+        batches = trainer.num_val_batches[dataloader_idx]
+        chosen = spread(self.num_images, int(batches), batch_idx, len(batch.label))
+        if not chosen:
             return
-        n = self.num_images
-        image, label, logits = batch.image[:n], batch.label[:n], outputs.logits
-        record = compose_records([first(record, n) for record in outputs.records], image)
+        image, label, logits = batch.image[chosen], batch.label[chosen], outputs.logits
+        records = [select(record, chosen) for record in outputs.records]
+        record = compose_records(records, image)
         if record is None:
             return
-        warp = record.output
-        shown, crop = to_displayable(image, warp.image)
+        shown, crop = to_displayable(image, record.output.image)
+        warp = WarpOutput(*(each.cpu() for each in record.output._replace(image=crop)))
+        names = datamodule_of(trainer).class_names
         captions = (
-            prediction_captions(logits[:n], label, datamodule_of(trainer).class_names)
+            prediction_captions(logits[chosen], label, names)
             if logits is not None and label.dim() == 2
-            else None
+            else []
         )
-        panel = draw(shown, warp._replace(image=crop), captions=captions)
+        self.shown.append(_Shown(shown.cpu(), warp, captions))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.shown:
+            return
+        warps = zip(*(each.warp for each in self.shown), strict=True)
+        panel = draw(
+            torch.cat([each.image for each in self.shown]),
+            WarpOutput(*map(torch.cat, warps)),
+            captions=[caption for each in self.shown for caption in each.captions],
+        )
+        self.shown = []
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
             # not trainer.log_dir, which waits for the other processes
             file = Path(trainer.default_root_dir) / "panel.png"
@@ -92,9 +120,25 @@ class WarpImages(Callback):
             )
 
 
-def first(record: WarpRecord, n: int) -> WarpRecord:
-    """Keep the first `n` images of a record."""
-    return record._replace(output=WarpOutput(*(values[:n] for values in record.output)))
+def spread(number: int, batches: int, batch: int, size: int) -> list[int]:
+    """Return which images of a batch to take.
+
+    Over all batches they are `number`, evenly spread.
+
+    Args:
+        number: of images wanted.
+        batches: how many there are.
+        batch: index of this one.
+        size: images in it.
+    """
+    begin, end = (-(-number * i // batches) for i in (batch, batch + 1))
+    wanted = min(end - begin, size)
+    return [size * k // wanted for k in range(wanted)]
+
+
+def select(record: WarpRecord, chosen: list[int]) -> WarpRecord:
+    """Keep some images of a record."""
+    return record._replace(output=WarpOutput(*(values[chosen] for values in record.output)))
 
 
 def draw(
@@ -138,6 +182,18 @@ def draw(
                 fill="black" if captions[i].correct else COLOURS[0],
             )
     return np.asarray(panel)
+
+
+def cut(panel: Image.Image) -> list[Image.Image]:
+    """Cut a drawing of `draw` into its images, each with its crops.
+
+    The drawing has the size that `draw` gives it unless told otherwise.
+    """
+    columns = panel.width % (_SIDE + _GAP) // (2 * _GAP)
+    width = panel.width // columns
+    height = ROW if panel.height % ROW == 0 else ROW + _CAPTION
+    corners = itertools.product(range(0, panel.height, height), range(0, panel.width, width))
+    return [panel.crop((x, y, x + width, y + height)) for y, x in corners]
 
 
 def to_displayable(

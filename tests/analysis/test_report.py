@@ -4,17 +4,23 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from stn_lightning import load_run
-from stn_lightning.analysis.evaluation import evaluate
+from stn_lightning.analysis.evaluation import confusion_table, evaluate, most_confused
 from stn_lightning.analysis.film import FRAMES, STEPS, animate, filmstrip
+from stn_lightning.analysis.page import render
 from stn_lightning.analysis.report import report
 from stn_lightning.analysis.run_report import collect, paper_numbers
+from stn_lightning.callbacks.part_tables import PartShares, PartTables
+from stn_lightning.callbacks.warp_images import Caption, cut, draw
 from stn_lightning.cli.typed_command import call
+from stn_lightning.geometry import affine
 from stn_lightning.runs.record import RunRecord
+from stn_lightning.transformers import WarpOutput
 from tests.browser import CHROMIUM, REASON, browser
 from tests.stn_command import CONFIGS, on_maps
 
@@ -41,6 +47,7 @@ def test_the_page_tells_what_the_run_came_to(written: Path, small_run: Path) -> 
         "Validation error",
         "epoch by epoch",
         "The highest losses",
+        "The most confused pairs",
         "theta.05",
         "which class is taken for which",
         "class_path",
@@ -59,13 +66,17 @@ def test_crops_of_feature_maps_are_drawn_and_their_theta_counted(small_run: Path
     assert found.theta is not None
     assert found.theta.shape == (500, 2, 2)
     assert found.examples is not None
+    assert found.confused is not None
     with Image.open(io.BytesIO(found.examples)) as image:
         assert image.width == 2 * (3 * 116 + 8)
 
 
-def panel(i: int) -> tuple[int, bytes]:
+def panel(i: int, images: int = 8) -> tuple[int, bytes]:
+    """An image file as `WarpImages` draws it after epoch i: images with one crop each, four a row,
+    in the colour of the epoch."""
     file = io.BytesIO()
-    Image.new("RGB", (64, 300), (97 * i % 256, 53 * i % 256, 255 * (i % 2))).save(file, "PNG")
+    size = (4 * (2 * 116 + 8), images // 4 * 120)
+    Image.new("RGB", size, (97 * i % 256, 53 * i % 256, 255 * (i % 2))).save(file, "PNG")
     return 10 * i, file.getvalue()
 
 
@@ -78,20 +89,42 @@ def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
             assert (picture.format, getattr(picture, "n_frames", 1)) == ("WEBP", frames)
 
 
-def test_a_strip_shows_the_first_step_the_last_and_a_few_between() -> None:
+def test_a_strip_shows_twelve_images_at_the_first_step_the_last_and_a_few_between() -> None:
     assert filmstrip([panel(0)]) is None
-    for epochs, rows in ((2, 2), (4, 4), (40, STEPS)):
-        content = filmstrip([panel(i) for i in range(epochs)])
-        assert content is not None
-        with Image.open(io.BytesIO(content)) as picture:
-            assert picture.height == rows * 120
-            assert picture.getpixel((picture.width - 1, 5)) == (0, 0, 0)
-            last = epochs - 1
-            assert picture.getpixel((picture.width - 1, picture.height - 5)) == (
-                97 * last % 256,
-                53 * last % 256,
-                255 * (last % 2),
-            )
+    for epochs, columns in ((2, 2), (4, 4), (40, STEPS)):
+        for images, rows in ((8, 8), (16, 12)):
+            content = filmstrip([panel(i, images) for i in range(epochs)])
+            assert content is not None
+            with Image.open(io.BytesIO(content)) as image:
+                assert image.size == (columns * 240, 16 + rows * 120)
+                assert image.getpixel((239, 20)) == (0, 0, 0)
+                last = epochs - 1
+                colour = (97 * last % 256, 53 * last % 256, 255 * (last % 2))
+                assert image.getpixel((image.width - 1, image.height - 1)) == colour
+
+
+def test_a_drawing_is_cut_into_its_images() -> None:
+    image, theta = torch.rand(5, 1, 28, 28), torch.tensor([[0.5, 0, 0, 0, 0.5, 0]]).expand(5, -1)
+    warp = WarpOutput(image, theta, affine.grid(theta, (28, 28)))
+    captions = [Caption(f"{i}", True) for i in range(5)]
+    for given in (None, captions):
+        cells = cut(Image.fromarray(draw(image, warp, captions=given)))
+        alone = [
+            draw(image[i : i + 1], select_one(warp, i), captions=given and given[i : i + 1])
+            for i in range(5)
+        ]
+        assert all((np.asarray(c) == a).all() for c, a in zip(cells, alone, strict=False))
+
+
+def select_one(warp: WarpOutput, i: int) -> WarpOutput:
+    return WarpOutput(*(values[i : i + 1] for values in warp))
+
+
+def test_the_most_confused_classes_come_first() -> None:
+    label, answer = torch.tensor([0, 0, 1, 1, 1, 2, 2]), torch.tensor([0, 1, 2, 2, 1, 2, 0])
+    table = confusion_table(label, answer, 3)
+    assert table.tolist() == [[1, 1, 0], [0, 1, 2], [1, 0, 1]]
+    assert most_confused(table, 2) == [(1, 2, 2), (0, 1, 1)]
 
 
 def test_the_film_is_written_by_itself_where_it_is_asked_for(
@@ -114,9 +147,24 @@ def test_the_film_is_written_by_itself_where_it_is_asked_for(
         == 0
     )
     with Image.open(sheet) as picture:
-        assert picture.height == 240
+        assert picture.size == (2 * 240, 16 + 12 * 120)
     with Image.open(film) as picture:
         assert getattr(picture, "n_frames", 1) == 2
+
+
+def test_scores_of_parts_stand_on_the_page(small_run: Path, tmp_path: Path) -> None:
+    run = collect(load_run(small_run))
+    assert run.parts is None
+    one = torch.ones(1, 1, dtype=torch.float64)
+    shares = PartShares(one / 4, one, one / 2, one, one / 2, one[None], one[0] * 30)
+    tables = PartTables(["beak"], ["head"], ["Warbler"], shares)
+    tables.write(tmp_path / "parts.json")
+    read = PartTables.read(tmp_path / "parts.json")
+    assert read is not None
+    assert read.markdown() == tables.markdown()
+    text = render([run._replace(parts=read)])
+    assert "<td>beak</td><td>25.0</td>" in text
+    assert "<td>Warbler</td><td>30</td><td>100.0</td>" in text
 
 
 def test_the_papers_number_stands_beside_ours() -> None:
@@ -140,7 +188,7 @@ def test_a_browser_shows_it_without_a_complaint_and_as_wide_as_the_screen(
         assert page.value(
             "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
         )
-        assert page.value("document.images.length") == 6
+        assert page.value("document.images.length") == 8
         assert page.value("document.documentElement.scrollWidth") <= width
         page.photograph(tmp_path / "page.png")
         assert page.complaints == []

@@ -1,6 +1,11 @@
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 
@@ -8,12 +13,18 @@ from stn_lightning.callbacks.misclassified_images import gallery
 from stn_lightning.callbacks.warp_images import (
     COLOURS,
     Caption,
+    WarpImages,
     draw,
     outline,
     prediction_captions,
+    spread,
     to_displayable,
 )
+from stn_lightning.datamodules import MNISTDataModule
+from stn_lightning.datasets import EmbeddedDigits
+from stn_lightning.datasets.sources import ImageTensorSource
 from stn_lightning.geometry import affine, sampling
+from stn_lightning.tasks import ClassificationTask
 from stn_lightning.transformers import (
     Affine,
     ConvolutionalLocalisation,
@@ -158,3 +169,48 @@ def test_the_gallery_shows_each_image_with_its_caption() -> None:
     assert panel.shape == (2 * 52, 8 * 40, 3)
     assert (panel[4:36, 4:36] == 128).all()
     assert (panel[36:52, :40] < 100).any()
+
+
+@pytest.mark.parametrize(("number", "batches", "size"), [(16, 10, 64), (12, 40, 256), (16, 1, 50)])
+def test_drawn_images_are_spread_over_all_batches(number: int, batches: int, size: int) -> None:
+    chosen = [spread(number, batches, i, size) for i in range(batches)]
+    places = [size * i + k for i, of_batch in enumerate(chosen) for k in of_batch]
+    assert len(set(places)) == number
+    gaps = torch.tensor([*places, size * batches]).diff()
+    assert gaps.max() <= 2 * size * batches / number
+    assert spread(number, batches, 0, 0) == []
+
+
+def test_after_each_epoch_the_same_images_of_several_batches_are_drawn(tmp_path: Path) -> None:
+    class Seen(WarpImages):
+        batches: ClassVar[list[int]] = []
+
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.batches.append(len(self.shown))
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    class Few(ImageTensorSource):
+        class_names = EmbeddedDigits.class_names
+        load = EmbeddedDigits().load
+
+    transformer = SpatialTransformer(FullyConnectedLocalisation([4]), Affine())
+    task = ClassificationTask(
+        nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)),
+        lambda p: torch.optim.SGD(p, 0.1),
+        transformer,
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        callbacks=[Seen(8)],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=4,
+    )
+    trainer.validate(task, MNISTDataModule(Few(), batch_size=50), verbose=False)
+    assert Seen.batches == [4]
+    with Image.open(tmp_path / "panel.png") as panel:
+        assert panel.size == (4 * (2 * 116 + 8), 2 * 120)
