@@ -16,13 +16,14 @@ TIME ?= 24:00:00
 SLURM ?=
 SHARED ?=
 ROUNDS ?= 1
+EXTRAS ?=
 STN := .venv/bin/stn
 SOURCES := stn_lightning tests benchmarks docs
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: .venv/.installed  ## install into .venv (the other verbs do it by themselves)
+setup: .venv/.installed $(EXTRAS:%=.venv/.installed-%)  ## install into .venv (the other verbs do it by themselves); EXTRAS=birds: timm and weights trained on ImageNet, too
 
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
@@ -32,8 +33,8 @@ setup: .venv/.installed  ## install into .venv (the other verbs do it by themsel
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed requirements-dev.lock
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+.venv/.installed-%: .venv/.installed requirements-%.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-$*.lock
 	@touch $@
 
 train: .venv/.installed  ## train and test: the quickstart, or CONFIG="a.yaml b.yaml" ARGS="--trainer.max_epochs 3"
@@ -76,6 +77,7 @@ lock: .venv/.installed-dev  ## renew the locks (asks the package index)
 	.venv/bin/python -m pip install --quiet uv
 	.venv/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
 	.venv/bin/uv pip compile pyproject.toml --quiet --extra dev --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.lock
+	.venv/bin/uv pip compile pyproject.toml --quiet --extra birds --constraint requirements-dev.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-birds.lock
 
 board: .venv/.installed  ## TensorBoard over all runs
 	.venv/bin/tensorboard --logdir runs

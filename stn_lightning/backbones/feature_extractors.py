@@ -16,7 +16,7 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from stn_lightning.backbones.depthwise import speed_up_depthwise
-from stn_lightning.backbones.weights import NAMED, PACKAGE, load, read_weights
+from stn_lightning.backbones.weights import INSTALL, NAMED, PACKAGE, load, read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """of ImageNet's channels, 0 to 1"""
@@ -305,9 +305,7 @@ def _built_by_timm(network: str, pretrained: bool, options: Mapping[str, Any]) -
     try:
         import timm
     except ImportError as error:
-        raise ValueError(
-            "TimmFeatures needs timm; install it with: pip install 'stn-lightning[birds]'"
-        ) from error
+        raise ValueError(f"TimmFeatures needs timm, which is not installed; {INSTALL}") from error
     try:
         return timm.create_model(network, pretrained=pretrained, num_classes=0, **options)
     except (RuntimeError, OSError) as error:

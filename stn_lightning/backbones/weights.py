@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+INSTALL = "pip install 'stn-lightning[birds]' (in a clone: make setup EXTRAS=birds)"
 PACKAGE = "package:"
 """Begins a source that is a file in an installed package: package:NAME/FILE."""
 OWNER = "network."
@@ -89,11 +90,9 @@ def packaged_file(source: str) -> Path:
     try:
         return Path(str(files(package) / file))
     except ModuleNotFoundError as error:
-        extra = "pip install 'stn-lightning[birds]', or " if source == NAMED["lite0"].source else ""
-        raise ValueError(
-            f"{source}: the package is not installed; {extra}pip install "
-            f"{package.replace('_', '-')}"
-        ) from error
+        pip = f"pip install {package.replace('_', '-')}"
+        install = INSTALL if source == NAMED["lite0"].source else pip
+        raise ValueError(f"{source}: the package is not installed; {install}") from error
 
 
 def load(

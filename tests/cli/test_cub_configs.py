@@ -15,6 +15,7 @@ from stn_lightning.analysis.predict import predict
 from stn_lightning.backbones import feature_extractors
 from stn_lightning.backbones.weights import NAMED
 from stn_lightning.cli.typed_command import call
+from stn_lightning.tasks import ClassificationTask
 from tests.cub_miniature import CLASSES, gradient, write_cub
 from tests.stn_command import CONFIGS, Stn
 from tests.weights_package import write_weights_package
@@ -192,6 +193,26 @@ def test_a_row_at_half_scale_takes_a_step_from_a_packages_weights(
     classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
     code, _, err = stn("fit", *files, *ONE_STEP, classes)
     assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("network", ["cnn_112", "st2"])
+def test_a_whole_network_takes_a_step(
+    network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cub(tmp_path / "data/cub")
+    write_weights_package(tmp_path / "packages", monkeypatch)
+    names = [f"half_scale/{network}", "half_scale/cub", "recipes/whole_network"]
+    files = [f"--config=configs/cub/{name}.yaml" for name in names]
+    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
+    moved: list[bool] = []
+
+    def watch(self: ClassificationTask) -> None:
+        moved.append(all(p.requires_grad for p in self.backbone.stem.parameters()))
+
+    monkeypatch.setattr(ClassificationTask, "on_train_start", watch)
+    code, _, err = stn("fit", *files, *ONE_STEP, classes)
+    assert (code, err) == (0, "")
+    assert moved == [True]
 
 
 def test_a_pretrained_network_takes_a_step_on_a_folder(
