@@ -207,7 +207,7 @@ def test_a_whole_network_takes_a_step(
     moved: list[bool] = []
 
     def watch(self: ClassificationTask) -> None:
-        moved.append(all(p.requires_grad for p in self.backbone.stem.parameters()))
+        moved.append(all(p.requires_grad for p in self.backbone.get_submodule("stem").parameters()))
 
     monkeypatch.setattr(ClassificationTask, "on_train_start", watch)
     code, _, err = stn("fit", *files, *ONE_STEP, classes)
