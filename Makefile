@@ -53,7 +53,7 @@ status: .venv/.installed  ## how far the runs are
 	@$(STN) status
 
 bench: .venv/.installed-dev  ## speed, side by side with others: ARGS="--quick", or names of benchmarks; writes runs/bench
-	@$(STN) bench $(ARGS)
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 test: .venv/.installed-dev  ## the tests, in a few minutes
 	.venv/bin/python -m pytest -n 2 -m "not slow and not cluster" $(ARGS)

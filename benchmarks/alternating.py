@@ -88,8 +88,11 @@ def report(
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     where = f"{device_name(torch.device(device))}, load {LOAD:.1f} to {os.getloadavg()[0]:.1f}"
     module = Path(sys.argv[0]).stem
-    source = f"`python -m benchmarks.{module}`: medians of {rounds} alternating rounds; {where}; {versions}; commit {commit()}; "
-    print(f"### {title}\n\n{body}\n\n{notes}\n\n{source}{datetime.now(UTC).date()}.\n", flush=True)
+    source = (
+        f"`python -m benchmarks.{module}`: medians of {rounds} alternating rounds; {where}; "
+        f"{versions}; commit {commit()}; {datetime.now(UTC).date()}."
+    )
+    print(f"### {title}\n\n{body}\n\n{notes}\n\n{source}\n", flush=True)
 
 
 def _cell(value: object) -> str:
@@ -117,6 +120,7 @@ def in_a_process(command: Sequence[str]) -> dict[str, Any]:
     lines = run.stdout.strip().splitlines()
     if run.returncode or not lines:
         raise RuntimeError(
-            f"{' '.join(command)} ended with exit code {run.returncode}: {run.stderr.strip()[-2000:]}"
+            f"{' '.join(command)} ended with exit code {run.returncode}: "
+            f"{run.stderr.strip()[-2000:]}"
         )
     return dict(json.loads(lines[-1]))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.crops [--quick]
 
-The localisation is small (two convolutions on the picture averaged down to 28 x 28): measured are N
+The localisation is small (two convolutions on the image averaged down to 28 x 28): measured are N
 grids, N crops and their backward. A localisation as large as a backbone, as the paper's for birds,
 costs a pass of that backbone more.
 """
@@ -24,10 +24,11 @@ from stn_lightning.transformers import (
     Translation,
 )
 
-CROP, PICTURES = 224, 2
-NOTES = """Milliseconds of a training step, ResNet-18 on all crops, 2 pictures, channels_last. Whatever moves the crops needs the
-gradient of the backbone's input, which a backbone alone does not compute: the middle column does. The goal is a factor of at most 1.05 over
-the backbone alone at N = 4."""
+CROP, IMAGES = 224, 2
+NOTES = """Milliseconds of a training step, ResNet-18 on all crops, 2 images, channels_last.
+Whatever moves the crops needs the gradient of the backbone's input, which a backbone alone does not
+compute: the middle column does. The goal is a factor of at most 1.05 over the backbone alone at
+N = 4."""
 
 
 def step(
@@ -45,8 +46,8 @@ def main() -> None:
     for side in (CROP,) if options.quick else (CROP, 2 * CROP):
         for n in (2,) if options.quick else (1, 2, 4):
             image, crops = (
-                torch.rand(PICTURES, 3, side, side),
-                torch.rand(PICTURES * n, 3, CROP, CROP),
+                torch.rand(IMAGES, 3, side, side),
+                torch.rand(IMAGES * n, 3, CROP, CROP),
             )
             localisation = nn.Sequential(nn.AdaptiveAvgPool2d(28), ConvolutionalLocalisation())
             start = Tiling() if n > 1 else None
@@ -67,9 +68,9 @@ def main() -> None:
             ]
             rows.append([side, n, *times, *factors])
     head = [
-        "picture's side",
+        "image's side",
         "N",
-        "backbone alone, N crops a picture",
+        "backbone alone, N crops an image",
         "and their gradient",
         "N transformers",
         "over the first",

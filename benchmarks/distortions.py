@@ -1,10 +1,10 @@
-"""Distortions alone: 28 x 28 uint8 pictures to batches of 256 distorted float pictures, ours and
+"""Distortions alone: 28 x 28 uint8 images to batches of 256 distorted float images, ours and
 others'.
 
     python -m benchmarks.distortions [--quick]
 
-torchvision works on one picture at a time (a batch given to v2 gets one transformation for all), as
-its users write it: PIL pictures in `transforms`, uint8 tensors in `transforms.v2`. kornia and ours
+torchvision works on one image at a time (a batch given to v2 gets one transformation for all), as
+its users write it: PIL images in `transforms`, uint8 tensors in `transforms.v2`. kornia and ours
 work on the batch.
 """
 
@@ -41,22 +41,24 @@ OURS: dict[str, Distortion] = {
     "TC": Cluttered(),
 }
 RTS = {"degrees": 45, "translate": (0.2, 0.2), "scale": (0.7, 1.2)}
-NOTES = """Images per second; in brackets how many times as fast ours is. R is the same operation everywhere. RTS: `RandomAffine` on the
-padded picture; the place is drawn a little differently. P: `RandomPerspective` draws corners uniformly. E: torchvision bends by a smoothed
-field of noise, kornia by a spline with 5 points. TC: nobody has it; for torchvision it is written with PIL's crop and paste."""
+NOTES = """Images per second; in brackets how many times as fast ours is. R is the same operation
+everywhere. RTS: `RandomAffine` on the padded image; the place is drawn a little differently. P:
+`RandomPerspective` draws corners uniformly. E: torchvision bends by a smoothed field of noise,
+kornia by a spline with 5 points. TC: no library has it; for torchvision it is written with PIL's
+crop and paste."""
 
 
 class _Clutter:
-    """TC as one would write it for a picture."""
+    """TC as one would write it for an image."""
 
-    def __init__(self, pictures: Tensor) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         canvas = Image.new("L", (60, 60))
-        canvas.paste(picture, (random.randrange(33), random.randrange(33)))
+        canvas.paste(image, (random.randrange(33), random.randrange(33)))
         for _ in range(6):
-            other = Image.fromarray(self.pictures[random.randrange(len(self.pictures)), 0].numpy())
+            other = Image.fromarray(self.images[random.randrange(len(self.images)), 0].numpy())
             x, y = random.randrange(23), random.randrange(23)
             canvas.paste(
                 other.crop((x, y, x + 6, y + 6)), (random.randrange(55), random.randrange(55))
@@ -65,21 +67,21 @@ class _Clutter:
 
 
 class Distorted(Dataset[Tensor]):
-    """Pictures, each distorted when it is read."""
+    """Images, each distorted when it is read."""
 
-    def __init__(self, pictures: Tensor, transform: Callable[[Any], Tensor]) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Tensor, transform: Callable[[Any], Tensor]) -> None:
+        self.images = images
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.transform(Image.fromarray(self.pictures[index, 0].numpy()))
+        return self.transform(Image.fromarray(self.images[index, 0].numpy()))
 
 
 def rts() -> Callable[[Any], Tensor]:
-    """RTS by torchvision, for one PIL picture."""
+    """RTS by torchvision, for one PIL image."""
     bilinear = transforms.InterpolationMode.BILINEAR
     return transforms.Compose(
         [
@@ -90,13 +92,13 @@ def rts() -> Callable[[Any], Tensor]:
     )
 
 
-def per_picture(pictures: Tensor) -> dict[str, Callable[[Any], Tensor]]:
+def per_image(images: Tensor) -> dict[str, Callable[[Any], Tensor]]:
     bilinear = transforms.InterpolationMode.BILINEAR
     steps: dict[str, Callable[[Any], Any]] = {
         "R": transforms.RandomRotation(90, interpolation=bilinear),
         "P": transforms.RandomPerspective(0.5, p=1.0, interpolation=bilinear),
         "E": transforms.ElasticTransform(34.0, 4.0, interpolation=bilinear),
-        "TC": _Clutter(pictures),
+        "TC": _Clutter(images),
     }
     return {
         "RTS": rts(),
@@ -128,65 +130,66 @@ def by_kornia() -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def ours(distortion: Distortion, pictures: Tensor, index: Tensor) -> Tensor:
-    return distortion(pictures[index].float() / 255, CounterRandom(0, 0, 0, index), pictures)
+def ours(distortion: Distortion, images: Tensor, index: Tensor) -> Tensor:
+    return distortion(images[index].float() / 255, CounterRandom(0, 0, 0, index), images)
 
 
 def one_by_one(distort: Callable[[Any], Tensor], of: Iterable[Any]) -> Tensor:
     return torch.stack([distort(each) for each in of])
 
 
-def all_at_once(distort: Callable[[Tensor], Tensor], pictures: Tensor, index: Tensor) -> Tensor:
-    return distort(pictures[index].float() / 255)
+def all_at_once(distort: Callable[[Tensor], Tensor], images: Tensor, index: Tensor) -> Tensor:
+    return distort(images[index].float() / 255)
 
 
 def main() -> None:
     options = chosen(__doc__, 9)
-    pictures = torch.randint(
+    images = torch.randint(
         0, 256, (BATCH if options.quick else 40 * BATCH, 1, 28, 28), dtype=torch.uint8
     )
-    pil, tensors, kornia = per_picture(pictures), per_tensor(), by_kornia()
+    pil, tensors, kornia = per_image(images), per_tensor(), by_kornia()
     index = torch.arange(BATCH)
     rows = []
     for name, distortion in OURS.items():
-        data = Distorted(pictures, pil[name])
+        data = Distorted(images, pil[name])
         cases: dict[str, Callable[[], object]] = {
-            "ours": partial(ours, distortion, pictures, index),
+            "ours": partial(ours, distortion, images, index),
             "torchvision": partial(one_by_one, data.__getitem__, index.tolist()),
         }
         if name in tensors:
-            cases["v2"] = partial(one_by_one, tensors[name], pictures[:BATCH])
+            cases["v2"] = partial(one_by_one, tensors[name], images[:BATCH])
         if name in kornia:
-            cases["kornia"] = partial(all_at_once, kornia[name], pictures, index)
+            cases["kornia"] = partial(all_at_once, kornia[name], images, index)
         taken = alternate(cases, options.rounds, options.clock)
         rates = [BATCH / statistics.median(taken["ours"])]
         cells = [
-            f"{BATCH / statistics.median(taken[peer]):,.0f} ({times_as_long(taken['ours'], taken[peer]):.1f})"
+            f"{BATCH / statistics.median(taken[peer]):,.0f} "
+            f"({times_as_long(taken['ours'], taken[peer]):.1f})"
             if peer in taken
             else ""
             for peer in ("torchvision", "v2", "kornia")
         ]
         rows.append([name, *rates, *cells])
-    workers = _with_workers(pictures, options.rounds) if not options.quick else ""
+    workers = _with_workers(images, options.rounds) if not options.quick else ""
     body = table(
-        ["", "ours", "torchvision, per picture", "torchvision v2, per picture", "kornia"], rows
+        ["", "ours", "torchvision, per image", "torchvision v2, per image", "kornia"], rows
     )
     report("Distortions alone", body, f"{NOTES}{workers}", options.rounds)
 
 
-def _with_workers(pictures: Tensor, rounds: int) -> str:
-    loader = DataLoader(Distorted(pictures, rts()), BATCH, num_workers=2, persistent_workers=True)
-    batches = [torch.arange(i, i + BATCH) for i in range(0, len(pictures), BATCH)]
+def _with_workers(images: Tensor, rounds: int) -> str:
+    loader = DataLoader(Distorted(images, rts()), BATCH, num_workers=2, persistent_workers=True)
+    batches = [torch.arange(i, i + BATCH) for i in range(0, len(images), BATCH)]
 
     def whole_pass() -> None:
         for index in batches:
-            ours(OURS["RTS"], pictures, index)
+            ours(OURS["RTS"], images, index)
 
     taken = alternate(
         {"ours": whole_pass, "torchvision": lambda: [None for _ in loader]}, max(rounds // 3, 1)
     )
     rate, factor = (
-        len(pictures) / statistics.median(taken["torchvision"]),
+        len(images) / statistics.median(taken["torchvision"]),
         times_as_long(taken["ours"], taken["torchvision"]),
     )
     return f"\nRTS by torchvision in a DataLoader with 2 workers: {rate:,.0f} ({factor:.1f})."

@@ -1,4 +1,4 @@
-"""How cost grows with the number of pictures, their side, the batch and the number of transformers;
+"""How cost grows with the number of images, their side, the batch and the number of transformers;
 peak memory beside each.
 
     python -m benchmarks.growth [--quick]
@@ -29,25 +29,26 @@ from stn_lightning.transformers import (
 )
 
 STEPS = 8
-BASE = {"pictures": 10_000, "side": 28, "batch": 256, "n": 1}
+BASE = {"images": 10_000, "side": 28, "batch": 256, "n": 1}
 VARIED = {
-    "pictures": [10_000, 100_000, 1_000_000],
+    "images": [10_000, 100_000, 1_000_000],
     "side": [28, 112, 448],
     "batch": [64, 256, 1024],
     "n": [1, 2, 4],
 }
-NOTES = """A picture's milliseconds to be read, distorted (RTS) and warped with gradient by n parallel transformers to its own side; seconds
-until the first batch of an epoch, for which the whole order is drawn. Batches of 32 where the side varies. Linear would be the same
-milliseconds in every row of `pictures`, `batch` and, per transformer, `n`."""
+NOTES = """Milliseconds in which an image is read, distorted (RTS) and warped with gradient by n
+parallel transformers to its own side; seconds until the first batch of an epoch, for which the
+whole order is drawn. Batches of 32 where the side varies. Linear would be the same milliseconds
+in every row of `images`, `batch` and, per transformer, `n`."""
 
 
 class _Noise(ImageTensorSource):
-    """As many pictures as wanted, of any side."""
+    """As many images as wanted, of any side."""
 
     class_names = ("0", "1")
 
-    def __init__(self, pictures: int, side: int) -> None:
-        self.shape = (pictures, 1, side, side)
+    def __init__(self, images: int, side: int) -> None:
+        self.shape = (images, 1, side, side)
 
     def prepare(self) -> None: ...
 
@@ -58,11 +59,11 @@ class _Noise(ImageTensorSource):
         )
 
 
-def measure(pictures: int, side: int, batch: int, n: int) -> dict[str, float]:
-    """In this process: milliseconds a picture, seconds to the first batch, peak memory in GB."""
+def measure(images: int, side: int, batch: int, n: int) -> dict[str, float]:
+    """In this process: milliseconds an image, seconds to the first batch, peak memory in GB."""
     keep_freed_memory()
     data = MNISTDataModule(
-        _Noise(pictures, side), RotatedScaledTranslated(size=side * 3 // 2, digit=side), batch
+        _Noise(images, side), RotatedScaledTranslated(size=side * 3 // 2, digit=side), batch
     )
     data.setup("fit")
     corners = Tiling() if n > 1 else None
@@ -92,10 +93,10 @@ def main() -> None:
         for value in values[:1] if options.quick else values:
             case = {**BASE, name: value}
             if name == "side":
-                case |= {"batch": 32, "pictures": 512}
+                case |= {"batch": 32, "images": 512}
             found = in_a_process(["-m", "benchmarks.growth", "--case", *map(str, case.values())])
             rows.append([name, value, found["ms"], found["first"], found["peak"]])
-    head = ["what grows", "", "ms a picture", "seconds to the first batch", "peak memory, GB"]
+    head = ["what grows", "", "ms an image", "seconds to the first batch", "peak memory, GB"]
     report("Growth", table(head, rows), NOTES, 1)
 
 

@@ -1,10 +1,10 @@
-"""Photographs read and cropped a second, beside bare loops of decoding and resizing.
+"""Images read and cropped a second, beside bare loops of decoding and resizing.
 
     STN_DATA=/path/to/data python benchmarks/image_files.py              # 20 classes of CUB, a
     minute or two STN_DATA=/path/to/data python benchmarks/image_files.py --classes 200
 
 One process, one thread, processor time, the median of repeats that take turns. Ours gives whole
-batches of random crops of 224; the bare loops give single pictures with a smallest side of 256,
+batches of random crops of 224; the bare loops give single images with a smallest side of 256,
 without a crop or a batch: Pillow's decoder and torchvision's resizing (as its data sets do), and
 torchvision's own decoder where it still has one (deprecated since 0.29, and damaged files can crash
 it).
@@ -46,8 +46,8 @@ def bare(files: list[Path], decode: Callable[[Path], torch.Tensor]) -> Callable[
 
 
 def with_pillow(file: Path) -> torch.Tensor:
-    with Image.open(file) as picture:
-        return functional.pil_to_tensor(picture.convert("RGB"))
+    with Image.open(file) as image:
+        return functional.pil_to_tensor(image.convert("RGB"))
 
 
 def with_torchvision(file: Path) -> torch.Tensor:
@@ -88,7 +88,7 @@ def main() -> None:
     }  # the first one warms up
     for name, rate in medians.items():
         print(
-            f"{name:36}{rate:9,.0f} pictures/s"
+            f"{name:36}{rate:9,.0f} images/s"
             + "".join(f"{rate / medians[other]:8.2f} x {other}" for other in list(ways)[:2])
         )
 

@@ -60,7 +60,8 @@ def main() -> None:
             plain = statistics.median(a for a, _ in pairs)
             extra = statistics.median(b - a for a, b in pairs)
             print(
-                f"{name:16} {batch:6} {1e3 * plain:10.1f} {1e3 * extra:13.2f} {extra / plain / EVERY:10.2%}",
+                f"{name:16} {batch:6} {1e3 * plain:10.1f} {1e3 * extra:13.2f} "
+                f"{extra / plain / EVERY:10.2%}",
                 flush=True,
             )
 

@@ -1,7 +1,7 @@
-"""Pictures predicted a second by `stn predict`, beside the bare forward, and its memory over the
-number of pictures.
+"""Images predicted a second by `stn predict`, beside the bare forward, and its memory over the
+number of images.
 
-python -m benchmarks.predictions                    # 10,000 pictures of 42 x 42, the quickstart's
+python -m benchmarks.predictions                    # 10,000 images of 42 x 42, the quickstart's
 network; a minute or two python -m benchmarks.predictions --quick --processor
 """
 
@@ -30,8 +30,8 @@ def main() -> None:
     options = chosen(__doc__, 5)
     number = 200 if options.quick else 10_000
     with tempfile.TemporaryDirectory() as folder:
-        run, pictures = trained_run(Path(folder)), Path(folder, "pictures")
-        write_pictures(pictures, number)
+        run, images = trained_run(Path(folder)), Path(folder, "images")
+        write_images(images, number)
         network = load_run(run).task.cpu()
         image = torch.rand(BATCH, 1, 42, 42)
 
@@ -42,16 +42,16 @@ def main() -> None:
 
         cases = {
             "stn predict": lambda: call(
-                predict, [str(run), str(pictures), "--out", f"{folder}/out.csv"]
+                predict, [str(run), str(images), "--out", f"{folder}/out.csv"]
             ),
             "bare forward": bare,
         }
         seconds = alternate(cases, options.rounds, options.clock)
         few = Path(folder, "few")
-        write_pictures(few, number // 10)
+        write_images(few, number // 10)
         memory = {
             path: in_a_process(["-m", "benchmarks.predictions", "--memory", str(run), str(path)])
-            for path in (few, pictures)
+            for path in (few, images)
         }
     rows = [
         [
@@ -62,13 +62,16 @@ def main() -> None:
         for name, taken in seconds.items()
     ]
     mebibytes = [
-        f"{memory[path]['mebibytes']:.0f} MiB at {count:,} pictures"
-        for path, count in ((few, number // 10), (pictures, number))
+        f"{memory[path]['mebibytes']:.0f} MiB at {count:,} images"
+        for path, count in ((few, number // 10), (images, number))
     ]
-    notes = f"PNG files of 42 x 42 pixels to a CSV, in batches of {BATCH}. Peak memory: {', '.join(mebibytes)}."
+    notes = (
+        f"PNG files of 42 x 42 pixels to a CSV, in batches of {BATCH}. "
+        f"Peak memory: {', '.join(mebibytes)}."
+    )
     report(
-        "Predictions of pictures in files",
-        table(["", "pictures/s", "beside the bare forward"], rows),
+        "Predictions of images in files",
+        table(["", "images/s", "beside the bare forward"], rows),
         notes,
         options.rounds,
     )
@@ -94,7 +97,7 @@ def trained_run(folder: Path) -> Path:
     return folder / "runs/quickstart"
 
 
-def write_pictures(folder: Path, number: int) -> None:
+def write_images(folder: Path, number: int) -> None:
     folder.mkdir()
     noise = (
         torch.randint(
@@ -106,9 +109,9 @@ def write_pictures(folder: Path, number: int) -> None:
         Image.fromarray(noise[i % 100].numpy()).save(folder / f"{i:06d}.png")
 
 
-def peak(run: Path, pictures: Path) -> None:
-    """Of this process, once it has gone through all pictures."""
-    call(predict, [str(run), str(pictures), "--out", f"{pictures}.csv"])
+def peak(run: Path, images: Path) -> None:
+    """Of this process, once it has gone through all images."""
+    call(predict, [str(run), str(images), "--out", f"{images}.csv"])
     print(json.dumps({"mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 

@@ -29,9 +29,10 @@ from stn_lightning.transformers import (
 SIDE = 64
 MAPS = ((3, 64), (48, 32), (64, 32), (128, 16))
 """Channels and side of what each of Multi's transformers sees at the paper's width."""
-NOTES = """Milliseconds of forward and backward at the paper's width, {side} px, {device}; in brackets over the CNN's (the paper: 1.06 for
-Multi). Below, Multi's transformers by themselves, {batch} pictures; `grid_sample` is PyTorch's own on the same maps in planes, with the
-conversion into and out of them."""
+NOTES = """Milliseconds of forward and backward at the paper's width, {side} px, {device}; in
+brackets over the CNN's (the paper: 1.06 for Multi). Below, Multi's transformers by themselves,
+{batch} images; `grid_sample` is PyTorch's own on the same maps in planes, with the conversion
+into and out of them."""
 
 
 def on_features() -> SpatialTransformer:
@@ -65,7 +66,8 @@ def cells(width: float, batch: int, rounds: int, device: str) -> dict[str, str]:
         cases[name] = partial(step, network.to(memory_format=torch.channels_last), image, label)
     taken = alternate(cases, rounds, time.perf_counter if device == "cuda" else time.process_time)
     return {
-        name: f"{1000 * statistics.median(seconds):,.0f} ({times_as_long(taken['CNN'], seconds):.3f})"
+        name: f"{1000 * statistics.median(seconds):,.0f} "
+        f"({times_as_long(taken['CNN'], seconds):.3f})"
         for name, seconds in taken.items()
     }
 
@@ -136,7 +138,7 @@ def main() -> None:
         for batch in batches
     }
     rows = [[name, *(found[batch][name] for batch in batches)] for name in found[batches[0]]]
-    body = table(["", *(f"{batch} pictures" for batch in batches)], rows)
+    body = table(["", *(f"{batch} images" for batch in batches)], rows)
     if device == "cpu":
         body += "\n\n" + table(
             ["maps", "localisation", "grid", "bilinear", "grid_sample"],

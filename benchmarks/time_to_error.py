@@ -40,7 +40,8 @@ class Hurdles(Callback):
         error = _test_error(trainer, pl_module)
         throughput = next(each for each in trainer.callbacks if isinstance(each, ThroughputLogger))  # type: ignore[attr-defined]
         print(
-            f"pass {trainer.current_epoch + 1}: {throughput.seconds:.0f} s, test error {error:.2f} %",
+            f"epoch {trainer.current_epoch + 1}: {throughput.seconds:.0f} s, "
+            f"test error {error:.2f} %",
             file=sys.stderr,
             flush=True,
         )
@@ -58,7 +59,10 @@ class Hurdles(Callback):
         rows = self.rows + [
             [f"{hurdle:.1f} %", "not reached", trainer.current_epoch, ""] for hurdle in self.hurdles
         ]
-        notes = f"`stn fit` with {' '.join(sys.argv[1:]) or 'the configurations alone'}, precision {trainer.precision}."
+        notes = (
+            f"`stn fit` with {' '.join(sys.argv[1:]) or 'the configurations alone'}, "
+            f"precision {trainer.precision}."
+        )
         report(
             "Time to error: ST-CNN Aff on RTS",
             table(["test error", "seconds of training", "epochs", "tested"], rows),

@@ -4,11 +4,11 @@ other ways to do the same.
     python -m benchmarks.training [--quick] python -m benchmarks.training --error CASE STEPS      #
     what a case tests at after so many steps
 
-The limit is the same network fed with distorted pictures that are ready, in a bare PyTorch loop:
+The limit is the same network fed with distorted images that are ready, in a bare PyTorch loop:
 same precision, memory format, optimiser, and memory of freed tensors kept as `stn fit` does. The
 other ways are as their users run them: float32, contiguous, the C library's own memory. Each case
 is a process of its own; they take turns. On a machine with a GPU all of them train on it: the
-limit's pictures lie there, kornia distorts there, and bfloat16 and compiled networks are cases of
+limit's images lie there, kornia distorts there, and bfloat16 and compiled networks are cases of
 their own.
 """
 
@@ -56,13 +56,14 @@ CASES = (
 COMPILED = ("stn fit, bf16, compiled", "limit, bf16, compiled")
 """On a GPU as well, where a small network's step is all starting of kernels."""
 QUICK = ("stn fit", "limit", "tutorial", "kornia")
-NOTES = """`stn fit` over the limit: {ratios}. The limit: pre-distorted pictures, bare loop. Tutorial: torchvision per picture in a
-DataLoader; kornia: its augmentation on the batch in a bare loop; plain Lightning: a LightningModule on the tutorial's loader. The network
-is ours in all of them, with PyTorch's own convolutions in the last three. bfloat16 is left out where the processor has none."""
+NOTES = """`stn fit` over the limit: {ratios}. The limit: pre-distorted images, bare loop. Tutorial:
+torchvision per image in a DataLoader; kornia: its augmentation on the batch in a bare loop; plain
+Lightning: a LightningModule on the tutorial's loader. The network is ours in all of them, with
+PyTorch's own convolutions in the last three. bfloat16 is left out where the processor has none."""
 
 
 class Clock(Callback):
-    """Times the steps after the first few; prints them as JSON. For loops, `tick` after each step."""
+    """Times the steps after the first few; prints them as JSON. Loops call `tick` after a step."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -146,12 +147,12 @@ class _Task(LightningModule):
         return torch.optim.AdamW(self.parameters(), 2e-3)
 
 
-class _PerPicture(Dataset[tuple[Tensor, int]]):
+class _PerImage(Dataset[tuple[Tensor, int]]):
     def __init__(self) -> None:
         from benchmarks.distortions import Distorted, rts
 
-        pictures = MNIST().load("train")
-        self.images, self.labels = Distorted(pictures.image, rts()), pictures.label.tolist()
+        images = MNIST().load("train")
+        self.images, self.labels = Distorted(images.image, rts()), images.label.tolist()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -213,15 +214,15 @@ def loop(
 
 def limit(clock: Clock, bf16: bool, compiled: bool = False) -> None:
     keep_freed_memory()
-    pictures = MNIST().load("train")
+    images = MNIST().load("train")
     index = torch.arange(20 * BATCH)
     ready = RotatedScaledTranslated()(
-        pictures.image[index].float() / 255, CounterRandom(0, 0, 0, index), pictures.image
+        images.image[index].float() / 255, CounterRandom(0, 0, 0, index), images.image
     )
     batches = list(
         zip(
             ready.to(DEVICE).split(BATCH),
-            pictures.label[index].to(DEVICE).split(BATCH),
+            images.label[index].to(DEVICE).split(BATCH),
             strict=True,
         )
     )
@@ -231,18 +232,18 @@ def limit(clock: Clock, bf16: bool, compiled: bool = False) -> None:
 def kornia(clock: Clock) -> None:
     from benchmarks.distortions import by_kornia
 
-    pictures, distort = MNIST().load("train"), by_kornia()["RTS"]
+    images, distort = MNIST().load("train"), by_kornia()["RTS"]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            for index in torch.randperm(len(pictures.label)).split(BATCH):
-                yield distort(pictures.image[index].to(DEVICE).float() / 255), pictures.label[index]
+            for index in torch.randperm(len(images.label)).split(BATCH):
+                yield distort(images.image[index].to(DEVICE).float() / 255), images.label[index]
 
     loop(clock, batches())
 
 
 def plain_lightning(clock: Clock) -> None:
-    loader = DataLoader(_PerPicture(), BATCH, shuffle=True)
+    loader = DataLoader(_PerImage(), BATCH, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
             accelerator=DEVICE.type,
@@ -255,7 +256,7 @@ def plain_lightning(clock: Clock) -> None:
 
 
 def tutorial(clock: Clock, workers: int) -> None:
-    loop(clock, _forever(DataLoader(_PerPicture(), BATCH, shuffle=True, num_workers=workers)))
+    loop(clock, _forever(DataLoader(_PerImage(), BATCH, shuffle=True, num_workers=workers)))
 
 
 def _forever(batches: Iterable[Any]) -> Iterator[Any]:

@@ -20,9 +20,10 @@ START = {
     "projective": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0),
     "TPS": (0.0,) * 32,
 }
-NOTES = """Milliseconds forward + backward, theta's gradient alone; in brackets how many times as long as ours. Plain PyTorch:
-`affine_grid` or, for the others, a matrix product of the points with the homography, or of a precomputed float32 basis with the
-displacements, then `grid_sample`; it is neither exact at the identity nor safe under autocast. kornia: `homography_warp`;
+NOTES = """Milliseconds forward + backward, theta's gradient alone; in brackets how many times as
+long as ours. Plain PyTorch: `affine_grid` or, for the others, a matrix product of the points with
+the homography, or of a precomputed float32 basis with the displacements, then `grid_sample`; it
+is neither exact at the identity nor safe under autocast. kornia: `homography_warp`;
 `get_tps_transform` and `warp_image_tps`, which solve the spline for each batch."""
 
 
@@ -109,7 +110,8 @@ def main() -> None:
             }
             taken = alternate(cases, options.rounds, options.clock)
             cells = [
-                f"{1000 * statistics.median(taken[n]):.2f} ({times_as_long(taken['ours'], taken[n]):.2f})"
+                f"{1000 * statistics.median(taken[n]):.2f} "
+                f"({times_as_long(taken['ours'], taken[n]):.2f})"
                 for n in list(taken)[1:]
             ]
             rows.append(

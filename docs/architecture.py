@@ -1,6 +1,6 @@
 """Draw the rooms of the package and what they import: `make figures`.
 
-The picture and the table in docs/architecture.md are made from the import statements of the source,
+The diagram and the table in docs/architecture.md are made from the import statements of the source,
 so they cannot say anything else than the code does.
 """
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "stn_lightning"
-PAGE, PICTURE = DOCS / "architecture.md", DOCS / "architecture.png"
+PAGE, DIAGRAM = DOCS / "architecture.md", DOCS / "architecture.png"
 PARTS = {
     "The data": (("datasets", 0, 0), ("datamodules", 0, 1), ("synthetic", 0, 2)),
     "The method": (
@@ -33,7 +33,7 @@ PARTS = {
         ("zoo", 2, 1),
     ),
 }
-"""Rooms with their column and row in the picture, by the part that they belong to."""
+"""Rooms with their column and row in the diagram, by the part that they belong to."""
 COLOURS = {
     "The data": "#4477aa",
     "The method": "#228833",
@@ -91,8 +91,8 @@ def draw(file: Path) -> None:
 
 
 def main() -> None:
-    """Write the picture, and the table into the page."""
-    draw(PICTURE)
+    """Write the diagram, and the table into the page."""
+    draw(DIAGRAM)
     block = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
     PAGE.write_text(block.sub(lambda _: table(), PAGE.read_text()))
 

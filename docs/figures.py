@@ -1,7 +1,7 @@
 """Draws the figure of every page in docs/operations. `make figures`, or python docs/figures.py; ten
 seconds, no data needed.
 
-Where a picture has an outline with lines inside, these are the rows and columns of the sampling
+Where an image has an outline with lines inside, these are the rows and columns of the sampling
 grid: what the output looks at.
 """
 
@@ -33,7 +33,7 @@ SIDE, GAP, TEXT = 168, 10, 18
 WarpImages = tuple[str, Image.Image]
 
 
-def picture(side: int = 64) -> Tensor:
+def example(side: int = 64) -> Tensor:
     """(1, 3, side, side): a checkerboard with an F, which no turn or flip leaves as it is."""
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     image = (
@@ -56,7 +56,7 @@ def picture(side: int = 64) -> Tensor:
 
 
 def panel(image: Tensor) -> Image.Image:
-    """A picture (3 or 1, height, width) from 0 to 1, in the size of a panel, enlarged without
+    """An image (3 or 1, height, width) from 0 to 1, in the size of a panel, enlarged without
     interpolation.
     """
     values = (
@@ -70,7 +70,7 @@ def panel(image: Tensor) -> Image.Image:
 
 
 def outlined(image: Tensor, grid: Tensor, reach: float = 1.0) -> Image.Image:
-    """The picture with the lines of a grid (height, width, 2) on it; `reach` > 1 shows the
+    """The image with the lines of a grid (height, width, 2) on it; `reach` > 1 shows the
     surroundings too.
     """
     inner = round(SIDE / reach)
@@ -96,8 +96,8 @@ def seen(
     padding: sampling.Padding = (1.0,),
     reach: float = 1.4,
 ) -> list[WarpImages]:
-    """A picture with the outline of what a family looks at, and what it sees."""
-    image, at = picture(), torch.tensor([theta])
+    """An image with the outline of what a family looks at, and what it sees."""
+    image, at = example(), torch.tensor([theta])
     with torch.no_grad():
         lines, output = (
             family(at, (33, 33))[0],
@@ -143,7 +143,7 @@ def spline_figure() -> list[list[WarpImages]]:
 
 
 def diffeomorphic_figure() -> list[list[WarpImages]]:
-    theta, family, image = torch.tensor([noise(32, 0.25, 14)]), Diffeomorphic(), picture()
+    theta, family, image = torch.tensor([noise(32, 0.25, 14)]), Diffeomorphic(), example()
     there = sampling.bilinear(image, family(theta, (64, 64)), [1.0])
     back = family(family.inverse(theta), (64, 64))
     returned = [
@@ -169,7 +169,7 @@ def learnt_target_figure() -> list[list[WarpImages]]:
 
 
 def volume_figure() -> list[list[WarpImages]]:
-    letter = (picture(40)[:, :1] < 0.3).float()  # (1, 1, 40, 40)
+    letter = (example(40)[:, :1] < 0.3).float()  # (1, 1, 40, 40)
     solid = torch.nn.functional.pad(
         letter[:, :, None].expand(-1, -1, 14, -1, -1), (0, 0, 0, 0, 13, 13)
     )  # 40 deep
@@ -189,7 +189,7 @@ def volume_figure() -> list[list[WarpImages]]:
 
 def sampling_figure() -> list[list[WarpImages]]:
     small, near = (
-        picture(16),
+        example(16),
         affine.grid(torch.tensor([[0.45, 0.2, 0, -0.2, 0.45, -0.1]]), (84, 84)),
     )
     far = affine.grid(torch.tensor([[1.6, 0.3, 0.3, -0.3, 1.6, 0]]), (84, 84))
@@ -210,7 +210,7 @@ def sampling_figure() -> list[list[WarpImages]]:
             *((name, panel(kernel(small, near)[0])) for name, kernel in kernels),
         ],
         [
-            (name, panel(sampling.bilinear(picture(), far, padding)[0]))
+            (name, panel(sampling.bilinear(example(), far, padding)[0]))
             for name, padding in paddings
         ],
     ]
@@ -292,7 +292,8 @@ def deterministic_figure() -> list[list[WarpImages]]:
     return [
         [
             (
-                f"error of one sum of 4,096 numbers in 2,000 orders: {len(sums.unique())} different results",
+                "error of one sum of 4,096 numbers in 2,000 orders: "
+                f"{len(sums.unique())} different results",
                 drawn,
             )
         ]
@@ -334,7 +335,7 @@ FIGURES = {
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # the same picture, byte for byte, every time
+    torch.set_num_threads(1)  # the same image, byte for byte, every time
     for name, figure in FIGURES.items():
         sheet(figure()).quantize(24 if name == "antialiasing" else 64).save(
             FOLDER / f"{name}.png", optimize=True

@@ -18,7 +18,7 @@ from pygments.formatters import HtmlFormatter
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 README = REPOSITORY / "README.md"
-PICTURES = (".png", ".webp")
+IMAGES = (".png", ".webp")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)\s#]+")
 
 sources: dict[str, Path] = {}
@@ -30,7 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     found = {README, *DOCS.rglob("*.md")}
     while (
         new := {
-            end for source in found for end in _ends(source).values() if end.suffix not in PICTURES
+            end for source in found for end in _ends(source).values() if end.suffix not in IMAGES
         }
         - found
     ):
@@ -58,7 +58,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def _ends(source: Path) -> dict[str, Path]:
-    """The files and folders of the repository that a page made of `source` links to, by the link."""
+    """The files and folders that a page made of `source` links to, by the link."""
     if not source.is_dir() and (source.suffix != ".md" or not source.exists()):
         return {}
     folder = source if source.is_dir() else source.parent
@@ -75,7 +75,7 @@ def _place(source: Path) -> str:
         "index.md"
         if source == README
         else inside
-        if source.suffix in (".md", *PICTURES)
+        if source.suffix in (".md", *IMAGES)
         else f"{inside}.md"
     )
 
@@ -86,7 +86,7 @@ def _text(source: Path) -> str:
         return source.read_text()
     if source.is_dir():
         listed = sorted(
-            file for file in source.iterdir() if file.is_file() and file.suffix not in PICTURES
+            file for file in source.iterdir() if file.is_file() and file.suffix not in IMAGES
         )
         return f"# {source.name}\n\n" + "".join(
             f"- [{_title(file)}]({file.name})\n" for file in listed

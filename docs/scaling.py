@@ -14,7 +14,7 @@ from stn_lightning.backbones import CNN
 from stn_lightning.transformers import Affine, ConvolutionalLocalisation, SpatialTransformer
 
 SPEED = 0.08 * 990e12
-"""Operations per second of an H100 in bf16: 8 % of its data sheet, some 3,200 pictures a second
+"""Operations per second of an H100 in bf16: 8 % of its data sheet, some 3,200 images a second
 with ResNet-50. Assumed.
 """
 LEAST = 2.5e-3
@@ -36,7 +36,7 @@ save, is all finite.
 class Training(NamedTuple):
     name: str
     network: nn.Module
-    picture: tuple[int, ...]
+    image_shape: tuple[int, ...]
     batch: int
 
 
@@ -61,12 +61,12 @@ def main() -> None:
         Training("ResNet-50, 224 px", resnet50(), (3, 224, 224), batch) for batch in (256, 8192)
     ]
     print(
-        "| network | global batch | GPUs | arithmetic | gradients | votes | step | images/s | efficiency |\n|---|"
-        + "---:|" * 8
+        "| network | global batch | GPUs | arithmetic | gradients | votes | step | images/s "
+        "| efficiency |\n|---|" + "---:|" * 8
     )
-    for name, network, picture, batch in trainings:
+    for name, network, image_shape, batch in trainings:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.eval()(torch.rand(1, *picture))
+            network.eval()(torch.rand(1, *image_shape))
         parameters, alone = sum(p.numel() for p in network.parameters()), 0.0
         for gpus in (1, 8, 64, 512):
             if batch < gpus:
@@ -80,7 +80,8 @@ def main() -> None:
                 f"{1e3 * seconds:.2f} ms" for seconds in (arithmetic, reduced, votes, whole)
             )
             print(
-                f"| {name} | {batch:,} | {gpus} | {times} | {batch / whole:,.0f} | {100 * alone / whole / gpus:.0f} % |"
+                f"| {name} | {batch:,} | {gpus} | {times} | {batch / whole:,.0f} "
+                f"| {100 * alone / whole / gpus:.0f} % |"
             )
 
 

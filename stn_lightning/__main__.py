@@ -1,5 +1,6 @@
-"""The command `stn`. This module imports nothing heavy, so help, version and mistakes answer at
-once.
+"""The command `stn`.
+
+Nothing heavy is imported here, so help, version and mistyped commands answer at once.
 """
 
 import difflib
@@ -16,47 +17,56 @@ from stn_lightning.runtime.exit_codes import FAILED, FINISHED, USAGE
 COMMANDS = {
     "fit": (
         "cli.training:fit",
-        "train, then test the best checkpoint; goes on where a run of that name was stopped",
+        "train and test the best checkpoint; resumes a run that was stopped",
     ),
-    "validate": ("cli.training:validate", "error of a run on the validation images"),
-    "test": ("cli.training:test", "error of a run on the test images; writes results.json"),
-    "predict": ("analysis.predict:predict", "label, probability and crop of your own images"),
-    "export": ("analysis.export:export", "a run's network as safetensors, torch.export and ONNX"),
-    "report": ("analysis.report:report", "a page about runs: curves, crops, errors"),
-    "demo": ("analysis.demo:demo", "a page to draw or drop an image on and watch the crops follow"),
+    "validate": ("cli.training:validate", "evaluate a run on the validation images"),
+    "test": ("cli.training:test", "evaluate a run on the test images and write results.json"),
+    "predict": (
+        "analysis.predict:predict",
+        "predict label, probability and crop of your own images",
+    ),
+    "export": (
+        "analysis.export:export",
+        "write a run's network as safetensors, torch.export and ONNX",
+    ),
+    "report": ("analysis.report:report", "write a page about runs: curves, crops, errors"),
+    "demo": (
+        "analysis.demo:demo",
+        "open a page on which you draw, and see what the transformer crops",
+    ),
     "zoo": ("analysis.zoo:zoo", "list the trained networks that come with the package"),
     "tune": ("cli.tune:tune", "suggest a learning rate or a batch size"),
-    "sweep": ("launch.sweep:sweep", "train with other values, keep the best by validation"),
+    "sweep": ("launch.sweep:sweep", "search for better settings by the validation error"),
     "prepare": ("cli.prepare:prepare", "download and check data sets (mnist, cub, svhn)"),
-    "table": ("launch.table:table", "run what is missing of a table of the paper, and print it"),
-    "bench": ("cli.bench:bench", "measure speed, side by side with others (in the repository)"),
+    "table": ("launch.table:table", "train the missing runs of a table of the paper, and print it"),
     "submit": ("launch.submit:submit", "train as a job of a SLURM cluster"),
-    "status": ("launch.status:status", "show how far runs are"),
+    "status": ("launch.status:status", "show the progress of runs"),
 }
-"""Every command: the function that runs it, below this package, and a line of help."""
+"""By command: module and function that run it, and a line of help."""
+
 HELP = """\
 usage: {stn} COMMAND [--config FILE ...] [OPTIONS]
 
 {commands}
 
   {stn} fit --config configs/quickstart.yaml
-  {stn} fit --config configs/mnist/networks/st_cnn_affine.yaml --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
+  {stn} fit --config configs/mnist/networks/st_cnn_affine.yaml \\
+      --config configs/mnist/data/rts.yaml --trainer.max_epochs 3
   {stn} test --name quickstart
   {stn} predict quickstart scans/ --out answers.csv
 
-`{stn} COMMAND --help` lists the options of a command, `{stn} --version` the versions for a bug report."""
+`{stn} COMMAND --help` lists the options of a command.
+`{stn} --version` prints what a bug report needs."""
 
 
 def main() -> int:
-    """Run the command line's command.
+    """Run the command that the command line names.
 
     Returns:
-        0 finished, 2 the user got something wrong, 75 preempted and resumable, anything else a
-        failure.
+        exit code: 0 finished, 2 wrong arguments or settings, 75 stopped and resumable, else failed.
     """
-    sys.path.append(
-        str(Path.cwd())
-    )  # a YAML names your own classes; last, so that a file there hides no library
+    # a YAML may name classes of the working directory; last, so that no file there hides a library
+    sys.path.append(str(Path.cwd()))
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         lines = "\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items())
@@ -76,15 +86,15 @@ def main() -> int:
     command = getattr(importlib.import_module(f"stn_lightning.{module}"), function)
     from stn_lightning.cli.typed_command import call  # a hundredth of a second
 
-    return _until_unread(call, command, arguments[1:])
+    return _run(call, command, arguments[1:])
 
 
-def _until_unread(
+def _run(
     call: Callable[[Callable[..., int], list[str]], int],
     command: Callable[..., int],
     arguments: list[str],
 ) -> int:
-    """Return the command's exit code; 1 where the reader of its output, as `head`, leaves."""
+    """Run a command; return 1 if nothing reads its output."""
     try:
         code = call(command, arguments)
         sys.stdout.flush()
@@ -97,7 +107,7 @@ def _until_unread(
 
 
 def about() -> str:
-    """Return what matters in a bug report, one line each, without importing any of it."""
+    """Return versions, commit and system for a bug report."""
     found = {
         **provenance.versions(),
         "commit": provenance.commit(),

@@ -104,10 +104,10 @@ class Page:
             clickCount=1,
         )
 
-    def photograph(self, file: Path) -> None:
+    def screenshot(self, file: Path) -> None:
         """All of the page, as PNG."""
-        picture = self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-        file.write_bytes(base64.b64decode(picture))
+        content = self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        file.write_bytes(base64.b64decode(content))
 
 
 @contextlib.contextmanager
@@ -116,7 +116,10 @@ def browser(profile: Path) -> Iterator[Page]:
     assert CHROMIUM
     read_by_it, to = os.pipe()
     back, written_by_it = os.pipe()
-    options = f"--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe --user-data-dir='{profile}'"
+    options = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe "
+        f"--user-data-dir='{profile}'"
+    )
     command = f"exec '{CHROMIUM}' {options} 3<&{read_by_it} 4>&{written_by_it}"
     process = subprocess.Popen(
         ["bash", "-c", command], pass_fds=(read_by_it, written_by_it), stderr=subprocess.DEVNULL

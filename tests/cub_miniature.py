@@ -1,4 +1,4 @@
-"""CUB-200-2011 in miniature: the original files and folders, with pictures that say where their
+"""CUB-200-2011 in miniature: the original files and folders, with images that say where their
 pixels are.
 """
 
@@ -9,21 +9,21 @@ from PIL import Image
 
 CLASSES = 3
 EACH = 6
-"""Pictures of a class: four to train on, two for the test."""
+"""Images of a class: four to train on, two for the test."""
 PARTS = ("back", "beak", "left eye")
 
 
 def gradient(height: int, width: int, blue: int) -> np.ndarray:
     """Red grows to the right, green downwards, so that a crop says where it is from."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = np.linspace(0, 255, width).round()
-    picture[..., 1] = np.linspace(0, 255, height).round()[:, None]
-    picture[..., 2] = blue
-    return picture
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, width).round()
+    image[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    image[..., 2] = blue
+    return image
 
 
 def write_cub(root: Path, height: int = 48) -> Path:
-    """Write `root/CUB_200_2011`; picture i (from 1) is 12 i pixels wider than high, or as much
+    """Write `root/CUB_200_2011`; image i (from 1) is 12 i pixels wider than high, or as much
     higher where i is even.
     """
     folder = root / "CUB_200_2011"

@@ -16,14 +16,14 @@ def write_idx(path: Path, values: Tensor) -> None:
 
 
 def write_mnist(
-    folder: Path, patch: pytest.MonkeyPatch, pictures: int = 200, validation: int = 40
+    folder: Path, patch: pytest.MonkeyPatch, images: int = 200, validation: int = 40
 ) -> None:
     """Write the files into `folder` and let the package take them for the real ones."""
     folder.mkdir(parents=True)
     source = EmbeddedDigits()
     for part, split in (("train", source.load("train")), ("test", source.load("test"))):
-        write_idx(folder / mnist.FILES[f"{part}-images"].name, split.image[:pictures, 0])
-        write_idx(folder / mnist.FILES[f"{part}-labels"].name, split.label[:pictures].byte())
+        write_idx(folder / mnist.FILES[f"{part}-images"].name, split.image[:images, 0])
+        write_idx(folder / mnist.FILES[f"{part}-labels"].name, split.label[:images].byte())
     patch.setattr(
         mnist,
         "FILES",

@@ -1,4 +1,4 @@
-"""The documents' own commands and files, so that tests can do what a page tells its reader to do."""
+"""Commands and files of the documents, so that tests can follow a page."""
 
 import os
 import re

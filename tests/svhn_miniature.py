@@ -1,4 +1,4 @@
-"""SVHN in miniature: PNG pictures and a digitStruct.mat in the layout that MATLAB writes."""
+"""SVHN in miniature: PNG images and a digitStruct.mat in the layout that MATLAB writes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +68,7 @@ def write_digit_struct(
 
 
 def some_entries(n: int, seed: int = 0) -> list[tuple[str, list[Box]]]:
-    """Entries with one to five digits side by side in pictures of 100 x 50."""
+    """Entries with one to five digits side by side in images of 100 x 50."""
     rng = np.random.default_rng(seed)
     entries = []
     for i in range(n):
@@ -86,9 +86,7 @@ def some_entries(n: int, seed: int = 0) -> list[tuple[str, list[Box]]]:
     return entries
 
 
-def write_pictures(
-    folder: Path, entries: Sequence[tuple[str, Sequence[Box]]], seed: int = 0
-) -> None:
+def write_images(folder: Path, entries: Sequence[tuple[str, Sequence[Box]]], seed: int = 0) -> None:
     """Noise, with each digit's box filled in a grey of its own class: a number that a network can
     learn to read.
     """
@@ -111,4 +109,4 @@ def write_svhn(root: Path, train: int = 60, test: int = 20, extra: int = 0) -> N
             folder.mkdir(parents=True)
             entries = some_entries(n, seed)
             write_digit_struct(folder / "digitStruct.mat", entries)
-            write_pictures(folder, entries, seed)
+            write_images(folder, entries, seed)

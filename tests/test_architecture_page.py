@@ -11,7 +11,7 @@ def test_the_table_of_imports_is_that_of_the_source() -> None:
     assert made["table"]() in made["PAGE"].read_text(), "run make figures"
 
 
-def test_the_picture_shows_every_room(tmp_path: Path) -> None:
+def test_the_diagram_shows_every_room(tmp_path: Path) -> None:
     made = runpy.run_path(str(DOCS / "architecture.py"))
     drawn = {room for rooms in made["PARTS"].values() for room, *_ in rooms}
     assert drawn == set(made["imports"]())

@@ -29,14 +29,6 @@ METHOD = ("geometry", "transformers", "distortions", "backbones", "tasks")
 DATA = ("datasets", "datamodules", "synthetic")
 """Rooms whose examples run too."""
 
-UNFINISHED: set[str] = {
-    "__main__",
-    "cli",
-    "launch",
-    "runs",
-}
-"""Rooms that are being rewritten; to become empty."""
-
 WITHOUT_EXAMPLE = {"WarpOutput", "WarpRecord", "StepOutput"}
 """Public classes of the method without an example: transformers and tasks construct them."""
 
@@ -47,16 +39,7 @@ WORDS = re.compile(r"picture|photograph|misread|\bpasses\b|\bmarked\b", re.IGNOR
 LITERAL: set[tuple[str, str]] = set()
 """(file, line) where one of these words is meant literally."""
 
-all_rooms = pytest.mark.parametrize(
-    "room",
-    [
-        pytest.param(
-            room,
-            marks=pytest.mark.skipif(room in UNFINISHED, reason="this room is being rewritten"),
-        )
-        for room in ROOMS
-    ],
-)
+all_rooms = pytest.mark.parametrize("room", ROOMS)
 
 
 def files_of(room: str) -> Iterator[Path]:
@@ -103,7 +86,7 @@ def test_examples_run(name: str) -> None:
     assert results.failed == 0  # the difference is on the console
 
 
-@pytest.mark.parametrize("room", [room for room in METHOD if room not in UNFINISHED])
+@pytest.mark.parametrize("room", METHOD)
 def test_each_public_class_of_the_method_has_an_example(room: str) -> None:
     module = importlib.import_module(f"stn_lightning.{room}")
     classes = [getattr(module, name) for name in module.__all__]
@@ -141,8 +124,7 @@ def test_a_first_line_is_short_plain_and_says_what_it_does(room: str) -> None:
 
 
 def test_first_lines_have_eight_words_at_the_median() -> None:
-    rooms = [room for room in ROOMS if room not in UNFINISHED]
-    lines = [line for room in rooms for file in files_of(room) for _, line in first_lines(file)]
+    lines = [line for file in FILES for _, line in first_lines(file)]
     assert statistics.median(len(line.split()) for line in lines) <= 8
 
 

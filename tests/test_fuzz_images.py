@@ -1,4 +1,4 @@
-"""Tables and pictures that nobody would write: each is read correctly or refused in one line that
+"""Tables and images that nobody would write: each is read correctly or refused in one line that
 names it.
 """
 
@@ -53,7 +53,7 @@ def test_a_table_is_read_as_it_stands_or_refused(content: bytes, tmp_path: Path)
 
 @many
 @given(content=tables | st.binary(max_size=40))
-def test_names_of_pictures_stay_in_their_folder_or_are_refused(
+def test_names_of_images_stay_in_their_folder_or_are_refused(
     content: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "images.txt"
@@ -80,7 +80,7 @@ WHOLE = {kind: jpeg(kind) for kind in ("jpeg", "png")}
 
 @many
 @given(data=st.data(), kind=st.sampled_from(sorted(WHOLE)))
-def test_a_damaged_picture_is_refused_by_name_or_decoded_whole(
+def test_a_damaged_image_is_refused_by_name_or_decoded_whole(
     data: st.DataObject, kind: str, tmp_path: Path
 ) -> None:
     content = bytearray(WHOLE[kind])
@@ -89,20 +89,20 @@ def test_a_damaged_picture_is_refused_by_name_or_decoded_whole(
         content[data.draw(st.integers(0, header - 1) | st.integers(0, len(content) - 1))] ^= (
             data.draw(st.integers(1, 255))
         )
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
     try:
         image_size(path)
-        picture = decode(path)
+        image = decode(path)
     except ValueError as problem:
         assert refused(path, problem)
     else:
-        assert picture.shape[2] == 3
+        assert image.shape[2] == 3
         if path.read_bytes() == WHOLE[kind]:
-            assert picture.shape == (24, 40, 3)
+            assert image.shape == (24, 40, 3)
 
 
-def test_the_fuzzer_meets_pictures_that_are_right_too(tmp_path: Path) -> None:
+def test_the_fuzzer_meets_images_that_are_right_too(tmp_path: Path) -> None:
     for kind, content in WHOLE.items():
         (tmp_path / kind).write_bytes(content)
         assert decode(tmp_path / kind).shape == (24, 40, 3)

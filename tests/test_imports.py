@@ -164,7 +164,10 @@ def test_no_room_or_file_is_called_by_a_name_that_means_nothing() -> None:
 
 
 def test_the_package_alone_is_imported_without_pytorch() -> None:
-    code = "import sys, stn_lightning; print(stn_lightning.__version__, 'torch' in sys.modules, 'lightning' in sys.modules)"
+    code = (
+        "import sys, stn_lightning; print(stn_lightning.__version__, "
+        "'torch' in sys.modules, 'lightning' in sys.modules)"
+    )
     answer = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True
     )

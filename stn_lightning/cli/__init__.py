@@ -1,3 +1,1 @@
-"""The command line: configuration files in, a run folder out. One file a command; none is imported
-before it is asked for.
-"""
+"""The commands of `stn`, each imported when it is called."""

@@ -1,4 +1,4 @@
-"""The words of a command line, before they are parsed."""
+"""Prepare command-line arguments for the parser."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SECTIONS = ("trainer", "model", "data")
 
 
 def configs(arguments: list[str]) -> list[Path]:
-    """Return the files that --config names, in their order."""
+    """Return the files given by --config, in order."""
     words = iter(arguments)
     files = []
     for word in words:
@@ -22,7 +22,7 @@ def configs(arguments: list[str]) -> list[Path]:
 
 
 def locate_configs(arguments: list[str]) -> list[str]:
-    """Replace the files that --config names by where they are, which may be in the package."""
+    """Replace paths after --config by shipped files where needed."""
     located = []
     for before, word in zip(["", *arguments], arguments, strict=False):
         option, equals, value = word.partition("=")
@@ -36,7 +36,7 @@ def locate_configs(arguments: list[str]) -> list[str]:
 
 
 def complete_flags(arguments: list[str], flags: set[str]) -> list[str]:
-    """Give `true` to options of `flags` that stand without a value."""
+    """Add `true` after flags that have no value."""
     completed = []
     for word, after in zip(arguments, [*arguments[1:], "--"], strict=True):
         completed.append(word)
@@ -46,7 +46,9 @@ def complete_flags(arguments: list[str], flags: set[str]) -> list[str]:
 
 
 def add_config_of_run(arguments: list[str]) -> list[str]:
-    """Take the configuration from the run's folder where --name stands without --config.
+    """Add the run's configuration where --config is missing.
+
+    With --name, but neither --config nor --model, it is runs/NAME/config.yaml.
 
     Raises:
         ValueError: where there is no run of that name.

@@ -1,4 +1,4 @@
-"""Configuration files and options as a training: parse, build, run in the run's folder."""
+"""Build a training from configuration files and run it."""
 
 import argparse
 import contextlib
@@ -61,30 +61,33 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "resume": (
         Literal["auto", "must", "never"],
         "auto",
-        "auto: go on with the run of this name if there is one; must: an error if there is none; "
-        "never: start over, the old run is kept",
+        "auto: resume the run of this name if there is one; must: fail if there is none; "
+        "never: start over and rename the old run's folder",
     ),
     "init_weights": (
         str | None,
         None,
-        "start with the weights of a run or file, as far as they fit by name and shape",
+        "copy the weights of a run or file whose name and shape fit",
     ),
     "monitor": (
         str | None,
         "val/error",
-        "validation metric whose smallest value makes the best checkpoint",
+        "validation metric that chooses the best checkpoint; its smallest value wins",
     ),
     "prepare": (
         Literal["node", "first"],
         "node",
-        "who prepares the data: one process of each node, or the first of all",
+        "which processes download data: one on each node, or only the first",
     ),
 }
-"""Our options beside Lightning's: type, default, help."""
+"""Options that this project adds to Lightning's: type, default, help."""
 
 
 class FirstStep(Callback):
-    """Note that a batch went through, so that an error is no mistake of the configuration."""
+    """Note the first finished batch.
+
+    Errors before it are reported as mistakes of the configuration, errors after it are not.
+    """
 
     def __init__(self) -> None:
         self.done = False
@@ -100,7 +103,7 @@ class FirstStep(Callback):
 
 
 class CommandLine(DeferredCLI):
-    """Parse and build what `stn fit`, `validate` and `test` run; `execute` runs it.
+    """Parse and build a training or evaluation; `execute` runs it.
 
     Args:
         arguments: the command and its options.
@@ -133,7 +136,7 @@ class CommandLine(DeferredCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands without `predict`, which is a command of its own."""
+        """Return Lightning's subcommands but `predict`."""
         return {
             name: skipped
             for name, skipped in DeferredCLI.subcommands().items()
@@ -156,13 +159,13 @@ class CommandLine(DeferredCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def settings(self) -> dict[str, Any]:
-        """Return the resolved configuration of the experiment, as plain values."""
+        """Return the resolved configuration as plain values."""
         return self._plain(self.config[self.subcommand])
 
     def reread(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Resolve settings that were written earlier.
+        """Resolve settings that an earlier run wrote.
 
-        Options that did not exist then take their defaults, and values are written as they are now.
+        Options that did not exist then take their defaults.
 
         Raises:
             ValueError: where this version does not understand them.
@@ -187,7 +190,7 @@ class CommandLine(DeferredCLI):
         self.experiment = self.settings()
 
     def _choose_precision(self) -> None:
-        """Fill in a precision that was left alone: the run's own, else this machine's fastest."""
+        """Choose the run's earlier precision, else the machine's fastest."""
         trainer = self.options.trainer
         if trainer.precision is not None or trainer.plugins or self.subcommand != "fit":
             return
@@ -288,7 +291,7 @@ class CommandLine(DeferredCLI):
 
     @contextlib.contextmanager
     def _prepared(self, start: Start) -> Iterator[None]:
-        """Prepare the run's folder; undo it where not one step is taken in place of an old run."""
+        """Prepare the run's folder; undo it on early failure."""
         folder = self.run_folder
         moved = folder.set_aside() if self.options.resume == "never" else None
         try:
@@ -301,7 +304,7 @@ class CommandLine(DeferredCLI):
             raise
 
     def _train(self, checkpoint: Path | None) -> None:
-        """Train from a checkpoint or from the beginning, then test the best one."""
+        """Train, then test the best checkpoint."""
         say(f"{'training' if checkpoint is None else 'going on with'} {self.run_folder.path}")
         self.trainer.fit(
             self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True
@@ -317,7 +320,7 @@ class CommandLine(DeferredCLI):
             self._say_result("test")
 
     def _evaluated(self) -> Path:
-        """Return the checkpoint to evaluate, and say where it is not the best."""
+        """Return the checkpoint to evaluate."""
         if self.subcommand != "fit" and self.options.ckpt_path is not None:
             given = Path(self.options.ckpt_path)
             if not given.is_file():
@@ -329,7 +332,9 @@ class CommandLine(DeferredCLI):
         return checkpoint
 
     def _compare_with_before(self) -> None:
-        """Check that the run is the one that was begun, or a longer one.
+        """Check that the settings are those of the run.
+
+        Only a longer training is allowed.
 
         Raises:
             ValueError: names the setting that changes what is computed.
@@ -346,12 +351,12 @@ class CommandLine(DeferredCLI):
             ) from problem
         for key, old, new in folder.refuse_changes(before, self.experiment):
             say(
-                f"{key} was {old} and is {new}: the learning rate goes on where a training of "
-                "that length has it, and the record keeps both lengths"
+                f"{key} was {old} and is {new}: the learning rate continues as in a training of "
+                "that length; results.json lists both lengths"
             )
 
     def _say_finished(self, start: Path) -> bool:
-        """Say so where the run has come to its end and was tested; return whether it has."""
+        """Print the result if the run is finished; return whether."""
         file = self.run_folder.path / RECORD
         if several_processes(self.built("trainer")) or not file.exists():
             return False
@@ -383,21 +388,24 @@ class CommandLine(DeferredCLI):
 
 
 class ParsedSettings(CommandLine):
-    """Parse only, without building a trainer, which may need a GPU that is elsewhere."""
+    """Parse a command line without building anything.
+
+    Building a trainer may need a GPU that only the cluster has.
+    """
 
     seeds = False
 
     def _choose_precision(self) -> None:
-        """Leave it to the machine that trains."""
+        """Leave the choice to the machine that trains."""
 
     def instantiate_classes(self) -> None:
-        """Leave it at the configuration."""
+        """Build nothing."""
 
     def execute(self) -> None:
         """Run nothing."""
 
     def resolve(self, arguments: list[str]) -> dict[str, Any]:
-        """Return the settings that other arguments of `stn fit` mean.
+        """Return the settings that arguments of `stn fit` give.
 
         Raises:
             ValueError: says in one line what is wrong with them.
@@ -407,7 +415,7 @@ class ParsedSettings(CommandLine):
 
 
 def _flags(parser: LightningArgumentParser) -> set[str]:
-    """Return the options that may be true or false."""
+    """Return the options whose values are booleans."""
     return {
         option
         for action in parser._actions
@@ -417,7 +425,7 @@ def _flags(parser: LightningArgumentParser) -> set[str]:
 
 
 def _is_complete(checkpoint: dict[str, Any], trainer: Trainer) -> bool:
-    """Return True where a checkpoint is from the last batch of the training."""
+    """Return whether a checkpoint holds a finished training."""
     loop = checkpoint["loops"]["fit_loop"]
     epoch, batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     ended = batch["is_last_batch"] and batch["current"]["completed"] == batch["current"]["ready"]

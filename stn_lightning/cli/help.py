@@ -1,4 +1,4 @@
-"""The short help of `stn fit`, `validate` and `test`: our options and classes first."""
+"""Short help of `stn fit`, `validate` and `test`."""
 
 import inspect
 import itertools
@@ -14,16 +14,16 @@ WHAT = {
 }
 TRAINER = {
     "max_epochs N": "length of the training in epochs",
-    "max_steps N": "length of the training in steps of the optimizer",
+    "max_steps N": "length of the training in optimizer steps",
     "accelerator NAME": "auto, cpu or gpu",
     "devices N": "processes, one for each GPU",
     "precision NAME": "32-true, bf16-mixed, 16-mixed, ...",
-    "gradient_clip_val X": "largest norm of the gradient",
-    "accumulate_grad_batches N": "batches for each step of the optimizer",
+    "gradient_clip_val X": "clip the norm of the gradient to X",
+    "accumulate_grad_batches N": "batches for each optimizer step",
     "check_val_every_n_epoch N": "epochs between validations",
-    "limit_train_batches N": "batches of an epoch, as a number or a part",
+    "limit_train_batches N": "batches of an epoch: a number, or a fraction such as 0.1",
     "log_every_n_steps N": "steps between two points of a curve",
-    "fast_dev_run": "one batch of everything: does it run?",
+    "fast_dev_run": "run one batch of each stage, as a check",
 }
 """The Trainer's options that are used most."""
 CLASSES: dict[str, tuple[tuple[ModuleType, ...], str]] = {
@@ -37,9 +37,12 @@ ABSTRACT = ("FeatureExtractor", "BaseDataModule", "Distortion", "Transformer")
 
 
 def answer_help(arguments: list[str]) -> bool:
-    """Print the help that `arguments` ask for, where it is ours; return whether it was.
+    """Print the short help if `arguments` ask for it.
 
-    Of `--help all`, the `all` is removed, and the parser answers.
+    Returns:
+        whether it was printed.
+
+    For `--help all` the word `all` is removed, so that the parser prints all options.
     """
     command, *words = arguments
     if command not in WHAT:
@@ -62,20 +65,20 @@ def answer_help(arguments: list[str]) -> bool:
 
 
 def short_help(command: str) -> str:
-    """Return the help of a command, on less than 120 lines."""
+    """Return the short help of a command."""
     lines = [
         f"usage: stn {command} [--config FILE ...] [OPTIONS]",
         "",
-        f"{WHAT[command]}. An option goes over the files, a file over those before it.",
+        f"{WHAT[command]}. An option overrides the files, a file those before it.",
         "",
         "options:",
-        _line("--config FILE", "configuration file, one of yours or one that is shipped"),
+        _line("--config FILE", "configuration file, yours or one that comes with the package"),
     ]
     for name, (_, default, text) in OPTIONS.items():
         lines.append(_line(f"--{name}", text + (f" (default: {default})" if default else "")))
     lines.append(_line("--seed_everything N", "seed of all random numbers (default: 0)"))
     lines.append(_line("--ckpt_path FILE", "checkpoint to start from, or to evaluate"))
-    lines.append(_line("--print_config", "print the configuration that results, and stop"))
+    lines.append(_line("--print_config", "print the resulting configuration and stop"))
     for name in CLASSES:
         lines += ["", *_listing(name)]
     lines += ["", "the Trainer's most used options:"]
@@ -84,8 +87,8 @@ def short_help(command: str) -> str:
         [
             *lines,
             "",
-            f"stn {command} --help all lists every option, --data.help CLASS and --model.help CLASS "
-            "the arguments of a class.",
+            f"stn {command} --help all lists every option; "
+            "--data.help CLASS and --model.help CLASS list the arguments of a class.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""What the console shows: our lines, and of Lightning's those that a user asked for."""
+"""Lines on the console: our own, and few of Lightning's."""
 
 import logging
 import sys
@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 ASKED_FOR = ("callbacks", "profilers", "tuner")
-"""Folders of Lightning whose lines follow from an option: EarlyStopping(verbose), a profiler."""
+"""Folders of Lightning whose lines a user asked for, such as those of a profiler."""
+
 NOISE = (
     ".*does not have many workers.*",  # the data are in memory
     "Found .* in eval mode at the start of training",  # what is frozen
@@ -20,7 +21,7 @@ NOISE = (
 
 
 class _AskedFor(logging.Filter):
-    """Let warnings through, and lines of those parts of Lightning that a user asked for."""
+    """Let warnings and requested lines of Lightning through."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         asked_for = Path(record.pathname).parent.name in ASKED_FOR
@@ -28,7 +29,7 @@ class _AskedFor(logging.Filter):
 
 
 def quieten() -> None:
-    """Leave out what Lightning says to everyone about everything."""
+    """Hide Lightning's lines that apply to every run."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(each, _AskedFor) for each in handler.filters):
@@ -39,5 +40,5 @@ def quieten() -> None:
 
 @rank_zero_only
 def say(text: str, stream: Any = None) -> None:
-    """Print a line, once for all processes."""
+    """Print a line on process 0."""
     print(text, file=stream or sys.stdout, flush=True)

@@ -1,4 +1,4 @@
-"""Bring data sets here, and check what is here, before a training needs them."""
+"""`stn prepare`: download and check data sets."""
 
 import sys
 from collections.abc import Callable
@@ -17,10 +17,10 @@ SETS: dict[str, Callable[[], Source]] = {
 
 
 def prepare(*data_sets: str) -> int:
-    """Download what is missing of data sets, and check what is there.
+    """Download missing files of data sets, and check every file.
 
-    The data sets are mnist, cub, svhn and svhn-128. They lie in data/, or where STN_DATA says.
-    Every split is read, and all that is wrong is reported at once.
+    The data sets are mnist, cub, svhn and svhn-128. They lie in the folder that the environment
+    variable STN_DATA names, else in data/. All faults are reported at once.
 
     Args:
         data_sets: names of data sets; all when left out.

@@ -1,4 +1,4 @@
-"""Options of Lightning's Trainer that a run cannot honour, each refused in one line."""
+"""Refuse options of Lightning's Trainer that contradict a run."""
 
 from typing import Any
 
@@ -7,18 +7,19 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
 REFUSED = {
-    "default_root_dir": "a run lies in runs/NAME, in the folder you are in; choose NAME by --name",
+    "default_root_dir": "a run lies in runs/NAME of the working directory; choose NAME by --name",
     "use_distributed_sampler": "the data modules divide the images among the processes",
     "barebones": "a run writes checkpoints and a record; for speed alone use "
     "--trainer.logger false --trainer.enable_checkpointing false",
     "model_registry": "a run keeps its checkpoints in its folder; stn export writes the network",
 }
-"""Options that have a default, and why they keep it."""
+"""Options that must keep their defaults, and why."""
+
 FINDERS = {
     BatchSizeFinder: "stn tune --batch-size",
     LearningRateFinder: "stn tune",
 }
-"""Callbacks that change a setting behind the back of config.yaml, and what does it openly."""
+"""Callbacks that train with other settings than config.yaml, and what to use instead."""
 
 
 def refuse_options(trainer: Namespace) -> None:
@@ -28,7 +29,7 @@ def refuse_options(trainer: Namespace) -> None:
         trainer: its options, with callbacks and plugins built.
 
     Raises:
-        ValueError: names the first option that a run cannot honour.
+        ValueError: names the first option that is refused.
     """
     for option, reason in REFUSED.items():
         if trainer[option]:
@@ -36,8 +37,8 @@ def refuse_options(trainer: Namespace) -> None:
     name = trainer["strategy"] if isinstance(trainer["strategy"], str) else ""
     if any(word in name for word in ("spawn", "fork", "notebook")):
         raise ValueError(
-            f"--trainer.strategy {name}: processes that are copies of this one cannot be resumed "
-            "or stopped together; give ddp"
+            f"--trainer.strategy {name}: forked or spawned processes cannot be resumed or stopped "
+            "together; give ddp"
         )
     for callback in listed(trainer["callbacks"]):
         for kind, instead in FINDERS.items():
@@ -49,7 +50,7 @@ def refuse_options(trainer: Namespace) -> None:
 
 
 def several_processes(trainer: Namespace) -> bool:
-    """Return True where the options mean more than one process."""
+    """Return whether the options ask for several processes."""
     devices = trainer["devices"]
     count = str(len(devices) if isinstance(devices, list) else devices)
     if count in ("auto", "-1"):
@@ -58,5 +59,5 @@ def several_processes(trainer: Namespace) -> bool:
 
 
 def listed(given: Any) -> list[Any]:
-    """Return a list of what a Trainer takes as nothing, as one or as several."""
+    """Turn None, one value or a list into a list."""
     return given if isinstance(given, list) else [] if given is None else [given]

@@ -1,4 +1,4 @@
-"""`stn fit`, `stn validate` and `stn test`, and what their exit codes mean."""
+"""`stn fit`, `stn validate`, `stn test`, and their exit codes."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ def validate(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Evaluate a run on the test images and write its record."""
+    """Evaluate a run on the test images; write its record."""
     return run(["test", *arguments])
 
 
@@ -51,13 +51,13 @@ def run(
 ) -> int:
     """Parse arguments and run their command.
 
-    An error before the end of the first batch is one line, whatever it is: a mistake in the
-    configuration shows there. With STN_TRACEBACK=1 its traceback is printed, too.
+    Any error before the end of the first batch is reported in one line, as it is most likely a
+    mistake in the configuration. STN_TRACEBACK=1 prints its traceback, too.
 
     Args:
         arguments: the command and its options.
-        build: makes the command of its arguments.
-        name: of the command as the user called it, where that is another one.
+        build: builds the command from its arguments.
+        name: name of the command in messages; the first argument by default.
 
     Returns:
         one of `runtime.exit_codes`.
@@ -90,14 +90,17 @@ def run(
             cause = failure_of_another()
             text = cause or f"{reason}; started again it goes on from its last.ckpt"
             print(f"{called}: {text}", file=sys.stderr, flush=True)
-            # whatever is tidied up now may wait for the other
+            # an orderly exit might wait for the lost process
             os._exit(PROCESS_LOST if cause is None else FAILED)
         return _report(problem, called, command)
     return FINISHED
 
 
 def _report(problem: Exception, called: str, command: CommandLine | None) -> int:
-    """Print an error: in one line before the end of the first batch, else with its traceback."""
+    """Print an error and return the exit code.
+
+    Before the end of the first batch it is one line, later a traceback.
+    """
     after_first_step = command is not None and command.first_step.done
     if after_first_step or os.environ.get("STN_TRACEBACK"):
         traceback.print_exception(problem)
@@ -105,8 +108,9 @@ def _report(problem: Exception, called: str, command: CommandLine | None) -> int
         return FAILED
     text = one_line(str(problem))
     if not isinstance(problem, PLAIN) and "--" not in text:
-        text = f"{text or type(problem).__name__}; STN_TRACEBACK=1 shows where ({type(problem).__name__})"
-    if command is None:  # what the arguments have wrong is the same for all processes
+        kind = type(problem).__name__
+        text = f"{text or kind}; STN_TRACEBACK=1 shows where ({kind})"
+    if command is None:  # all processes have the same arguments
         say(f"{called}: {text}", sys.stderr)
     else:
         rank = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it

@@ -1,5 +1,6 @@
-"""`stn tune`: suggests a learning rate or a batch size for a configuration. It writes nothing and
-changes no run.
+"""`stn tune`: suggest a learning rate or a batch size.
+
+It writes nothing and changes no run.
 """
 
 import logging
@@ -19,12 +20,16 @@ from stn_lightning.runs.folder import RunFolder
 from stn_lightning.tasks import ClassificationTask
 
 RANGE = (1e-5, 1.0)
-"""Learning rates that are tried. Lightning takes the slope over the rate, not over its logarithm,
-and would find one of the smallest if it
-began at 1e-8, as it does by itself."""
+"""Learning rates to try.
+
+Lightning divides by the rate, not by its logarithm, and from its own start of 1e-8 it would always
+suggest one of the smallest rates.
+"""
+
 SKIPPED = 10
-"""First losses that say nothing yet: their running mean has seen too few."""
-ALONE = (
+"""First losses to ignore, as their running mean is too noisy."""
+
+TRAINER = (
     "logger=false",
     "enable_checkpointing=false",
     "enable_progress_bar=false",
@@ -32,7 +37,7 @@ ALONE = (
     "num_nodes=1",
     "max_epochs=1000000",
 )
-"""Of the trainer: one process, which keeps nothing and does not stop by itself."""
+"""Trainer options of a search: one process, no files, no end by epochs."""
 
 
 def tune(
@@ -42,41 +47,42 @@ def tune(
     batch_size: bool = False,
     other_options: Sequence[str] = (),
 ) -> int:
-    """Suggest a learning rate, or a batch size, for what stn fit would train.
+    """Suggest a learning rate or a batch size.
 
-    The suggestion is printed as the option that takes it; nothing is written.
+    The suggestion is printed as an option of stn fit; nothing is written. All options of stn fit
+    are accepted.
 
     Args:
-        config: as for stn fit, whose other options are taken, too.
-        steps: of the search for a learning rate.
-        batch_size: find the largest batch that the GPU's memory holds instead.
+        config: configuration files, as for stn fit.
+        steps: training steps of the search for a learning rate.
+        batch_size: find the largest batch that fits into the GPU's memory instead.
         other_options: options of `stn fit`.
 
     Returns:
         the exit code.
 
     Raises:
-        ValueError: where there are too few steps.
+        ValueError: if there are too few steps.
     """
     if steps < 2 * SKIPPED:
-        raise ValueError(f"--steps {steps} are too few to see a trend; give {2 * SKIPPED} or more")
+        raise ValueError(f"--steps {steps}: too few to see a trend; give {2 * SKIPPED} or more")
     files = [f"--config={file}" for file in config]
-    alone = [f"--trainer.{setting}" for setting in ALONE]
+    trainer = [f"--trainer.{setting}" for setting in TRAINER]
     with tempfile.TemporaryDirectory() as folder:
         return run(
-            ["fit", *files, *other_options, *alone],
+            ["fit", *files, *other_options, *trainer],
             lambda given: Tuning(given, Path(folder), None if batch_size else steps),
             "tune",
         )
 
 
 class Tuning(CommandLine):
-    """What `stn fit` would train, without what watches and saves it.
+    """Search for a learning rate or a batch size.
 
     Args:
-        arguments: of `stn fit`.
-        below: folder for what Lightning's tuner writes.
-        steps: of the search for a learning rate; None to search for a batch size.
+        arguments: command line of `stn fit`.
+        below: folder for the files of Lightning's tuner.
+        steps: training steps of the search for a rate; None to search for a batch size.
     """
 
     def __init__(self, arguments: list[str], below: Path, steps: int | None) -> None:
@@ -91,7 +97,9 @@ class Tuning(CommandLine):
         return [LabelCheck()]
 
     def execute(self) -> None:
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # we say what was found
+        logging.getLogger("lightning.pytorch").setLevel(
+            logging.WARNING
+        )  # our own lines say the result
         if self.steps is None:
             self._suggest_batch_size()
         else:
@@ -99,7 +107,7 @@ class Tuning(CommandLine):
 
     def _suggest_learning_rate(self, steps: int) -> None:
         if isinstance(self.model, ClassificationTask):
-            _keep_apart(self.model)
+            _scale_localisation_lr(self.model)
         _end_curriculum(self.datamodule)
         found: Any = Tuner(self.trainer).lr_find(
             self.model,
@@ -112,26 +120,31 @@ class Tuning(CommandLine):
         rate, tried = found.suggestion(skip_begin=SKIPPED), found.results["lr"]
         if rate is None:
             raise ValueError(
-                f"the loss grew fourfold within {len(tried)} steps, at a rate of {tried[-1]:.0e}; check data and network"
+                f"the loss grew fourfold within {len(tried)} steps, at a rate of {tried[-1]:.0e}; "
+                "check data and network"
             )
         print(
-            f"learning rate {rate:.1e}: the loss falls fastest there, of {len(tried)} steps from {tried[0]:.0e} to {tried[-1]:.0e}"
+            f"learning rate {rate:.1e}: the loss falls fastest there, of {len(tried)} steps "
+            f"from {tried[0]:.0e} to {tried[-1]:.0e}"
         )
         print(f"--model.init_args.optimizer.init_args.lr {rate:.1e}")
 
     def _suggest_batch_size(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
             raise ValueError(
-                "--batch-size doubles the batch until a GPU's memory is full, and there is none here; choose by speed"
+                "--batch-size needs a GPU, as it doubles the batch until the memory is full; "
+                "on a CPU choose the batch size by speed"
             )
         before, size = self.datamodule.batch_size, largest_batch(self)
-        print(f"batch size {size}: the largest that fits of {before} doubled or halved")
+        print(f"batch size {size}: the largest that fits, by doubling or halving {before}")
         print(f"--data.init_args.batch_size {size}")
 
 
 def largest_batch(command: Tuning) -> int:
-    """The batch size of the data module, doubled until memory is full or it holds all pictures;
-    halved where it does not fit itself.
+    """Find the largest batch size that fits into memory.
+
+    The data module's batch size is doubled, at most to the whole training set, or halved where it
+    does not fit itself.
     """
     data: Any = command.datamodule
     _end_curriculum(data)
@@ -149,14 +162,15 @@ def largest_batch(command: Tuning) -> int:
 
 
 def _end_curriculum(data: Any) -> None:
-    """Show a search, which has no epochs, the final distortions."""
+    """Use the final distortions, as a search has no epochs."""
     if hasattr(data, "curriculum"):
         data.curriculum = 0.0
 
 
-def _keep_apart(task: ClassificationTask) -> None:
-    """Lightning's search gives all weights one rate; have transformers learn at their part of it,
-    as in training.
+def _scale_localisation_lr(task: ClassificationTask) -> None:
+    """Scale the transformers' learning rate as in training.
+
+    Lightning's search gives all parameters one rate.
     """
     given, part = task.optimizer, task.localisation_lr_scale
 

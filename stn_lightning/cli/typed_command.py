@@ -1,13 +1,14 @@
-"""Command lines made from functions: types become options, the docstring becomes the help.
+"""Make command lines from typed functions and their docstrings.
 
     def status(*runs: str) -> int: ...             stn status RUN RUN
     def table(table: Path, *, jobs: int = 1): ...  stn table TABLE --jobs 1
 
-A parameter before the `*` is a positional argument, one after it an option. `bool` is a flag, a
-`Literal` a choice; of a sequence of paths each is given with an option of its own, of other
-sequences all after one. A dataclass stands for its fields. `fit_options` takes what follows `--`,
-`other_options` what no other parameter takes. A function of `arguments` alone parses them itself.
-Standard library only.
+A parameter before the `*` is a positional argument, one after it an option. `bool` becomes a flag,
+a `Literal` a choice, a dataclass an option for each field. A sequence of paths becomes an option
+that may be repeated (`--config A --config B`), any other sequence an option with several values
+(`--seeds 0 1`). `fit_options` takes all arguments after `--`, `other_options` those that no other
+parameter takes. A function whose only parameter is `arguments` parses them itself. Standard library
+only.
 """
 
 import argparse
@@ -28,11 +29,10 @@ REST = ("fit_options", "other_options")
 
 
 def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
-    """Call `function` with what the command line says.
+    """Call `function` with values from the command line.
 
     Returns:
-        the exit code: the function's, or 2 where it raises a ValueError or an OSError, whose
-        message is printed.
+        the function's exit code; 2 if it raises ValueError or OSError, whose message is printed.
     """
     parameters = _parameters(function)
     if list(parameters) == ["arguments"]:
@@ -68,14 +68,14 @@ def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return parameters by name, with their types."""
+    """Return the parameters with resolved types."""
     types_of = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters
     return {name: p.replace(annotation=types_of[name]) for name, p in parameters.items()}
 
 
 def _add(options: Any, parameter: inspect.Parameter, docstring: str) -> Callable[[Any], Any]:
-    """Add the options of a parameter; return what reads its value from the parsed ones."""
+    """Add a parameter's options; return a getter of its value."""
     name, kind = parameter.name, _without_none(parameter.annotation)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         group, text = options.add_argument_group(f"the {name}"), inspect.getdoc(kind) or ""
@@ -109,7 +109,7 @@ def _add(options: Any, parameter: inspect.Parameter, docstring: str) -> Callable
 
 
 def _option(kind: Any, name: str) -> dict[str, Any]:
-    """Return argparse's settings for an option of a type."""
+    """Return argparse's settings for an option of this type."""
     if kind is bool:
         return {"action": "store_true"}
     if _is_sequence(kind):
@@ -123,7 +123,7 @@ def _option(kind: Any, name: str) -> dict[str, Any]:
 
 
 class _Append(argparse.Action):
-    """Append to a list; argparse's own action would append to the default."""
+    """Append to a list, without the default's elements."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         before = getattr(namespace, self.dest)
@@ -131,13 +131,13 @@ class _Append(argparse.Action):
 
 
 def _help(docstring: str, name: str) -> str:
-    """Return what the `Args:` of a docstring say of `name`."""
+    """Return the text on `name` in a docstring's `Args:`."""
     entry = re.search(rf"^    \*?{name}: (.*\n?(?:     .*\n?)*)", docstring, re.MULTILINE)
     return " ".join(entry[1].split()).replace("%", "%%") if entry else ""
 
 
 def _shown(default: Any) -> str:
-    """Return a default for the help, where there is anything to show."""
+    """Return a default as text for the help."""
     if default is None or default is False or default == ():
         return ""
     words = default if isinstance(default, list | tuple) else [default]
@@ -153,7 +153,7 @@ def _is_sequence(kind: Any) -> bool:
 
 
 def _without_none(kind: Any) -> Any:
-    """Return the type beside None."""
+    """Return the type X of `X | None`."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
     return kind

@@ -46,8 +46,9 @@ class Layouts(NamedTuple):
     """The places of the digits of numbers."""
 
     box: Float[Tensor, "numbers digits 4"]
-    """left, top, right, bottom, -1 to 1 across the crop: the box around all digits enlarged by 30 %;
-    NaN where there is no digit
+    """left, top, right, bottom; NaN where there is no digit.
+
+    -1 to 1 spans the crop, which is the box around all digits enlarged by 30 %.
     """
     label: Int64[Tensor, "numbers digits"]
     aspect: Float[Tensor, " numbers"]
@@ -152,9 +153,10 @@ def _is_entry(entry: object) -> bool:
 def drawn_layouts(n: int, seed: int = 0) -> Layouts:
     """Draw layouts with the statistics of SVHN's training numbers.
 
-    They are for where its annotations are not at hand. Lengths have SVHN's frequencies and digits are equally high, as there; digits are uniform. A box
-    is as wide as normal numbers of SVHN's mean and deviation say (0.52 and 0.13 of its height, a 1:
-    0.38 and 0.11), digits stand 0.00 apart with a deviation of 0.10.
+    They replace SVHN's annotations where those are missing. Lengths have SVHN's frequencies; the
+    digits of a number have the same height and uniform values. The width of a box is normally
+    distributed with SVHN's mean and standard deviation (0.52 and 0.13 of its height; for a 1, 0.38
+    and 0.11), and so is the gap between digits (0.00 and 0.10).
     """
     generator = torch.Generator().manual_seed(seed)
     length = (

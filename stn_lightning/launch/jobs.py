@@ -1,4 +1,4 @@
-"""Several commands side by side, each a process of its own, stopped together."""
+"""Run several commands in parallel and stop them together."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from stn_lightning.runtime import signals
 
 
 class Job(NamedTuple):
-    """A command, and the file that gets what it prints."""
+    """A command and the file for its output."""
 
     command: list[str]
     log: Path
@@ -26,11 +26,14 @@ class Ended(NamedTuple):
 
 
 def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
-    """Run all jobs, `at_once` at a time, each on its share of the processor's cores; yields each as
-    it ends.
+    """Run jobs in parallel; yield each as it ends.
 
-    When this process is asked to stop (after `signals.listen`), no further job starts, the running
-    ones get SIGTERM, and they too are yielded when they have ended.
+    Each gets its share of the processor's cores. When this process receives a signal to stop, no
+    further job starts, the running ones get SIGTERM and are yielded when they have ended.
+
+    Args:
+        jobs: commands to run.
+        at_once: number of jobs that run at the same time.
     """
     environment = {
         "OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // at_once, 1)),
@@ -52,15 +55,14 @@ def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
                 yield Ended(entry[0], entry[1].returncode, time.monotonic() - entry[2])
             time.sleep(0.1)
     finally:
-        for _, process, _ in running:  # an error here, or a caller that has seen enough
+        for _, process, _ in running:  # after an error, or when the caller stops early
             process.terminate()
 
 
 def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
-        # a group of its own: Ctrl-C in a terminal reaches this process alone, which tells the jobs
-        # once
+        # its own process group: Ctrl-C reaches only this process, which signals each job once
         return subprocess.Popen(
             job.command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
         )

@@ -1,7 +1,7 @@
-"""The settings that a command line means, found by the parser of `stn fit` itself.
+"""Resolve the settings of a command line of `stn fit`.
 
-So a run is known by its resolved configuration: 1e-3 and 0.001 are one value, a class may be given
-by its short name, and an option that did not exist when a run was recorded has its default.
+Runs are compared by their resolved configuration: 1e-3 and 0.001 are the same value, a class may be
+given by its short name, and an option that is newer than a record has its default.
 """
 
 import functools
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def settings_of(arguments: list[str]) -> dict[str, Any]:
-    """Return the settings that arguments of `stn fit` mean.
+    """Return the settings that arguments of `stn fit` give.
 
     Raises:
         ValueError: says in one line what is wrong with them.
@@ -24,19 +24,19 @@ def settings_of(arguments: list[str]) -> dict[str, Any]:
 
 
 def describes(record: RunRecord, arguments: list[str]) -> bool:
-    """Return True where a record is of the run that arguments of `stn fit` mean.
+    """Return whether a record belongs to arguments of `stn fit`.
 
     Raises:
         ValueError: says in one line what is wrong with the arguments.
     """
     wanted = settings_of(arguments)
-    if record.lengths:  # trained on after its end, which is another schedule
+    if record.lengths:  # continued after its end: another schedule
         return False
     if not any(differences(record.settings, wanted)):
         return True
     try:
         recorded = _parser(tuple(arguments)).reread(record.settings)
-    except ValueError:  # of another version, which had other options
+    except ValueError:  # from a version with other options
         return False
     return not any(differences(recorded, wanted))
 
@@ -50,7 +50,7 @@ _made: "list[ParsedSettings]" = []
 
 
 def _parser(arguments: tuple[str, ...]) -> "ParsedSettings":
-    """Return the one parser, which is made of the first arguments that are asked for."""
+    """Return the parser, built once, from the first arguments."""
     if not _made:
         from stn_lightning.cli.command import ParsedSettings  # seconds
         from stn_lightning.cli.messages import quieten

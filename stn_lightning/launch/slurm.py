@@ -1,9 +1,8 @@
-"""Job scripts for SLURM that one can read, and their submission.
+"""Write and submit SLURM job scripts.
 
-A script asks for what the training needs and nothing clever: `srun` starts the processes, a signal
-before the time limit has them save, and a job whose training was stopped after saving is put
-back into the queue, where it goes on with its own run. Lightning's requeueing, which saves inside a
-signal handler, is left out.
+`srun` starts the processes. A signal before the time limit makes them save a checkpoint; the script
+then requeues the job, which resumes its run. Lightning's requeueing is not used, because it saves
+inside a signal handler.
 """
 
 import os
@@ -32,9 +31,7 @@ SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cephfs", "wekafs"}
     "9p",
     "smb3",
 }
-"""File systems that several machines can mount; anything that runs in user space (`fuse.*`) may be
-one too.
-"""
+"""File systems that several machines can mount; one in user space (`fuse.*`) may be shared, too."""
 
 SCRIPT = """\
 #!/bin/bash
@@ -43,36 +40,42 @@ SCRIPT = """\
 {directives}
 {before}{run}
 code=$?
-if [ $code -eq {preempted} ]; then  # stopped and saved: back into the queue, and on from there
+if [ $code -eq {preempted} ]; then  # stopped after saving: requeue, and resume
     scontrol requeue {job}
 {lost}fi
 exit $code
 """
+
 SENT = "# sent as job "
-"""The last line of a script that has been, with its number."""
+"""Start of a submitted script's last line; the job's number follows."""
+
 SRUN = "srun --kill-on-bad-exit=0 --wait=60"
-"""When a process ends the others have a minute: those that are stopped together do not end in the
-same instant, and a killed one
-would hide the exit code of the others."""
+"""Give the other processes a minute when one ends.
+
+Processes that are stopped together do not end in the same instant, and killing the rest would hide
+their exit codes.
+"""
+
 LOST = f"""\
-elif [ $code -ne 0 ] && ! srun --overlap --ntasks-per-node=1 true; then  # a node does not answer, which SLURM finds out
-    sleep 1200  # in five minutes or so, and puts the job back
-elif [ $code -eq {PROCESS_LOST} ] || [[ $code =~ ^(134|137)$ && ${{SLURM_RESTART_COUNT:-0}} -lt 3 ]]; then
-    scontrol requeue $SLURM_JOB_ID  # one has lost another, or was killed: with a node that is back before SLURM has missed it
+elif [ $code -ne 0 ] && ! srun --overlap --ntasks-per-node=1 true; then
+    sleep 1200  # a node does not answer: SLURM notices it within minutes, and requeues the job
+elif [ $code -eq {PROCESS_LOST} ] ||
+        [[ $code =~ ^(134|137)$ && ${{SLURM_RESTART_COUNT:-0}} -lt 3 ]]; then
+    scontrol requeue $SLURM_JOB_ID  # a process was killed, or lost another: its node has restarted
 """
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job gets on each node.
+    """Resources of a job on each node.
 
     Args:
-        gpus: GPUs, with a process each; 0 trains on processors.
-        processes: processes, where gpus is 0.
-        cpus: cores of each process.
-        time: limit as H:M:S; a job that reaches it saves, waits in the queue and goes on.
+        gpus: number of GPUs, with one process each; 0 trains on CPUs.
+        processes: number of processes if gpus is 0.
+        cpus: number of cores for each process.
+        time: time limit as H:M:S; a job that reaches it saves, is requeued and resumes.
         signal_before: seconds before the limit at which it saves.
-        site: the cluster's own settings; slurm.yaml where there is one.
+        site: YAML file with settings of the cluster; slurm.yaml if it exists.
     """
 
     gpus: int = 1
@@ -87,22 +90,22 @@ class Resources:
         return self.gpus or self.processes or 1
 
     def check(self, nodes: int = 1) -> None:
-        """Refuse what would train nothing, or something else than was asked for.
+        """Refuse resources that contradict each other.
 
         Raises:
-            ValueError: says what disagrees.
+            ValueError: names the option.
         """
         for name, count, least in (("nodes", nodes, 1), ("gpus", self.gpus, 0)):
             if count < least:
                 raise ValueError(f"--{name} {count}; give {least} or more")
         if _seconds(self.time) < 2 * self.signal_before:
             raise ValueError(
-                f"--time {self.time} is hardly begun when it saves, "
-                f"--signal-before {self.signal_before} s; give more time"
+                f"--time {self.time} is less than twice --signal-before {self.signal_before} s, "
+                "so the job would stop soon after its start; give more time"
             )
         if self.gpus and self.processes:
             raise ValueError(
-                f"--gpus {self.gpus} has a process for each GPU; "
+                f"--gpus {self.gpus} starts one process for each GPU; "
                 "leave --processes out, or give --gpus 0"
             )
 
@@ -116,10 +119,11 @@ class Resources:
         return [part for key, value in trainer.items() for part in (f"--trainer.{key}", str(value))]
 
     def check_settings(self, settings: dict[str, Any], nodes: int = 1) -> None:
-        """Refuse a configuration for another number of processes than the job has.
+        """Refuse settings with another number of processes than the job.
 
         Args:
-            settings: resolved configuration, to which the user's own options came last.
+            settings: resolved configuration, including the user's own options.
+            nodes: number of nodes.
 
         Raises:
             ValueError: names the option that disagrees.
@@ -127,13 +131,13 @@ class Resources:
         for key, wanted in {"devices": self.processes_per_node, "num_nodes": nodes}.items():
             if str(given := settings["trainer"][key]) != str(wanted):
                 raise ValueError(
-                    f"--trainer.{key} {given} disagrees with the job, which has {wanted}; "
+                    f"--trainer.{key} {given} contradicts the job, which has {wanted}; "
                     "leave it out, submit sets it"
                 )
 
 
 def read_site_config(given: Path | None) -> dict[str, Any]:
-    """Partition, account, modules, container: what is the cluster's and not the experiment's.
+    """Read the cluster's settings, such as partition and account.
 
     Raises:
         ValueError: names the file and what is wrong with it.
@@ -146,16 +150,17 @@ def read_site_config(given: Path | None) -> dict[str, Any]:
     for key, value in site.items():
         if not isinstance(value, SITE_KEYS.get(key, type(None))):
             raise ValueError(
-                f"{file}: {key}: give sbatch as a mapping of options, srun as a list of options, before as a list of shell lines"
+                f"{file}: {key}: give sbatch as a mapping of options, srun as a list of options, "
+                "before as a list of shell lines"
             )
     return site
 
 
 def check_shared_folder(shared: bool) -> None:
-    """Refuse a folder that the other nodes of a job do not see.
+    """Refuse a working directory that other nodes cannot see.
 
     Raises:
-        ValueError: names its file system.
+        ValueError: names the file system.
     """
     kind = _file_system(Path.cwd())
     if not shared and kind not in SHARED and not kind.startswith("fuse"):
@@ -166,7 +171,7 @@ def check_shared_folder(shared: bool) -> None:
 
 
 def fit_command(arguments: list[str], site: dict[str, Any]) -> str:
-    """Return the line of a job script that trains, with each word quoted."""
+    """Return the job script's command for a training."""
     stn = [sys.executable, "-m", "stn_lightning", "fit", *arguments]
     return " ".join([SRUN, *map(shlex.quote, site.get("srun", [])), shlex.join(stn)])
 
@@ -182,15 +187,15 @@ def job_script(
     """Return a job script.
 
     Args:
-        resources: what the job gets.
-        site: the cluster's own settings, whose directives go over all others.
-        file: where the script will lie.
-        directives: of this job; they go over those that follow from `resources`.
-        run: the lines that train.
+        resources: resources on each node.
+        site: settings of the cluster; its directives override all others.
+        file: path of the script.
+        directives: directives of this job; they override those that follow from `resources`.
+        run: lines that train.
         nodes: number of nodes.
 
     Raises:
-        ValueError: where a directive holds a control character, which would end its line.
+        ValueError: if a directive holds a control character, which would end its line.
     """
     ours = {
         "nodes": nodes,
@@ -212,7 +217,7 @@ def job_script(
         before="".join(f"{line}\n" for line in before),
         run=run,
         preempted=PREEMPTED,
-        # an array's number is also that of one of its elements, and would put back all
+        # the number of an array alone would requeue all its elements
         job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
         if "array" in directives
         else "$SLURM_JOB_ID",
@@ -221,7 +226,7 @@ def job_script(
 
 
 def _directive(key: str, value: Any) -> str:
-    """Return a line for sbatch, which splits it at spaces unless they are quoted.
+    """Return an #SBATCH line, quoted where needed.
 
     Raises:
         ValueError: at a control character.
@@ -235,12 +240,15 @@ def _directive(key: str, value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return a comment's text without what would end its line."""
+    """Replace control characters, which would end a comment."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def submit_script(file: Path, text: str) -> str:
-    """Write a job script and submit it; the job's number.
+    """Write a job script and submit it.
+
+    Returns:
+        the job's number.
 
     Raises:
         ValueError: says why it was not submitted.
@@ -251,24 +259,26 @@ def submit_script(file: Path, text: str) -> str:
         sent = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True)
     except FileNotFoundError:
         raise ValueError(
-            f"there is no sbatch here, so this is no machine of a SLURM cluster; {file} is written"
+            f"there is no sbatch here, so this is not a SLURM cluster; {file} is written"
         ) from None
     if sent.returncode:
         reasons = [
             line.removeprefix("sbatch: ").removeprefix("error: ")
             for line in sent.stderr.strip().splitlines()
         ]
-        raise ValueError(f"the cluster does not take it: {'; '.join(reasons)} ({file} is written)")
+        raise ValueError(f"sbatch refused the job: {'; '.join(reasons)} ({file} is written)")
     number = sent.stdout.strip().partition(";")[0]
     file.write_text(f"{text}{SENT}{number}\n")
     return number
 
 
 def _seconds(limit: str) -> int:
-    """Of SLURM's time limits: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+    """Convert a SLURM time limit to seconds.
+
+    Formats: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
 
     Raises:
-        ValueError: where it is none.
+        ValueError: if it has none of these formats.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if match is None:
@@ -282,7 +292,7 @@ def _seconds(limit: str) -> int:
 
 
 def _file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on."""
+    """Return the type of the file system of a folder."""
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     return max(
         ((point, kind) for point, kind in mounts if folder.is_relative_to(point)),
@@ -291,7 +301,7 @@ def _file_system(folder: Path) -> str:
 
 
 def _environment() -> list[str]:
-    """What a job that is sent again from elsewhere would miss."""
+    """Return exports that a job needs when resubmitted elsewhere."""
     return [
         shlex.join(["export", f"{name}={Path(os.environ[name]).absolute()}"])
         for name in ("STN_DATA",)

@@ -1,5 +1,6 @@
-"""`stn status`: how far runs are, from their folders; and, from SLURM, which runs of a table still
-wait.
+"""`stn status`: show the progress of runs.
+
+Folders of runs say how far they are; SLURM says which runs of a table are still waiting.
 """
 
 import json
@@ -17,8 +18,7 @@ from stn_lightning.runtime.atomic_files import MACHINE, is_running
 from stn_lightning.runtime.exit_codes import FINISHED
 
 SILENT = 10
-"""Epochs' time without a sign of life after which a run counts as lost."""
-
+"""Durations of an epoch without news after which a run counts as lost."""
 
 STATE, JOB = "state.json", "job.sh"
 SUBMITTED = {"doing": "submitted", "epoch": 0, "epochs": None, "epoch_seconds": None, "metrics": {}}
@@ -26,7 +26,7 @@ SUBMITTED |= {"why": "waiting, starting, or failed at once: see squeue and slurm
 
 
 class Line(NamedTuple):
-    """What is said of a run."""
+    """A row of the printed table."""
 
     name: str
     state: str
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 
 def status(*runs: str) -> int:
-    """Show how far the runs in runs/ are, the latest last.
+    """Show the progress of runs, the latest last.
 
     Args:
         runs: names of runs; all when left out.
@@ -47,7 +47,7 @@ def status(*runs: str) -> int:
         the exit code.
 
     Raises:
-        ValueError: where nothing was ever trained under a name.
+        ValueError: if there is no run of a name.
     """
     folders = [RUNS / name for name in runs] or sorted(
         {file.parent for name in (STATE, JOB) for file in RUNS.glob(f"*/{name}")}
@@ -64,7 +64,7 @@ def status(*runs: str) -> int:
                 "time": (folder / JOB).stat().st_mtime,
             }
         elif runs and folder.name not in states:
-            raise ValueError(f"{folder} has no {STATE}, so nothing was ever trained there")
+            raise ValueError(f"{folder} has no {STATE}, so nothing was trained there")
     lines = [
         line(name, state)
         for name, state in sorted(states.items(), key=lambda item: item[1]["time"])
@@ -78,12 +78,12 @@ def status(*runs: str) -> int:
         )
     )
     if any(entry.state in ("stopped", "failed", "lost") for entry in lines):
-        print("the command that began a run goes on with it")
+        print("give the command of a run again to resume it")
     return FINISHED
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """Read a state file; one that cannot be read is named and left out."""
+    """Read a state file; warn and return None if unreadable."""
     try:
         state = json.loads(file.read_text())
         return state if state["doing"] and state["time"] else None
@@ -93,7 +93,10 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def line(name: str, state: dict[str, Any]) -> Line:
-    """A run's state in words. One that says it is training, but of which nothing is heard, is lost."""
+    """Return the row of a run.
+
+    A run whose file says that it is training, but that has given no news for long, is lost.
+    """
     doing, metrics, why = state["doing"], state["metrics"], state["why"] or ""
     if doing == "training" and (lost := _lost(state)):
         doing, why = "lost", lost
@@ -118,15 +121,13 @@ def line(name: str, state: dict[str, Any]) -> Line:
 
 
 def _sent(script: Path) -> str | None:
-    """The number of the job that a script became, if it did."""
+    """Return the job number of a submitted script, else None."""
     last = script.read_text().splitlines()[-1:] if script.exists() else []
     return last[0].removeprefix(SENT) if last and last[0].startswith(SENT) else None
 
 
 def _waiting() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Elements of job arrays that SLURM knows to wait in its queue, with the state to say of those
-    that have never begun.
-    """
+    """Yield name and state of waiting elements of job arrays."""
     for script in sorted(RUNS.glob("tables/*.sh")):
         job = _sent(script)
         if job is None:
@@ -140,10 +141,9 @@ def _waiting() -> Iterator[tuple[str, dict[str, Any]]]:
             "--format=%K %r",
         ]
         try:
-            waiting = subprocess.run(
-                asked, capture_output=True, text=True
-            ).stdout  # empty where the job is long gone
-        except FileNotFoundError:  # no machine of a cluster
+            # empty if the job ended long ago
+            waiting = subprocess.run(asked, capture_output=True, text=True).stdout
+        except FileNotFoundError:  # this is no cluster
             return
         names = dict(re.findall(r"^(\d+)\) .* --name (\S+) ", script.read_text(), re.MULTILINE))
         for element, reason in re.findall(r"^(\d+) (.+?) *$", waiting, re.MULTILINE):
@@ -159,7 +159,7 @@ def _waiting() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lost(state: dict[str, Any]) -> str:
-    """Why a run that says it is training is not, as far as can be known here; empty where it is."""
+    """Return why a run no longer trains, or ""."""
     if state["machine"] == MACHINE:
         return "" if is_running(state["process"]) else "its process is gone"
     silent = time.time() - state["time"]

@@ -1,4 +1,4 @@
-"""`stn submit`: a training as a SLURM job."""
+"""`stn submit`: train as a SLURM job."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,16 +28,16 @@ def submit(
     dry_run: bool = False,
     fit_options: Sequence[str] = (),
 ) -> int:
-    """Train on a SLURM cluster. Options after -- go to stn fit.
+    """Train as a job of a SLURM cluster.
 
-    The script is written into the run's folder.
+    Options after -- go to stn fit. The job script is written into the run's folder.
 
     Args:
-        config: as for stn fit; a file goes over those before it.
-        name: of the run; by default the config files' names joined by -.
+        config: configuration files, as for stn fit; a file overrides those before it.
+        name: name of the run; by default the config files' names joined by -.
         nodes: number of nodes.
-        shared: this folder is the same on all nodes, whatever it looks like.
-        job: what the job gets on each node.
+        shared: this folder is on a file system that all nodes share, although it does not look so.
+        job: resources of the job on each node.
         dry_run: print the script and submit nothing.
         fit_options: options of `stn fit`.
 
@@ -45,7 +45,7 @@ def submit(
         the exit code.
 
     Raises:
-        ValueError: where something is wrong, or the cluster does not take the job.
+        ValueError: if the configuration is wrong, or the cluster refuses the job.
     """
     site = read_site_config(job.site)
     job.check(nodes)
@@ -62,7 +62,7 @@ def submit(
     folder = Path.cwd() / run.path
     directives = {
         "job-name": f"stn-{run.name}",
-        "dependency": "singleton",  # of two jobs of one run, the second waits for the first
+        "dependency": "singleton",  # a second job of the run waits for the first
         "output": f"{folder}/slurm-%j.out",
     }
     file = folder / "job.sh"

@@ -1,5 +1,6 @@
-"""`stn sweep`: many runs of one experiment with other values, which Optuna chooses; the best
-validation wins.
+"""`stn sweep`: search for the best settings of an experiment.
+
+Optuna chooses the values of each run; the best validation metric wins.
 """
 
 import importlib.util
@@ -22,17 +23,17 @@ from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
 
 
 class Sweep(NamedTuple):
-    """What is looked for, and all that has been found."""
+    """A search: Optuna's study and its runs' common arguments."""
 
     name: str
     study: Any
     ranges: dict[str, Any]
-    """Optuna's distributions, by option"""
+    """Optuna's distributions, by option."""
     configs: list[Path]
     options: list[str]
 
     def job(self, trial: Any) -> Job:
-        """The run of a trial; the same one goes on where it was stopped."""
+        """Return the command that starts or resumes a trial."""
         files = [part for path in self.configs for part in ("--config", str(path))]
         name = self.run_name(trial)
         command = [
@@ -49,7 +50,7 @@ class Sweep(NamedTuple):
         return Job(command, RUNS / f"{name}.log")
 
     def run_name(self, trial: Any) -> str:
-        """Of a trial."""
+        """Return the name of a trial's run."""
         return f"{self.name}-{trial.number:04d}"
 
 
@@ -62,24 +63,23 @@ def sweep(
     jobs: int = 1,
     fit_options: Sequence[str] = (),
 ) -> int:
-    """Train with other values, and keep the best by its validation.
+    """Search for the settings with the best validation metric.
 
-    Options after -- go to every run. The best values are printed as options.
+    Options after -- go to every run. The best settings are printed as options.
 
     Args:
-        ranges: a YAML of options and their ranges, as configs/sweeps/learning_rates.yaml.
-        config: as for stn fit.
-        name: with which the names of its runs begin; the files' names joined by - when left out.
-        trials: runs in all, with earlier ones.
-        jobs: runs side by side.
+        ranges: YAML file of options and their ranges, as configs/sweeps/learning_rates.yaml.
+        config: configuration files, as for stn fit.
+        name: name of the sweep, with which its runs begin; by default the files' names joined by -.
+        trials: total number of runs, including earlier ones.
+        jobs: number of runs at the same time.
         fit_options: options of `stn fit`.
 
     Returns:
-        the exit code: 1 where no run finished, 75 where it was stopped and the same command
-        resumes it.
+        the exit code: 1 if no run finished, 75 if it was stopped; the same command resumes it.
 
     Raises:
-        ValueError: where something is wrong, or was different before.
+        ValueError: if an argument is wrong, or differs from an earlier call of this sweep.
     """
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("this needs Optuna; pip install 'stn-lightning[sweep]'")
@@ -104,10 +104,10 @@ def sweep(
 
 
 def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:
-    """Open Optuna's study, which goes on where it was; `runs/sweeps/NAME.journal` says where.
+    """Open Optuna's study, stored in `runs/sweeps/NAME.journal`.
 
     Raises:
-        ValueError: where it was begun with something else.
+        ValueError: if it was begun with other arguments.
     """
     import optuna  # seconds
     from optuna.storages import journal
@@ -118,7 +118,7 @@ def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:
     storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(file)))
     study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
     with warnings.catch_warnings():
-        # that it is experimental to let runs side by side know of each other
+        # Optuna warns that constant_liar is experimental
         warnings.simplefilter("ignore")
         study.sampler = optuna.samplers.TPESampler(
             seed=len(study.trials), constant_liar=side_by_side
@@ -134,21 +134,24 @@ def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:
 
 
 def read_ranges(ranges: Any, path: Path) -> dict[str, Any]:
-    """Optuna's distributions: of a list, one of its values; of `low` and `high`, a number between
-    them, whole where both are.
+    """Convert ranges to Optuna's distributions.
+
+    A list means one of its values; `low` and `high` mean a number between them, an integer if both
+    are integers, with an optional `log: true` or `step`.
 
     Args:
-        ranges: by option of `stn fit`; beside `low` and `high` may stand `log: true` or a `step`.
-        path: of the file that they are from.
+        ranges: range of each option of `stn fit`.
+        path: path of the file, for messages.
 
     Raises:
-        ValueError: names the file and the option whose range is none.
+        ValueError: names the file and the option with a wrong range.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not isinstance(ranges, dict) or not ranges:
         raise ValueError(
-            f"{path}: no ranges; a line is an option and its range, as in configs/sweeps/learning_rates.yaml"
+            f"{path}: no ranges; give an option and its range in each line, "
+            "as in configs/sweeps/learning_rates.yaml"
         )
     distributions: dict[str, Any] = {}
     for option, values in ranges.items():
@@ -162,18 +165,19 @@ def read_ranges(ranges: Any, path: Path) -> dict[str, Any]:
                 distributions[option] = kind(**numbers)
         except (ValueError, TypeError, KeyError) as problem:
             raise ValueError(
-                f"{path}: {option}: {values} is no range; give a list, or low and high, and log: true or a step"
+                f"{path}: {option}: {values} is no range; "
+                "give a list, or low and high, and log: true or a step"
             ) from problem
     return distributions
 
 
 def _number(value: Any) -> Any:
-    """Return the number that a text such as 1e-3 stands for, which YAML reads as text."""
+    """Convert a text such as 1e-3 to a number."""
     return float(value) if isinstance(value, str) else value
 
 
 def as_options(params: dict[str, Any]) -> list[str]:
-    """Of `stn fit`."""
+    """Return parameters as options of `stn fit`."""
     return [
         part
         for option, value in params.items()
@@ -182,7 +186,7 @@ def as_options(params: dict[str, Any]) -> list[str]:
 
 
 def _run(this: Sweep, trials: int, at_once: int) -> None:
-    """Those that were stopped go on; then new ones, until there are enough."""
+    """Resume stopped trials, then run new ones."""
     waiting = [trial for trial in this.study.trials if not trial.state.is_finished()]
     while not signals.caught_signal():
         new = min(trials - len(this.study.trials), at_once - len(waiting))
@@ -196,10 +200,10 @@ def _run(this: Sweep, trials: int, at_once: int) -> None:
 
 
 def _note(this: Sweep, trial: Any, ended: Ended) -> None:
-    """Tell the study what a run came to, and the user.
+    """Report a run's result to the study and the user.
 
     Raises:
-        ValueError: where every other run would fail too.
+        ValueError: if the configuration is wrong, so that all runs would fail.
     """
     import optuna
 

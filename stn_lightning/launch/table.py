@@ -1,4 +1,4 @@
-"""`stn table`: the runs of a table of the paper, those that are missing, then the table."""
+"""`stn table`: train the runs of a table, print it."""
 
 import contextlib
 import statistics
@@ -40,19 +40,19 @@ class Cell(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """Of `stn fit`, which trains it or resumes it."""
+        """Return the arguments of `stn fit` for this run."""
         return self.arguments_with([])
 
     def arguments_with(self, others: list[str]) -> list[str]:
-        """Return the arguments with others, over which the user's own go."""
+        """Return the arguments with others before the user's own."""
         files = [part for path in self.configs for part in ("--config", str(path))]
         seed_and_name = ["--seed_everything", str(self.seed), "--name", self.run.name]
         return [*files, *seed_and_name, *others, *self.options]
 
     def record(self, records: dict[str, RunRecord]) -> RunRecord | None:
-        """Find what the run came to, in its folder or in `records`.
+        """Find the run's record in its folder or in `records`.
 
-        A record counts where the configuration in it is the one that the files and options mean.
+        A record with another configuration than that of the files and options does not count.
         """
         candidates = [self._own_record(), records.get(self.run.name)]
         return next((each for each in candidates if each and describes(each, self.arguments)), None)
@@ -81,29 +81,29 @@ def table(
     job: Resources = Resources(),  # noqa: B008  # it is frozen
     fit_options: Sequence[str] = (),
 ) -> int:
-    """Run what is missing of a table, and print it beside the paper's numbers.
+    """Train the missing runs of a table, and print it.
 
     Options after -- go to every run. The table is written as Markdown, PNG and records of its runs.
 
     Args:
-        table: its rows, columns and the paper's numbers, as configs/tables/mnist.yaml.
-        config: on top of every run's files, as a recipe.
-        seeds: of the runs.
-        rows: run these alone; the table has all rows, columns and seeds that are there.
-        columns: run these alone.
-        jobs: runs side by side, which share the cores or the GPUs; 1, with --slurm all.
+        table: YAML file of rows, columns and the paper's numbers, as configs/tables/mnist.yaml.
+        config: configuration files that are added to those of every run.
+        seeds: seeds of the runs.
+        rows: train only runs of these rows; the table still shows every run that exists.
+        columns: train only runs of these columns.
+        jobs: number of runs at the same time; by default 1, with --slurm all.
         out: folder for the table and its records.
-        show: print what is there, and run nothing.
-        slurm: submit a job array, each run an element; later --show prints the table.
+        show: print the table of the runs that exist, and train nothing.
+        slurm: submit the runs as a job array; later --show prints the table.
         dry_run: print the commands of the missing runs, or the job script.
-        job: what a run gets with --slurm.
+        job: resources of each run with --slurm.
         fit_options: options of `stn fit`.
 
     Returns:
-        the exit code: 1 where a run failed, 75 where it was stopped and the same command resumes.
+        the exit code: 1 if a run failed, 75 if it was stopped; the same command resumes it.
 
     Raises:
-        ValueError: where something is wrong with the table or the configuration of a run.
+        ValueError: if the table or the configuration of a run is wrong.
     """
     wanted = read_table(table)
     for path in config:
@@ -116,7 +116,7 @@ def table(
     chosen = wanted.chosen("rows", rows), wanted.chosen("columns", columns)
     cells = list(_cells(wanted, *chosen, seeds, config, fit_options))
     missing = [] if show else [cell for cell in cells if cell.record(records) is None]
-    for cell in missing:  # all mistakes in files and options show before the first run
+    for cell in missing:  # report mistakes before the first run
         settings_of(cell.arguments)
     if slurm:
         return _submit(missing, job, file, jobs, f"{table}", dry_run=dry_run)
@@ -150,7 +150,7 @@ def _cells(
     recipe: Sequence[Path],
     options: Sequence[str],
 ) -> Iterator[Cell]:
-    """Yield a first seed of every cell before the second of any."""
+    """Yield the cells of one seed after the other."""
     for seed in seeds:
         for row in rows:
             for column in columns:
@@ -159,10 +159,10 @@ def _cells(
 
 
 def _run(missing: list[Cell], at_once: int, metric: str) -> int:
-    """Run cells side by side, with a line for each; return how many failed.
+    """Run cells in parallel; return the number that failed.
 
     Raises:
-        ValueError: at the first run whose configuration is wrong, as that of others may be.
+        ValueError: at the first run with a wrong configuration.
     """
     stn = [sys.executable, "-m", "stn_lightning"]
     jobs = [
@@ -170,7 +170,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
     ]
     failed, seconds = 0, []
     print(
-        f"{len(jobs)} runs to do, {at_once} at once; each one's output is in runs/NAME.log",
+        f"{len(jobs)} runs to do, {at_once} at a time; the output of each is in runs/NAME.log",
         flush=True,
     )
     for ended in run_jobs(jobs, at_once):
@@ -180,7 +180,8 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
             seconds.append(ended.seconds)
             left = statistics.mean(seconds) * (len(jobs) - len(seconds) - failed) / at_once
             print(
-                f"{head} {record.metrics[metric]:.2f} after {ended.seconds:.0f} s; {len(seconds)} of {len(jobs)}, {_time(left)} left",
+                f"{head} {record.metrics[metric]:.2f} after {ended.seconds:.0f} s; "
+                f"{len(seconds)} of {len(jobs)}, {_time(left)} left",
                 flush=True,
             )
         elif ended.exit_code == PREEMPTED:
@@ -207,7 +208,7 @@ def _submit(
     *,
     dry_run: bool,
 ) -> int:
-    """Submit cells as a job array, whose script has a line for each; return the exit code."""
+    """Submit cells as a job array; return the exit code."""
     show = f"{program_name()} table {table} --show"
     if not missing:
         print(f"0 runs to do; {show} prints the table")
@@ -232,13 +233,13 @@ def _submit(
         print(text, end="")
         return FINISHED
     number = submit_script(script_path, text)
-    then = f"{program_name()} status; then {show}, its other options as now"
+    then = f"{program_name()} status; then {show} with the same other options"
     print(f"job {number}, {len(missing)} runs: squeue -r -j {number}; {then}")
     return FINISHED
 
 
 def _time(seconds: float) -> str:
-    """Return a time in hours and minutes."""
+    """Format a duration in hours and minutes."""
     return (
         f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
         if seconds >= 3600

@@ -1,4 +1,4 @@
-"""Tables of the paper: which runs make them up, and how they look beside its numbers."""
+"""Read the description of a table, and format its results."""
 
 import statistics
 from collections.abc import Iterable
@@ -13,15 +13,17 @@ from stn_lightning.runs.record import RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
 
 Results = list[tuple[str, str, RunRecord]]
-"""Row, column and the record of a run."""
+"""Row, column and record of each run."""
+
 ALIGNMENT = [f"test/alignment_{name}" for name in ("angle", "scale", "place")]
 """Metrics of how well a transformer undoes the distortion."""
+
 SEEDS = 3
-"""So many make a claim: one run's error varies by more than networks differ."""
+"""Seeds needed for a claim: errors of single runs vary by more than networks differ."""
 
 
 class Claim(NamedTuple):
-    """A statement of the paper: in these columns one row is better than others."""
+    """A claim that one row is better than others."""
 
     says: str
     columns: list[str]
@@ -30,7 +32,10 @@ class Claim(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows and columns are configuration files; `paper` has its number by row and column."""
+    """Description of a table.
+
+    Rows and columns are configuration files; `paper` has the paper's number by row and column.
+    """
 
     title: str
     metric: str
@@ -41,22 +46,23 @@ class Table(NamedTuple):
     claims: list[Claim]
 
     def chosen(self, kind: str, names: Iterable[str] | None) -> list[str]:
-        """All rows or columns, or those of `names`.
+        """Return the rows or columns of `names`, by default all.
 
         Raises:
-            ValueError: at a name that there is not.
+            ValueError: at an unknown name.
         """
         known = getattr(self, kind)
         for name in names or ():
             if name not in known:
                 raise ValueError(
-                    f"--{kind}: there is no '{name}'{did_you_mean(name, known)}; there is {', '.join(known)}"
+                    f"--{kind}: there is no '{name}'{did_you_mean(name, known)}; "
+                    f"there is {', '.join(known)}"
                 )
         return [name for name in known if names is None or name in names]
 
 
 def read_table(path: Path) -> Table:
-    """A table from its file.
+    """Read the description of a table from its file.
 
     Raises:
         ValueError: names the file and what is missing or unknown in it.
@@ -81,7 +87,8 @@ def read_table(path: Path) -> Table:
         )
     except (KeyError, AttributeError, TypeError) as problem:
         raise ValueError(
-            f"{path} is no table: {problem}; it needs title, metric, rows and columns, see configs/tables/mnist.yaml"
+            f"{path} is no table: {problem}; it needs title, metric, rows and columns, "
+            "see configs/tables/mnist.yaml"
         ) from problem
     for kind, names in {
         "rows": [*table.paper, *(row for claim in claims for row in [claim.better, *claim.than])],
@@ -98,9 +105,9 @@ def read_table(path: Path) -> Table:
 
 
 def markdown(table: Table, results: Results) -> str:
-    """The table, the paper's claims checked, and where the numbers are from."""
+    """Format results as a table with claims and provenance."""
     if not results:
-        return f"# {table.title}\n\nNo run of it is there yet.\n"
+        return f"# {table.title}\n\nThere are no runs of it yet.\n"
     lines = [f"# {table.title}", "", _legend(table, results), ""]
     columns = list(table.columns)
     aligned = _has_alignment(results)
@@ -122,7 +129,8 @@ def markdown(table: Table, results: Results) -> str:
             if parted:
                 cells.append(part_cell(runs))
             lines.append(
-                f"| {row} | {' | '.join(cells)} | {_range(runs, 'parameters')} | {_range(runs, 'epochs')} | {_minutes(runs)} |"
+                f"| {row} | {' | '.join(cells)} | {_range(runs, 'parameters')} "
+                f"| {_range(runs, 'epochs')} | {_minutes(runs)} |"
             )
     if table.claims:
         lines += [
@@ -139,7 +147,7 @@ def markdown(table: Table, results: Results) -> str:
 
 
 def cell_values(table: Table, results: Results, row: str, column: str) -> list[float]:
-    """The metric of every run of a cell."""
+    """Return the metric of every run of a cell."""
     return [record.metrics[table.metric] for r, c, record in results if (r, c) == (row, column)]
 
 
@@ -148,7 +156,7 @@ def _has_alignment(results: Results) -> bool:
 
 
 def _alignment(table: Table, results: Results, row: str) -> str:
-    """Return the means over seeds, column by column."""
+    """Format the alignment of each column, averaged over seeds."""
     cells = []
     for column in table.columns:
         runs = [record.metrics for r, c, record in results if (r, c) == (row, column)]
@@ -171,7 +179,10 @@ def _legend(table: Table, results: Results) -> str:
     if not table.paper:
         return f"{mean}."
     beats = "at or above" if table.highest else "at or below"
-    return f"{mean}; in brackets the paper's number: ✓ ours is {beats} it with {SEEDS} seeds or more, (✓) with fewer, ✗ it is not."
+    return (
+        f"{mean}; in brackets the paper's number: ✓ ours is {beats} it with {SEEDS} seeds or more, "
+        "(✓) with fewer, ✗ it is not."
+    )
 
 
 def _cell(table: Table, row: str, column: str, measured: list[float]) -> str:
@@ -191,8 +202,10 @@ def _cell(table: Table, row: str, column: str, measured: list[float]) -> str:
 
 
 def _verdict(table: Table, results: Results, claim: Claim, column: str) -> str:
-    """Holds where the better row leads each other one; with several seeds, by twice the standard
-    error of the difference.
+    """Say whether a claim holds.
+
+    The better row must be better than each other one; with several seeds, by at least twice the
+    standard error of the difference.
     """
     ours = cell_values(table, results, claim.better, column)
     others = {row: cell_values(table, results, row, column) for row in claim.than}
@@ -214,7 +227,8 @@ def _verdict(table: Table, results: Results, claim: Claim, column: str) -> str:
         seeds = min(len(ours), len(theirs))
         few = "" if seeds >= SEEDS else f", {seeds} seed{'s' * (seeds > 1)}"
         said.append(
-            f"{word} ({statistics.mean(ours):.2f} against {statistics.mean(theirs):.2f} of {row}{few})"
+            f"{word} ({statistics.mean(ours):.2f} against "
+            f"{statistics.mean(theirs):.2f} of {row}{few})"
         )
     return ", ".join(said)
 
@@ -243,17 +257,19 @@ def _provenance(results: Results) -> list[str]:
 
     torch = ", ".join(sorted({record.versions["torch"] for record in records}))
     return [
-        f"{len(records)} runs, seeds {all_of('seed')}, {all_of('samples_tested')} test samples each, on {all_of('device')}; "
-        f"precision {all_of('precision')}, torch {torch}, commit {all_of('commit')}, {all_of('date')}. "
-        "Training time is the median, without validation and test.",
+        f"{len(records)} runs, seeds {all_of('seed')}, "
+        f"{all_of('samples_tested')} test samples each, on {all_of('device')}; "
+        f"precision {all_of('precision')}, torch {torch}, commit {all_of('commit')}, "
+        f"{all_of('date')}. Training time is the median, without validation and test.",
     ]
 
 
 def draw_table(table: Table, results: Results, file: Path) -> None:
-    """Each column that has a run, or all where none has, as a panel: our runs as points, the
-    paper's numbers as lines.
+    """Draw runs as points and the paper's numbers as lines.
+
+    Columns without runs are left out, unless there are no runs at all.
     """
-    import matplotlib as mpl  # seconds that the rest of the command does not need
+    import matplotlib as mpl  # slow to import
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
@@ -280,9 +296,7 @@ def draw_table(table: Table, results: Results, file: Path) -> None:
             if paper is not None:
                 panel.plot([paper, paper], [height - 0.35, height + 0.35], color="0.55", lw=2)
             panel.plot(measured, [height] * len(measured), "o", color="C0", ms=5, alpha=0.8)
-        right = max(
-            panel.get_xlim()[1], 1.06 * panel.dataLim.x1
-        )  # so that the rightmost point is whole
+        right = max(panel.get_xlim()[1], 1.06 * panel.dataLim.x1)  # show the rightmost point whole
         panel.set(title=column, xlim=(0, right), ylim=(-0.6, len(rows) - 0.4))
         panel.set_yticks(range(len(rows)), list(reversed(rows)))
         panel.grid(axis="x", alpha=0.3)

@@ -1,1 +1,1 @@
-"""A run: its folder, its record and how it is loaded."""
+"""Run folders, records, loading."""

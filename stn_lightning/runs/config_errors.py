@@ -1,4 +1,4 @@
-"""One line for what a parser or PyTorch says when a user got something wrong."""
+"""Turn errors of parsers and PyTorch into one line."""
 
 import difflib
 import importlib
@@ -26,7 +26,7 @@ _NOISE = (
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key given twice is an error; plain YAML lets the last one win."""
+    """Read YAML and refuse a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -41,10 +41,10 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def check_yaml(path: Path) -> None:
-    """Read a configuration file on its own, before it is merged with others.
+    """Check that a file is valid YAML without double keys.
 
     Raises:
-        ValueError: names the file and the line where it is no YAML, or gives a key twice.
+        ValueError: if there is no such file, or at a mistake, with its line.
     """
     if not path.is_file():
         raise ValueError(f"--config {path}: there is no such file")
@@ -61,14 +61,14 @@ def check_yaml(path: Path) -> None:
 
 
 def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> str:
-    """Return the path to the wrong value and what is wrong with it, with a suggestion.
+    """Shorten an error message to one line with a suggestion.
 
-    jsonargparse reports nested mistakes as an indented tree, with a branch for each type that a
-    value might have had.
+    jsonargparse reports nested mistakes as an indented tree with a branch for each type that a
+    value might have. The line names the key of the wrong value and the mistake.
     """
     if message.startswith("Error(s) in loading state_dict"):
         return _misfit(message)
-    if " - did you mean " in message:  # it has been through here
+    if " - did you mean " in message:  # already shortened
         return message
     keys, leaves, class_path = [], [], None
     for line in message.splitlines():
@@ -97,13 +97,13 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
 
 
 def _plain(text: str) -> str:
-    """Return a line without Python's way to write types."""
+    """Remove Python's notation for types from a line."""
     text = re.sub(r"an? (?:<class '(\w+)'>|typing.Literal)", r"\1", text)
     return re.sub(r"^Type .* expects a function or a callable class: ", "", text).rstrip(". ")
 
 
 def _misfit(message: str) -> str:
-    """Return a line for PyTorch's list of tensors that do not fit."""
+    """Summarise PyTorch's list of tensors that do not fit."""
     shapes = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", message)
     missing, unexpected = (
         re.findall(r'"(.+?)"', found[1])
@@ -124,7 +124,7 @@ def _misfit(message: str) -> str:
 
 
 def _hint(found: str, class_path: str | None, parser: "LightningArgumentParser | None") -> str:
-    """Return a near miss of an option, a class or a key, or the keys that there are."""
+    """Suggest a similar option, class or key."""
     if match := re.search(r"Option '([\w.]+)' is not accepted", found):
         known = _parameters(class_path)
         return did_you_mean(match[1].split(".")[-1], known) or (
@@ -146,7 +146,7 @@ def _hint(found: str, class_path: str | None, parser: "LightningArgumentParser |
 
 
 def _class_names() -> list[str]:
-    """Return the public names of the package's rooms that are loaded."""
+    """Return public names of imported subpackages."""
     rooms = [
         room for name, room in sys.modules.items() if re.fullmatch(r"stn_lightning\.\w+", name)
     ]
@@ -162,6 +162,6 @@ def _parameters(class_path: str | None) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a "did you mean" where something known is near `word`, else nothing."""
+    """Suggest the nearest known word, if there is one."""
     close = difflib.get_close_matches(word, list(known), 1)
     return f" - did you mean {close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-"""Run folders: one name, one folder, which holds all that a run writes."""
+"""Run folders: `runs/NAME` holds everything that a run writes."""
 
 import re
 import shutil
@@ -12,19 +12,22 @@ from stn_lightning.runtime.atomic_files import atomic_write
 from stn_lightning.runtime.provenance import program_name
 
 RUNS = Path("runs")
+
 NAME = re.compile(r"\w[\w.+=-]*")
-"""A run's name becomes a folder, a job's name and a word of a shell command."""
+"""Valid names of runs: usable as a folder, a job's name and a word of a shell command."""
+
 MAY_CHANGE = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|enable_\w+|log_every_n_steps|profiler"
     r"|max_time|logger)(\..*)?"
     r"|data\.(.*\.)?(num_workers|root|cache)"
 )
-"""Settings that do not change what is computed: where it runs, what it shows, where data lie."""
+"""Settings that do not change what is computed: hardware, output, where data lie."""
+
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 
 
 class Difference(NamedTuple):
-    """A setting with another value than before."""
+    """A setting whose value has changed."""
 
     key: str
     before: Any
@@ -32,10 +35,10 @@ class Difference(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """Return `name`, if it is one plain word.
+    """Return `name` if it is valid.
 
     Raises:
-        ValueError: where it is not.
+        ValueError: if it is not.
     """
     if not NAME.fullmatch(name):
         raise ValueError(
@@ -49,7 +52,7 @@ def default_name(configs: Sequence[Path]) -> str:
     """Join the stems of the configuration files by `-`.
 
     Raises:
-        ValueError: where there are none, or the result is no name of a run.
+        ValueError: if there are no files, or the result is not a valid name.
     """
     if not configs:
         raise ValueError(
@@ -62,7 +65,7 @@ class RunFolder:
     """`runs/NAME`: configuration, checkpoints, TensorBoard events, images, record.
 
     Raises:
-        ValueError: where `name` is no plain word.
+        ValueError: if `name` is not valid.
     """
 
     def __init__(self, name: str, below: Path = RUNS) -> None:
@@ -73,10 +76,10 @@ class RunFolder:
 
     @classmethod
     def found(cls, name: str | Path) -> "RunFolder":
-        """Find a run by its name or its folder.
+        """Find a run by its name or folder.
 
         Raises:
-            ValueError: where there is none.
+            ValueError: if there is none.
         """
         folder = Path(name)
         run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
@@ -89,10 +92,10 @@ class RunFolder:
         return run
 
     def best(self) -> Path:
-        """Return the checkpoint to evaluate: the best, or the last where there is no best.
+        """Return the best checkpoint, else the last.
 
         Raises:
-            ValueError: where the run has none.
+            ValueError: if the run has none.
         """
         for name in ("best.ckpt", "last.ckpt"):
             if (self.checkpoints / name).exists():
@@ -103,25 +106,29 @@ class RunFolder:
         )
 
     def read_config(self) -> dict[str, Any]:
-        """Read `config.yaml`; empty where there is none."""
+        """Read `config.yaml`; return {} if there is none."""
         return (yaml.safe_load(self.config.read_text()) or {}) if self.config.exists() else {}
 
     def save_config(self, config: dict[str, Any]) -> None:
-        """Write `config.yaml`; keep one with other content beside it."""
+        """Write `config.yaml`; rename an older, different one."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config, sort_keys=False)
         if self.config.exists():
             if self.config.read_text() == text:
                 return
             self.config.rename(_free(self.path / "config.{}.yaml"))
-        with atomic_write(self.config) as file:  # which the other processes may be reading
+        with atomic_write(self.config) as file:  # other processes may be reading it
             file.write(text.encode())
 
     def refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
-        """Compare the settings that the run was started with and those of now.
+        """Refuse settings that change the computation.
+
+        Args:
+            before: resolved configuration that the run was started with.
+            now: resolved configuration of this command.
 
         Returns:
-            the lengths that are longer now.
+            the settings by which the training became longer.
 
         Raises:
             ValueError: names the first setting that changes what is computed.
@@ -138,23 +145,23 @@ class RunFolder:
         return longer
 
     def set_aside(self) -> Path | None:
-        """Rename the folder, so that a run of its name can start over.
+        """Rename the folder, so that its name is free.
 
         Returns:
-            where it is now; None where there was none.
+            the new path; None if there was no folder.
         """
         if not self.path.exists():
             return None
         return self.path.rename(_free(self.path.with_name(f"{self.name}.{{}}")))
 
     def put_back(self, moved: Path) -> None:
-        """Undo `set_aside`: what stands in the place of `moved` has trained nothing."""
+        """Undo `set_aside` and delete the new run, which trained nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         moved.rename(self.path)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Difference]:
-    """Yield the settings that change what is computed.
+    """Yield differing settings that change what is computed.
 
     Args:
         before: a resolved configuration.
@@ -175,7 +182,7 @@ def _is_longer(change: Difference) -> bool:
 
 
 def _free(pattern: Path) -> Path:
-    """Return the first path of a numbered pattern that does not exist."""
+    """Return the first unused path of a numbered pattern."""
     n = 1
     while (path := Path(str(pattern).format(n))).exists():
         n += 1

@@ -1,4 +1,4 @@
-"""Weights of another run as a start: what fits by name and shape is taken."""
+"""Initialise a network with the weights of another run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from stn_lightning.runtime.checkpoint_io import load_checkpoint
 
 
 class Taken(NamedTuple):
-    """Names of tensors that were taken, and of those that were left."""
+    """Names of tensors that were copied and that were not."""
 
     taken: list[str]
     other_shape: list[str]
@@ -25,7 +25,7 @@ class Taken(NamedTuple):
 
 
 class InitialWeights(Callback):
-    """Start a training with the weights of another run or file.
+    """Start a training with weights of a run or file.
 
     Args:
         source: name or folder of a run, `zoo:NAME`, or a `.ckpt` or `.safetensors` file.
@@ -38,7 +38,7 @@ class InitialWeights(Callback):
         self.weights = read_weights(source)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After lazy layers have their sizes, and before a checkpoint of this run is restored."""
+        """Copy the weights, once lazy layers have their sizes."""
         self.say(describe(self.source, take_weights(pl_module, self.weights)))
 
 
@@ -67,10 +67,10 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
 
 def take_weights(network: nn.Module, weights: dict[str, Tensor]) -> Taken:
-    """Copy into `network` what has the same name and shape.
+    """Copy the weights whose name and shape fit.
 
     Raises:
-        ValueError: where nothing fits.
+        ValueError: if none fits.
     """
     own = network.state_dict()
     taken = [n for n, value in weights.items() if n in own and own[n].shape == value.shape]
@@ -88,7 +88,7 @@ def take_weights(network: nn.Module, weights: dict[str, Tensor]) -> Taken:
 
 
 def describe(source: str, found: Taken) -> str:
-    """Say in one line what was taken and what was left."""
+    """Describe in one line which weights were copied."""
     parts = {
         "of another shape": found.other_shape,
         "not there": found.missing,

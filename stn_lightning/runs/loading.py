@@ -164,7 +164,7 @@ def trained_network(run: str) -> nn.Module:
 
 
 class _Stored(NamedTuple):
-    """Files of a run or of the zoo, read but not built."""
+    """Contents of a run or of a zoo network."""
 
     name: str
     folder: Path

@@ -1,4 +1,4 @@
-"""Options of the commands that need no Lightning."""
+"""Command-line parser of commands without Lightning."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from stn_lightning.runtime.provenance import program_name
 
 
 class Options(argparse.ArgumentParser):
-    """A parser whose complaint is one line, with exit code 2."""
+    """Parse options; report a mistake in one line."""
 
     def __init__(self, command: str, description: str) -> None:
         self.command = command

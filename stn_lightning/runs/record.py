@@ -1,6 +1,7 @@
-"""The record of a run: what it came to, and everything needed to know where the number is from.
+"""The record of a run: results and their origin.
 
-`runs/NAME/results.json` holds one record, `runs/tables/TABLE.jsonl` a line for each run of a table.
+`runs/NAME/results.json` holds one record, `runs/tables/TABLE.jsonl` one line for each run of a
+table.
 """
 
 import dataclasses
@@ -19,36 +20,36 @@ RECORD = "results.json"
 """The name of the file in a run's folder."""
 
 RARE = ("monitor", "best_validation", "lengths", "checkpoint", "initialised_from")
-"""Fields that are left out of the file where there is nothing to say."""
+"""Fields that are left out of the file when empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run came to.
+    """Results of a run and how they were obtained.
 
     Args:
-        name: of the run.
-        configs: the configuration files it was started with.
-        seed: of the run.
-        commit: of the source; a + where files differed from it.
-        versions: of Python and the packages.
-        device: the GPU or processor.
+        name: name of the run.
+        configs: configuration files it was started with.
+        seed: seed of all random numbers.
+        commit: commit of the source; with a + if files differed from it.
+        versions: versions of Python and the packages.
+        device: name of the GPU or processor.
         devices: number of processes.
-        precision: of the computation, in Lightning's words.
+        precision: numerical precision, as Lightning names it.
         parameters: number of trained and fixed parameters.
-        epochs: trained in all.
-        samples_seen: in training.
-        train_seconds: without validation and test.
-        images_per_second: in training.
-        monitor: the metric that chose the best checkpoint.
-        best_validation: the best value of that metric.
+        epochs: number of epochs trained.
+        samples_seen: number of training images seen.
+        train_seconds: duration of the training, without validation and test.
+        images_per_second: training images per second.
+        monitor: metric that chose the best checkpoint.
+        best_validation: best value of that metric.
         samples_tested: number of test images.
-        metrics: of the test split; errors in percent.
-        date: of the test, as YYYY-MM-DD.
-        settings: the resolved configuration, which identifies the run.
-        lengths: the lengths it was trained for, in order, where it went on after its end.
-        checkpoint: the file name of the checkpoint that was tested.
-        initialised_from: the run or file whose weights it started with.
+        metrics: metrics on the test images; errors in percent.
+        date: day of the test, as YYYY-MM-DD.
+        settings: resolved configuration, which identifies the run.
+        lengths: lengths of the training, in order, if it was continued after its end.
+        checkpoint: file name of the checkpoint that was tested.
+        initialised_from: run or file whose weights it started with.
 
     Examples:
         >>> record = RunRecord(name="one", seed=0, metrics={"test/error": 1.5})
@@ -84,7 +85,7 @@ class RunRecord:
         """Read a record from a JSON object.
 
         Raises:
-            ValueError: says why it is no record.
+            ValueError: if it is no record.
         """
         try:
             content = json.loads(text)
@@ -114,12 +115,12 @@ class RunRecord:
     def read(cls, path: Path) -> "RunRecord":
         """Read `results.json`.
 
-        A file written before 0.2 holds neither date nor settings: they are the file's own date and
-        the `config.yaml` beside it.
+        A file written before 0.2 holds neither date nor settings; they are taken from the file's
+        modification time and the `config.yaml` beside it.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: names the file and what is wrong with it.
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no record.
         """
         try:
             record = cls.from_json(path.read_text())
@@ -134,7 +135,7 @@ class RunRecord:
         return record
 
     def write(self, path: Path) -> None:
-        """Write `results.json`, whole or not at all.
+        """Write `results.json` atomically.
 
         Raises:
             ValueError: where a number is infinite or not a number.
@@ -145,7 +146,10 @@ class RunRecord:
 
 
 def read_records(path: Path) -> dict[str, RunRecord]:
-    """Read the records of a table's file by the names of the runs; none where there is no file.
+    """Read the records of a table, by run name.
+
+    Returns:
+        records by name; empty if there is no such file.
 
     Raises:
         ValueError: names the file and the line that is no record.
@@ -162,7 +166,7 @@ def read_records(path: Path) -> dict[str, RunRecord]:
 
 
 def write_records(path: Path, records: Iterable[RunRecord]) -> None:
-    """Write a table's file, a line for each record, sorted by name."""
+    """Write the records of a table, sorted by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [record.to_json() + "\n" for record in sorted(records, key=lambda each: each.name)]
     with atomic_write(path) as file:
@@ -170,7 +174,7 @@ def write_records(path: Path, records: Iterable[RunRecord]) -> None:
 
 
 def _check_types(record: RunRecord) -> None:
-    """Check what readers rely on.
+    """Check the types of fields that readers rely on.
 
     Raises:
         TypeError: names a field of another type.
@@ -181,7 +185,7 @@ def _check_types(record: RunRecord) -> None:
 
 
 def _not_finite(content: Any, path: str = "") -> str:
-    """Return the key of the first number that is infinite or not a number."""
+    """Return the key of the first non-finite number."""
     if isinstance(content, dict):
         keys = (_not_finite(value, f"{path}.{key}".strip(".")) for key, value in content.items())
         return next(filter(None, keys), "")

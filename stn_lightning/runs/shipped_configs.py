@@ -1,16 +1,18 @@
-"""Configuration files that come with the package, so that `--config configs/quickstart.yaml` works
-in any folder.
+"""Find configuration files that come with the package.
+
+So `--config configs/quickstart.yaml` works in any folder.
 """
 
 from pathlib import Path
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-"""In the repository a link to the folder that one sees."""
+"""In the repository a symbolic link to `configs/` at the top."""
 
 
 def resolve_config(path: Path) -> Path:
-    """The file or folder itself; where there is none and its path begins with `configs/`, the
-    package's own, if there is one.
+    """Return the path, else that of the shipped file.
+
+    Only paths that begin with `configs/` are looked up in the package.
     """
     if (
         not path.exists()

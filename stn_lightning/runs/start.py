@@ -1,4 +1,4 @@
-"""Where a training starts: from nothing, from its own last checkpoint, or from a given one."""
+"""Choose the checkpoint that a training starts from."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,26 +11,26 @@ class Start(NamedTuple):
     """The checkpoint that a training resumes from."""
 
     checkpoint: Path | None
-    """None for a training from the beginning."""
+    """None to train from the beginning."""
     batches: int
-    """Training batches that it holds."""
+    """Number of training batches before it."""
     skipped: tuple[str, ...]
-    """One line for each checkpoint of the run that does not load."""
+    """A line for each checkpoint of the run that cannot be read."""
 
 
 def choose_start(folder: RunFolder, resume: str, given: str | None) -> Start:
     """Choose the checkpoint to resume from.
 
-    A training never starts over where something was saved, unless it is asked to.
+    A run that has checkpoints starts over only with `resume="never"`.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         resume: "auto", "must" or "never".
-        given: the checkpoint that the user names, if any.
+        given: value of --ckpt_path, if any.
 
     Raises:
-        ValueError: where there is no such checkpoint, none of the run's loads, or both the run and
-            the user have one.
+        ValueError: if the checkpoint does not exist, no checkpoint of the run can be read, or
+            --ckpt_path names a foreign checkpoint although the run has its own.
     """
     if given is not None:
         return _given(folder, resume, Path(given))
@@ -39,8 +39,8 @@ def choose_start(folder: RunFolder, resume: str, given: str | None) -> Start:
     found = newest_loadable(folder.checkpoints)
     if found.path is None and found.skipped:
         raise ValueError(
-            f"no checkpoint of {folder.checkpoints} loads ({'; '.join(found.skipped)}); bring one "
-            "back, or give --resume never to start over (the old run is kept)"
+            f"no checkpoint in {folder.checkpoints} can be read ({'; '.join(found.skipped)}); "
+            "restore one, or give --resume never to start over (the old run is kept)"
         )
     if found.path is None and resume == "must":
         raise ValueError(

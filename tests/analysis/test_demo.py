@@ -45,7 +45,8 @@ def address(small: Run) -> Iterator[str]:
 def drag(page: Page, points: list[tuple[float, float]]) -> None:
     """Press, move and release, in pixels of the canvas on the screen."""
     box = page.value(
-        "(box => [box.left, box.top, box.width])(document.getElementById('draw').getBoundingClientRect())"
+        "(box => [box.left, box.top, box.width])"
+        "(document.getElementById('draw').getBoundingClientRect())"
     )
     where = [(box[0] + x * box[2], box[1] + y * box[2]) for x, y in points]
     page.mouse("mousePressed", *where[0])
@@ -56,11 +57,14 @@ def drag(page: Page, points: list[tuple[float, float]]) -> None:
 
 
 INK = """(() => {
-  const shown = document.getElementById('draw'), c = new OffscreenCanvas(shown.width, shown.height), copy = c.getContext('2d');
+  const shown = document.getElementById('draw');
+  const c = new OffscreenCanvas(shown.width, shown.height), copy = c.getContext('2d');
   copy.drawImage(shown, 0, 0);
   const d = copy.getImageData(0, 0, c.width, c.height).data;
   let n = 0, x = 0, y = 0;
-  for (let i = 0; i < d.length; i += 4) if (d[i] > 200 && d[i + 1] > 200) { n++; x += i / 4 % c.width; y += i / 4 / c.width | 0; }
+  for (let i = 0; i < d.length; i += 4) {
+    if (d[i] > 200 && d[i + 1] > 200) { n++; x += i / 4 % c.width; y += i / 4 / c.width | 0; }
+  }
   return [n, x / n, y / n];
 })()"""
 """White pixels, and the middle of them."""
@@ -83,10 +87,11 @@ def test_a_digit_is_drawn_moved_turned_and_sized_with_the_mouse_and_the_outline_
         ink, x, y = page.value(INK)
         assert ink > 1000
         assert (x, y) == pytest.approx((168, 168), abs=4)
-        page.photograph(tmp_path / "demo.png")
+        page.screenshot(tmp_path / "demo.png")
         before = page.value("answer.outlines[0]")
         box = page.value(
-            "(box => [box.left + 5, box.top + 5])(document.getElementById('hand').getBoundingClientRect())"
+            "(box => [box.left + 5, box.top + 5])"
+            "(document.getElementById('hand').getBoundingClientRect())"
         )
         page.mouse("mousePressed", *box)
         page.mouse("mouseReleased", *box)
@@ -226,7 +231,7 @@ def test_a_chosen_image_is_shown_with_its_outline_and_can_be_turned(
         page.value("document.getElementById('turn').value = 45, turn.oninput()")
         page.until("!busy && !again")
         assert page.value("answer.outlines[0]") != before
-        page.photograph(tmp_path / "dropped.png")
+        page.screenshot(tmp_path / "dropped.png")
         assert page.complaints == []
 
 

@@ -54,7 +54,7 @@ KINDS = {
     ),
     "birds": (["cub/networks/small_st2", "cub/data/20_classes"], BIRDS, None),
 }
-"""Configuration files, what makes them small, and why pictures in files are refused."""
+"""Configuration files, what makes them small, and why images in files are refused."""
 
 
 @pytest.mark.slow

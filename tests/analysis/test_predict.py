@@ -1,4 +1,4 @@
-"""Own pictures in, answers out."""
+"""Own images in, answers out."""
 
 import csv
 import json
@@ -31,8 +31,8 @@ def small(small_run: Path) -> Run:
     return load_run(small_run)
 
 
-def write_test_pictures(run: Run, folder: Path, number: int) -> torch.Tensor:
-    """The run's own test pictures as PNG files; their labels."""
+def write_test_images(run: Run, folder: Path, number: int) -> torch.Tensor:
+    """The run's own test images as PNG files; their labels."""
     folder.mkdir(parents=True)
     run.data.setup("test")
     batch = run.data.transform_batch(run.data.dataset("test")[_draw(number)])
@@ -47,10 +47,10 @@ def _draw(number: int) -> object:
     return Draw(torch.arange(number), 0, 1.0)
 
 
-def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
+def test_a_run_says_of_files_what_it_says_of_the_test_images(
     small: Run, small_run: Path, tmp_path: Path
 ) -> None:
-    write_test_pictures(small, tmp_path / "digits", BATCH + 6)
+    write_test_images(small, tmp_path / "digits", BATCH + 6)
     out = tmp_path / "answers.jsonl"
     assert call(predict, [str(small_run), str(tmp_path / "digits"), "--out", str(out)]) == 0
     said = [json.loads(line) for line in out.read_text().splitlines()]
@@ -69,7 +69,7 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
     theta = torch.tensor([line["crops"][0]["theta"] for line in said])
     torch.testing.assert_close(theta, look.thetas[:, 0].clone(), rtol=0, atol=1e-4)
     # an affine crop's corner pixels lie half an output pixel inside of (-1, -1), (1, -1), ...; the
-    # picture is 42 px wide
+    # image is 42 px wide
     corner = 1 - 1 / 28
     points = torch.tensor(
         [[-corner, -corner, 1], [corner, -corner, 1], [corner, corner, 1], [-corner, corner, 1]]
@@ -83,12 +83,12 @@ def test_a_run_says_of_files_what_it_says_of_the_test_pictures(
 def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
     small: Run, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_test_pictures(small, tmp_path / "digits", 100)
+    write_test_images(small, tmp_path / "digits", 100)
     whole = (tmp_path / "digits/0003.png").read_bytes()
     bad = {
         "0003.png": whole[:60],
         "0020.png": b"",
-        "0064.png": b"no picture",
+        "0064.png": b"no image",
         "0080.png": whole[:-30],
         "0099.png": b"\x89PNG" + bytes(40),
     }
@@ -106,8 +106,8 @@ def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
     assert list(rows[0])[-2:] == ["bottom_left.y", "checkpoint"]
 
 
-def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_path: Path) -> None:
-    write_test_pictures(small, tmp_path / "digits", 3)
+def test_drawn_images_show_outline_and_crop(small: Run, small_run: Path, tmp_path: Path) -> None:
+    write_test_images(small, tmp_path / "digits", 3)
     assert (
         call(
             predict,
@@ -126,8 +126,8 @@ def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_p
         "000001-0001.png",
         "000002-0002.png",
     ]
-    with Image.open(tmp_path / "drawn/000001-0001.png") as picture:
-        values = np.asarray(picture)
+    with Image.open(tmp_path / "drawn/000001-0001.png") as image:
+        values = np.asarray(image)
     assert values.shape == (256, 256 + 4 + 256, 3)
     red = (values == (255, 65, 54)).all(-1)
     assert red[:, :256].sum() > 300  # pixels of the outline
@@ -135,11 +135,11 @@ def test_drawn_pictures_show_outline_and_crop(small: Run, small_run: Path, tmp_p
     assert values[:, 260:].max() > 200  # the crop has ink in it
 
 
-def test_pictures_stream(small: Run, tmp_path: Path) -> None:
+def test_images_stream(small: Run, tmp_path: Path) -> None:
     """Answers come while files are still being asked for, and memory does not grow with their
     number.
     """
-    write_test_pictures(small, tmp_path / "digits", 2)
+    write_test_images(small, tmp_path / "digits", 2)
     asked = 0
 
     def endless(number: int) -> object:
@@ -163,7 +163,7 @@ def test_pictures_stream(small: Run, tmp_path: Path) -> None:
     assert after - before < 200_000
 
 
-def test_folders_are_gone_through_in_the_order_of_names_and_only_pictures_are_taken(
+def test_folders_are_gone_through_in_the_order_of_names_and_only_images_are_taken(
     tmp_path: Path,
 ) -> None:
     for name in ("b/2.png", "a.JPG", "b/1.webp", "b/notes.txt", "named.txt"):
@@ -179,7 +179,8 @@ def test_folders_are_gone_through_in_the_order_of_names_and_only_pictures_are_ta
 MISTAKES = {
     "no such run": (
         ["nope", "x.png"],
-        "stn predict: runs/nope/config.yaml does not exist, so there is no such run; runs here: none yet",
+        "stn predict: runs/nope/config.yaml does not exist, so there is no such run; "
+        "runs here: none yet",
     ),
     "no such file": (
         ["RUN", "x.png"],
@@ -215,7 +216,7 @@ def test_a_mistake_is_one_line(
     assert capsys.readouterr().err.strip() == expected
 
 
-def test_a_picture_is_drawn_where_there_is_no_transformer(small: Run, tmp_path: Path) -> None:
+def test_an_image_is_drawn_where_there_is_no_transformer(small: Run, tmp_path: Path) -> None:
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     answer = next(predictions(small, [tmp_path / "a.png"]))
     assert isinstance(answer, Prediction)

@@ -85,8 +85,8 @@ def test_the_animation_has_a_frame_for_each_epoch_and_never_too_many() -> None:
     for epochs, frames in ((2, 2), (7, 7), (150, FRAMES)):
         content = animate([panel(i) for i in range(epochs)])
         assert content is not None
-        with Image.open(io.BytesIO(content)) as picture:
-            assert (picture.format, getattr(picture, "n_frames", 1)) == ("WEBP", frames)
+        with Image.open(io.BytesIO(content)) as image:
+            assert (image.format, getattr(image, "n_frames", 1)) == ("WEBP", frames)
 
 
 def test_a_strip_shows_twelve_images_at_the_first_step_the_last_and_a_few_between() -> None:
@@ -146,10 +146,10 @@ def test_the_film_is_written_by_itself_where_it_is_asked_for(
         )
         == 0
     )
-    with Image.open(sheet) as picture:
-        assert picture.size == (2 * 240, 16 + 12 * 120)
-    with Image.open(film) as picture:
-        assert getattr(picture, "n_frames", 1) == 2
+    with Image.open(sheet) as image:
+        assert image.size == (2 * 240, 16 + 12 * 120)
+    with Image.open(film) as image:
+        assert getattr(image, "n_frames", 1) == 2
 
 
 def test_scores_of_parts_stand_on_the_page(small_run: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_browser_shows_it_without_a_complaint_and_as_wide_as_the_screen(
         )
         assert page.value("document.images.length") == 8
         assert page.value("document.documentElement.scrollWidth") <= width
-        page.photograph(tmp_path / "page.png")
+        page.screenshot(tmp_path / "page.png")
         assert page.complaints == []
-    with Image.open(tmp_path / "page.png") as picture:
-        assert torch.tensor(picture.convert("L").getextrema()).diff() > 200
+    with Image.open(tmp_path / "page.png") as image:
+        assert torch.tensor(image.convert("L").getextrema()).diff() > 200

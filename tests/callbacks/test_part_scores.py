@@ -83,7 +83,7 @@ def test_one_part_of_many_is_some_but_does_not_hold_the_group() -> None:
     assert (shares.held.item(), shares.any_part.item()) == (0, 1)
 
 
-def test_a_test_writes_scores_a_table_and_a_picture(tmp_path: Path) -> None:
+def test_a_test_writes_scores_a_table_and_an_image(tmp_path: Path) -> None:
     transformer = ParallelTransformer(
         FullyConnectedLocalisation([4]), Translation(0.5), 2, (24, 24), start=Tiling()
     )

@@ -141,6 +141,6 @@ def test_tensorboard_shows_a_run_with_a_transformer_beside_one_without(
             for word in words:
                 page.until(f"({TEXT}).includes({word!r})")
             page.value("new Promise(done => setTimeout(done, 3000))")  # until the curves are drawn
-            page.photograph(tmp_path / f"{name}.png")
+            page.screenshot(tmp_path / f"{name}.png")
         assert page.value(TEXT).count("with_transformer")
         assert [line for line in page.complaints if "exception" in line.lower()] == []

@@ -31,8 +31,9 @@ def test_the_eight_networks_and_five_data_sets_of_table_1_are_there_and_seven_ne
     None
 ):
     assert NETWORKS == [
-        "cnn", "fcn", "modern", "st_cnn_affine", "st_cnn_diffeomorphic", "st_cnn_learnt_target", "st_cnn_projective", "st_cnn_tps",
-        "st_compact", "st_fcn_affine", "st_fcn_projective", "st_fcn_tps", "st_modern", "st_modern_composed", "st_modern_moments",
+        "cnn", "fcn", "modern", "st_cnn_affine", "st_cnn_diffeomorphic", "st_cnn_learnt_target",
+        "st_cnn_projective", "st_cnn_tps", "st_compact", "st_fcn_affine", "st_fcn_projective",
+        "st_fcn_tps", "st_modern", "st_modern_composed", "st_modern_moments",
     ]  # fmt: skip
     assert DATA == ["cluttered", "elastic", "projective", "rotated", "rts"]
 
@@ -162,7 +163,7 @@ def test_an_antialiased_sampler_is_a_file_on_top(
 
 
 @pytest.mark.parametrize("data", ["mnist/data/cluttered", "addition/sum"])
-def test_no_test_picture_is_loaded_before_training_and_the_choice_of_a_checkpoint_are_over(
+def test_no_test_image_is_loaded_before_training_and_the_choice_of_a_checkpoint_are_over(
     data: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)
@@ -216,7 +217,7 @@ def test_a_network_adds_two_digits(
     assert (code, err) == (0, "")
 
 
-def test_what_pictures_have_in_common_is_looked_for_with_an_encoder_that_is_trained_first(
+def test_what_images_have_in_common_is_looked_for_with_an_encoder_that_is_trained_first(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mnist(tmp_path / "data/mnist", monkeypatch)

@@ -130,7 +130,8 @@ def test_without_a_network_a_line_says_what_to_do(
 ) -> None:
     def offline(network: str, weights: str) -> None:
         raise ValueError(
-            "weights could not be had; put them here by other means and give `weights` the file, or none"
+            "weights could not be had; put them here by other means and give `weights` the file, "
+            "or none"
         )
 
     monkeypatch.setattr(feature_extractors, "_downloaded", offline)

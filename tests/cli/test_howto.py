@@ -152,8 +152,9 @@ def test_what_lies_in_the_present_folder_can_be_named_but_hides_nothing(tmp_path
     for name in ("box", "yaml"):
         (tmp_path / f"{name}.py").write_text(f"where = 'the folder of {name}.py'\n")
     code = (
-        f"import sys; sys.path.append({str(REPOSITORY)!r}); sys.argv = ['stn', '--version']; from stn_lightning.__main__ import main;"
-        "main(); import box, yaml; print(box.where, hasattr(yaml, 'where'))"
+        f"import sys; sys.path.append({str(REPOSITORY)!r}); sys.argv = ['stn', '--version'];"
+        "from stn_lightning.__main__ import main; main();"
+        "import box, yaml; print(box.where, hasattr(yaml, 'where'))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     said = subprocess.run(

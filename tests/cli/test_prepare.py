@@ -34,7 +34,7 @@ def test_all_that_is_wrong_is_said_at_once(
     assert len(lines) == 2
 
 
-def test_all_pictures_that_cannot_be_read_are_named_at_once(
+def test_all_images_that_cannot_be_read_are_named_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("STN_DATA", raising=False)
@@ -42,10 +42,11 @@ def test_all_pictures_that_cannot_be_read_are_named_at_once(
     folder = write_cub(tmp_path / "data/cub")
     assert call(prepare, ["cub"]) == 0
     assert capsys.readouterr().out.startswith(
-        "cub: checked, train 3, val 9, test 6; 3 classes; smallest side 256, cached in data/cache/cub-256; 18 boxes, 36 visible parts"
+        "cub: checked, train 3, val 9, test 6; 3 classes; smallest side 256, "
+        "cached in data/cache/cub-256; 18 boxes, 36 visible parts"
     )
     for name in ("001.Bird_1/Bird_1_0002.jpg", "003.Bird_3/Bird_3_0018.jpg"):
-        (folder / "images" / name).write_bytes(b"no picture")
+        (folder / "images" / name).write_bytes(b"no image")
     assert call(prepare, ["cub"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert ["Bird_1_0002.jpg: " in lines[0], "Bird_3_0018.jpg: " in lines[1]] == [True, True]

@@ -52,7 +52,8 @@ def test_the_usual_start_gives_no_false_alarm(stn: Stn) -> None:
 def test_a_start_outside_of_the_image_is_told_and_lost(stn: Stn) -> None:
     (said,), error = train(stn, *BAD)
     assert said.startswith(
-        "warning, step 30: transformer has left the image (100% of its samples are out of bounds, gradient 0)"
+        "warning, step 30: transformer has left the image "
+        "(100% of its samples are out of bounds, gradient 0)"
     )
     assert error > 80
 

@@ -95,7 +95,7 @@ def test_more_epochs_after_the_end_go_on_and_the_record_keeps_both_lengths(stn: 
     assert stn("fit", *QUICK, "--trainer.max_epochs=1")[0] == 0
     code, out, err = stn("fit", *QUICK, "--trainer.max_epochs=3")
     assert (code, err) == (0, "")
-    assert out.startswith("trainer.max_epochs was 1 and is 3: the learning rate goes on where")
+    assert out.startswith("trainer.max_epochs was 1 and is 3: the learning rate continues")
     assert "going on with runs/quickstart" in out
     assert "epoch   3/3" in out
     record = RunRecord.read(Path("runs/quickstart/results.json"))

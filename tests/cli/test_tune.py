@@ -55,7 +55,7 @@ def test_transformers_learn_at_their_part_of_the_rate_while_it_is_searched() -> 
 
 
 @pytest.mark.parametrize(("fits", "found"), [(70, 64), (20, 16), (10_000, 150)])
-def test_the_batch_is_doubled_until_it_does_not_fit_or_holds_all_pictures(
+def test_the_batch_is_doubled_until_it_does_not_fit_or_holds_all_images(
     fits: int, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = ClassificationTask.training_step
@@ -69,7 +69,7 @@ def test_the_batch_is_doubled_until_it_does_not_fit_or_holds_all_pictures(
     options = [
         *QUICK,
         "--data.init_args.train_size=150",
-        *(f"--trainer.{setting}" for setting in module.ALONE),
+        *(f"--trainer.{setting}" for setting in module.TRAINER),
     ]
     command = Tuning(["fit", *options], tmp_path / "tuning", None)
     assert largest_batch(command) == found
@@ -82,11 +82,11 @@ MISTAKES = {
     ),
     "too few steps": (
         [*QUICK, "--steps", "5"],
-        "stn tune: --steps 5 are too few to see a trend; give 20 or more",
+        "stn tune: --steps 5: too few to see a trend; give 20 or more",
     ),
     "no GPU": (
         [*QUICK, "--batch-size"],
-        "stn tune: --batch-size doubles the batch until a GPU's memory is full",
+        "stn tune: --batch-size needs a GPU, as it doubles the batch",
     ),
     "an unknown option": ([*QUICK, "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs?"),
 }

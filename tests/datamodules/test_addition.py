@@ -18,7 +18,7 @@ def module_of(batch_size: int = 10, plain: bool = False) -> AdditionDataModule:
 def pairs(
     module: MNISTDataModule, split: Split, epoch: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures and labels of a split, at their index."""
+    """Images and labels of a split, at their index."""
     loader = {
         "train": module.train_dataloader,
         "val": module.val_dataloader,

@@ -33,7 +33,7 @@ def together(parts: tuple[Draw, ...]) -> list[int]:
     st.integers(0, 2**32 - 1),
     st.integers(0, 1000),
 )
-def test_every_picture_comes_exactly_once_an_epoch(
+def test_every_image_comes_exactly_once_an_epoch(
     n: int, batch_size: int, shuffle: bool, seed: int, epoch: int
 ) -> None:
     draws = epoch_of(EpochBatches(range(n), batch_size, shuffle=shuffle, seed=seed), epoch)
@@ -134,7 +134,7 @@ def test_no_order_resembles_the_one_of_another_epoch_or_seed_or_the_datas_own() 
             assert abs(stats.spearmanr(first, second).statistic) < 0.08
 
 
-def test_every_picture_is_equally_often_the_first() -> None:
+def test_every_image_is_equally_often_the_first() -> None:
     firsts = torch.tensor([order(seed, 0, 10)[0] for seed in range(1000)])
     assert stats.chisquare(torch.bincount(firsts, minlength=10)).pvalue > 1e-3
 
@@ -155,7 +155,7 @@ def test_without_shuffling_the_order_is_the_datas_in_every_epoch() -> None:
         )
 
 
-def test_no_pictures_are_refused() -> None:
+def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="the data hold no images"):
         EpochBatches([], 4, shuffle=False)
 

@@ -74,7 +74,7 @@ def test_workers_give_the_same_batches(birds: Path) -> None:
     assert all(torch.equal(a.image, b.image) for a, b in zip(alone, two, strict=True))
 
 
-def test_a_crop_depends_on_seed_epoch_and_picture_alone(birds: Path) -> None:
+def test_a_crop_depends_on_seed_epoch_and_image_alone(birds: Path) -> None:
     first = by_index(batches_of(module_of(birds, seed=1), "train", 2))
     assert torch.equal(
         by_index(batches_of(module_of(birds, seed=1, batch_size=5), "train", 2)), first
@@ -95,10 +95,10 @@ def test_evaluation_looks_at_the_middle(birds: Path, split: Split) -> None:
     module = module_of(birds)
     for seed, epoch in ((0, 0), (7, 3)):
         image = by_index(batches_of(module_of(birds, seed=seed), split, epoch))
-        for crop, picture in zip(image, module.splits[split].image, strict=True):
-            top, left = (picture.shape[0] - SIZE + 1) // 2, (picture.shape[1] - SIZE + 1) // 2
+        for crop, original in zip(image, module.splits[split].image, strict=True):
+            top, left = (original.shape[0] - SIZE + 1) // 2, (original.shape[1] - SIZE + 1) // 2
             expected = (
-                torch.from_numpy(picture[top : top + SIZE, left : left + SIZE].copy())
+                torch.from_numpy(original[top : top + SIZE, left : left + SIZE].copy())
                 .permute(2, 0, 1)
                 .float()
                 / 255
@@ -107,7 +107,7 @@ def test_evaluation_looks_at_the_middle(birds: Path, split: Split) -> None:
 
 
 def test_random_crops_reach_all_borders_and_half_are_mirrored(birds: Path) -> None:
-    """Red grows to the right of a picture, green downwards."""
+    """Red grows to the right of an image, green downwards."""
     module, mirrored, reds, greens = module_of(birds), [], [], []
     for epoch in range(60):
         image = by_index(batches_of(module, "train", epoch))
@@ -129,7 +129,7 @@ def annotations_of(module: ImageDataModule, batch: Batch) -> BatchAnnotations:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_parts_follow_crop_and_mirroring(birds: Path, split: Split) -> None:
-    """The first part is in the middle of the photograph, where red and green are a half."""
+    """The first part is in the middle of the image, where red and green are a half."""
     module, seen = module_of(birds), 0
     for epoch in range(4):
         for batch in batches_of(module, split, epoch):
@@ -248,7 +248,7 @@ def test_a_mistake_in_a_table_is_named(tmp_path: Path, text: str, said: str) -> 
         module.prepare_data()
 
 
-def test_a_picture_from_elsewhere_becomes_what_the_test_makes_of_it(tmp_path: Path) -> None:
+def test_an_image_from_elsewhere_becomes_what_the_test_makes_of_it(tmp_path: Path) -> None:
     write_folder(tmp_path / "birds")
     module = ImageFolderDataModule(str(tmp_path / "birds"), size=16, side=20)
     module.setup("test")

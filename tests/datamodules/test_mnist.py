@@ -63,7 +63,7 @@ def module_of(
 
 
 def by_index(module: MNISTDataModule, split: Split, epoch: int = 0) -> Tensor:
-    """All pictures of a split as a task gets them in this epoch, at their index."""
+    """All images of a split as a task gets them in this epoch, at their index."""
     loader = {
         "train": module.train_dataloader,
         "val": module.val_dataloader,
@@ -77,9 +77,9 @@ def by_index(module: MNISTDataModule, split: Split, epoch: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("split", SIZES)
-def test_a_batch_holds_the_pictures_and_labels_at_its_indices(split: Split) -> None:
+def test_a_batch_holds_the_images_and_labels_at_its_indices(split: Split) -> None:
     module = module_of()
-    pictures = Few().load(split)
+    images = Few().load(split)
     loader = {
         "train": module.train_dataloader,
         "val": module.val_dataloader,
@@ -87,19 +87,19 @@ def test_a_batch_holds_the_pictures_and_labels_at_its_indices(split: Split) -> N
     }[split]()
     loader.sampler.set_epoch(3)
     for batch in loader:
-        assert torch.equal(batch.image, pictures.image[batch.indices])
-        assert torch.equal(batch.label, pictures.label[batch.indices])
+        assert torch.equal(batch.image, images.image[batch.indices])
+        assert torch.equal(batch.label, images.label[batch.indices])
         assert (batch.split, batch.epoch, batch.share) == (split, 3, 1.0)
 
 
-def test_prediction_goes_through_the_test_pictures() -> None:
+def test_prediction_goes_through_the_test_images() -> None:
     batches = list(module_of().predict_dataloader())
     assert {batch.split for batch in batches} == {"test"}
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(SIZES["test"]))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_every_picture_comes_once_an_epoch_on_any_number_of_processes(ranks: int) -> None:
+def test_every_image_comes_once_an_epoch_on_any_number_of_processes(ranks: int) -> None:
     for epoch in range(2):
         seen = []
         for rank in range(ranks):
@@ -133,7 +133,7 @@ def test_the_global_batch_is_distorted_alike_on_any_number_of_processes() -> Non
 
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize("distortion", [RotatedScaledTranslated(), Cluttered()], ids=["RTS", "TC"])
-def test_validation_and_test_pictures_are_frozen(split: Split, distortion: Distortion) -> None:
+def test_validation_and_test_images_are_frozen(split: Split, distortion: Distortion) -> None:
     expected = by_index(module_of(distortion), split)
     for seed, epoch, batch_size in ((1, 0, 10), (0, 5, 10), (123, 9, 7)):
         assert torch.equal(
@@ -141,7 +141,7 @@ def test_validation_and_test_pictures_are_frozen(split: Split, distortion: Disto
         )
 
 
-def test_training_pictures_are_distorted_anew_in_each_epoch_and_alike_for_one_seed() -> None:
+def test_training_images_are_distorted_anew_in_each_epoch_and_alike_for_one_seed() -> None:
     first = by_index(module_of(Rotated(), seed=1), "train", 0)
     assert torch.equal(by_index(module_of(Rotated(), seed=1, batch_size=7), "train", 0), first)
     for seed, epoch in ((1, 1), (1, 2), (2, 0)):
@@ -167,7 +167,7 @@ def test_the_splits_are_not_distorted_by_the_same_numbers() -> None:
         assert ((first - second).abs().amax((1, 2, 3)) > 0.1).float().mean() > 0.9
 
 
-def test_scraps_are_borrowed_from_the_pictures_own_split() -> None:
+def test_scraps_are_borrowed_from_the_images_own_split() -> None:
     module = module_of(Cluttered())
     module.splits["test"] = ImageTensorDataset(
         torch.zeros_like(module.splits["test"].image), module.splits["test"].label
@@ -177,7 +177,7 @@ def test_scraps_are_borrowed_from_the_pictures_own_split() -> None:
     assert by_index(module, "val").any()
 
 
-def test_without_a_distortion_pictures_are_floats_from_0_to_1() -> None:
+def test_without_a_distortion_images_are_floats_from_0_to_1() -> None:
     module = module_of()
     image = by_index(module, "val")
     assert torch.equal(image, Few().load("val").image.float() / 255)
@@ -219,21 +219,21 @@ def test_each_stage_loads_what_it_needs_and_loads_it_once() -> None:
         assert list(module.splits) == wanted
 
 
-def test_training_can_be_kept_to_the_first_pictures_and_nothing_else_is() -> None:
+def test_training_can_be_kept_to_the_first_images_and_nothing_else_is() -> None:
     module = MNISTDataModule(Few(), Cluttered(), 10, train_size=12)
     module.setup("fit")
     module.setup("test")
-    assert {split: len(pictures.label) for split, pictures in module.splits.items()} == {
+    assert {split: len(images.label) for split, images in module.splits.items()} == {
         **SIZES,
         "train": 12,
     }
     assert torch.equal(module.splits["train"].image, all_digits("train").image[:12])
 
 
-@pytest.mark.parametrize("train_pictures", [0, -3])
-def test_training_on_no_pictures_is_refused(train_pictures: int) -> None:
+@pytest.mark.parametrize("train_images", [0, -3])
+def test_training_on_no_images_is_refused(train_images: int) -> None:
     with pytest.raises(ValueError, match="leave it out to train on all"):
-        MNISTDataModule(Few(), train_size=train_pictures)
+        MNISTDataModule(Few(), train_size=train_images)
 
 
 def test_files_are_brought_by_the_source() -> None:
@@ -358,7 +358,7 @@ def test_a_training_resumed_at_an_epochs_end_goes_on_with_the_next_epochs_order(
     "options",
     [{}, {"val_check_interval": 0.5}, {"num_sanity_val_steps": 1}, {"num_sanity_val_steps": 0}],
 )
-def test_every_validation_sees_every_picture_once(options: dict[str, Any]) -> None:
+def test_every_validation_sees_every_image_once(options: dict[str, Any]) -> None:
     witness = Witness()
     trainer_of(max_epochs=2, **options).fit(witness, MNISTDataModule(Few(), batch_size=10))
     if options.get("num_sanity_val_steps") != 0:
@@ -368,7 +368,7 @@ def test_every_validation_sees_every_picture_once(options: dict[str, Any]) -> No
     )
 
 
-def test_tests_and_predictions_see_every_picture_once_in_order_however_often() -> None:
+def test_tests_and_predictions_see_every_image_once_in_order_however_often() -> None:
     witness, module, trainer = Witness(), MNISTDataModule(Few(), batch_size=10), trainer_of()
     trainer.test(witness, module)
     trainer.test(witness, module)
@@ -389,7 +389,7 @@ def with_curriculum(curriculum: float, max_epochs: int = 8) -> MNISTDataModule:
 
 
 def turns(module: MNISTDataModule, split: Split, epoch: int) -> Tensor:
-    """Of each picture, in degrees."""
+    """Of each image, in degrees."""
     batch = Batch(torch.empty(0), torch.empty(0), torch.arange(SIZES[split]), epoch, 1.0, split)
     distortion = cast(RotatedScaledTranslated, module.distortion)
     theta = distortion.theta(module.randomness(batch))

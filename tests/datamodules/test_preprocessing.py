@@ -1,4 +1,4 @@
-"""Pictures from elsewhere: what they become, and where a point of the image lies in them."""
+"""Images from files: how they are preprocessed, and where a point of the image lies in them."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ from stn_lightning.datamodules.preprocessing import (
 from stn_lightning.datasets import EmbeddedDigits
 
 
-def test_a_picture_of_the_images_size_stays_as_it_is() -> None:
-    picture = torch.randint(256, (3, 12, 10), dtype=torch.uint8)
-    fit = fit_centre(picture, (3, 12, 10))
-    torch.testing.assert_close(fit.image, picture.float() / 255, rtol=0, atol=0)
+def test_an_image_of_the_networks_size_stays_as_it_is() -> None:
+    original = torch.randint(256, (3, 12, 10), dtype=torch.uint8)
+    fit = fit_centre(original, (3, 12, 10))
+    torch.testing.assert_close(fit.image, original.float() / 255, rtol=0, atol=0)
     assert (fit.origin, fit.scale) == ((0, 0), (1, 1))
 
 
-def test_a_small_picture_is_not_enlarged_but_lies_in_the_middle_of_zeros() -> None:
+def test_a_small_image_is_not_enlarged_but_lies_in_the_middle_of_zeros() -> None:
     fit = fit_centre(torch.full((3, 2, 4), 255, dtype=torch.uint8), (1, 6, 6))
     assert fit.image[0, 2:4, 1:5].eq(1).all()
     assert fit.image.sum() == 8
@@ -36,16 +36,18 @@ def test_a_small_picture_is_not_enlarged_but_lies_in_the_middle_of_zeros() -> No
 
 
 def test_grey_is_what_pillow_calls_grey() -> None:
-    picture = np.random.default_rng(0).integers(256, size=(5, 5, 3), dtype=np.uint8)
-    expected = torch.from_numpy(np.array(Image.fromarray(picture).convert("L"))) / 255
-    actual = fit_centre(torch.from_numpy(picture).permute(2, 0, 1), (1, 5, 5)).image[0]
+    original = np.random.default_rng(0).integers(256, size=(5, 5, 3), dtype=np.uint8)
+    expected = torch.from_numpy(np.array(Image.fromarray(original).convert("L"))) / 255
+    actual = fit_centre(torch.from_numpy(original).permute(2, 0, 1), (1, 5, 5)).image[0]
     torch.testing.assert_close(
         actual, expected, rtol=0, atol=1.01 / 255
     )  # Pillow rounds its weights to 16 bits
 
 
 @given(st.integers(1, 90), st.integers(1, 90))
-def test_all_of_a_large_picture_is_in_the_image_in_its_proportions(rows: int, columns: int) -> None:
+def test_all_of_a_large_original_is_in_the_image_in_its_proportions(
+    rows: int, columns: int
+) -> None:
     fit = fit_centre(torch.full((3, rows, columns), 255, dtype=torch.uint8), (1, 30, 20))
     ink = fit.image[0] > 0.5
     assert int(ink.any(1).sum()) == max(1, round(rows * min(1, 30 / rows, 20 / columns)))
@@ -65,7 +67,7 @@ def test_a_side_goes_with_a_crop(resize: Any, side: int | None) -> None:
 
 
 def at_the_brightest(fit: PreprocessedImage) -> tuple[float, float]:
-    """Where in the picture the brightest point of the image lies, weighted by how bright."""
+    """Where in the original the brightest point of the image lies, weighted by how bright."""
     _, height, width = fit.image.shape
     weight = fit.image.mean(0) / fit.image.mean(0).sum()
     x = ((torch.arange(width) + 0.5) * 2 / width - 1)[None].expand_as(weight)
@@ -75,15 +77,15 @@ def at_the_brightest(fit: PreprocessedImage) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("how", ["whole", "stretched", "middle"])
-def test_convention_a_point_of_the_image_is_found_again_in_the_picture(how: str) -> None:
-    """In pixels from the picture's upper left corner: the middle of its first pixel is (0.5, 0.5)."""
-    picture = torch.zeros(3, 60, 90, dtype=torch.uint8)
-    picture[:, 24:27, 39:42] = 255
+def test_convention_a_point_of_the_image_is_found_again_in_the_original(how: str) -> None:
+    """In pixels from the original's upper left corner; its first pixel's middle is (0.5, 0.5)."""
+    original = torch.zeros(3, 60, 90, dtype=torch.uint8)
+    original[:, 24:27, 39:42] = 255
     fits = {
-        "whole": lambda: fit_centre(picture, (1, 32, 30)),
-        "stretched": lambda: stretch(picture, (3, 20, 15)),
+        "whole": lambda: fit_centre(original, (1, 32, 30)),
+        "stretched": lambda: stretch(original, (3, 20, 15)),
     }
-    fit = fits.get(how, lambda: centre_crop(picture, 20, 18))()
+    fit = fits.get(how, lambda: centre_crop(original, 20, 18))()
     assert at_the_brightest(fit) == pytest.approx((40.5, 25.5), abs=0.2)
 
 

@@ -15,7 +15,8 @@ def mnist_folder() -> Path:
         if len(list(folder.glob("*-ubyte.gz"))) == 4:
             return folder
     pytest.skip(
-        f"MNIST's four files are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets"
+        f"MNIST's four files are neither in {' nor in '.join(map(str, folders))}; "
+        "let STN_DATA name the folder of the data sets"
     )
 
 
@@ -28,12 +29,13 @@ def cub_folder() -> Path:
         if (folder / "CUB_200_2011/images.txt").is_file():
             return folder
     pytest.skip(
-        f"CUB_200_2011 is neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the folder of the data sets"
+        f"CUB_200_2011 is neither in {' nor in '.join(map(str, folders))}; "
+        "let STN_DATA name the folder of the data sets"
     )
 
 
 def svhn_folder() -> Path:
-    """Where SVHN's annotations and the two sample photographs lie, else the test is skipped."""
+    """Where SVHN's annotations and the two sample images lie, else the test is skipped."""
     named = os.environ.get("STN_DATA")
     beside = Path(__file__).parents[3] / "shared" / "data"
     folders = [place / "svhn" for place in ([Path(named)] if named else []) + [beside]]
@@ -41,5 +43,6 @@ def svhn_folder() -> Path:
         if (folder / "svhn_format1_train_labels.json").exists():
             return folder
     pytest.skip(
-        f"svhn_format1_*_labels.json are neither in {' nor in '.join(map(str, folders))}; let STN_DATA name the data folder"
+        f"svhn_format1_*_labels.json are neither in {' nor in '.join(map(str, folders))}; "
+        "let STN_DATA name the data folder"
     )

@@ -43,18 +43,18 @@ def test_splits_labels_and_names_are_those_of_the_files(tmp_path: Path, cached: 
     assert source.part_names == PARTS
     numbers = {"train": [1, 2, 3], "val": [4], "test": [5, 6]}  # of the first class
     for split in SPLITS:
-        pictures = source.load(split)
+        images = source.load(split)
         expected = [label * 6 + i for label in range(3) for i in numbers[split]]
-        assert [int(name[-8:-4]) for name in pictures.names] == expected
-        assert pictures.label.tolist() == [(i - 1) // 6 for i in expected]
-        for picture, i in zip(pictures.image, expected, strict=True):
+        assert [int(name[-8:-4]) for name in images.names] == expected
+        assert images.label.tolist() == [(i - 1) // 6 for i in expected]
+        for image, i in zip(images.image, expected, strict=True):
             longer = round((48 + 12 * i) * 32 / 48)
-            assert picture.shape == ((32, longer, 3) if i % 2 else (longer, 32, 3))
-            assert picture.dtype == np.uint8
-            assert abs(int(np.median(picture[..., 2])) - 60 * ((i - 1) // 6 + 1)) <= 3
+            assert image.shape == ((32, longer, 3) if i % 2 else (longer, 32, 3))
+            assert image.dtype == np.uint8
+            assert abs(int(np.median(image[..., 2])) - 60 * ((i - 1) // 6 + 1)) <= 3
 
 
-def test_the_cache_gives_the_decoded_pictures_bit_for_bit(tmp_path: Path) -> None:
+def test_the_cache_gives_the_decoded_images_bit_for_bit(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     source.prepare()
     for split in SPLITS:
@@ -63,21 +63,21 @@ def test_the_cache_gives_the_decoded_pictures_bit_for_bit(tmp_path: Path) -> Non
         assert all(np.array_equal(a, b) for a, b in zip(cached, decoded, strict=True))
 
 
-def test_the_resized_picture_agrees_with_pillow(tmp_path: Path) -> None:
+def test_the_resized_image_agrees_with_pillow(tmp_path: Path) -> None:
     image = again(write_cub(tmp_path).parent, cached=False).load("test").image
     with Image.open(tmp_path / "CUB_200_2011/images/001.Bird_1/Bird_1_0005.jpg") as original:
         expected = np.asarray(original.resize((72, 32), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(image[0].astype(int) - expected).max() <= 1
 
 
-def test_a_greyscale_picture_becomes_a_coloured_one(tmp_path: Path) -> None:
+def test_a_greyscale_image_becomes_a_coloured_one(tmp_path: Path) -> None:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
-    picture = decode(tmp_path / "grey.png")
-    assert picture.shape == (8, 8, 3)
-    assert (picture == picture[..., :1]).all()
+    image = decode(tmp_path / "grey.png")
+    assert image.shape == (8, 8, 3)
+    assert (image == image[..., :1]).all()
 
 
-def test_places_are_normalised_to_the_photograph(tmp_path: Path) -> None:
+def test_places_are_normalised_to_the_image(tmp_path: Path) -> None:
     places = source_of(tmp_path).annotations("test")
     assert places.parts.shape == (6, 3, 3)
     expected = torch.tensor([[0.0, 0, 1], [-1, 0, 1], [-1, -1, 0]])
@@ -97,7 +97,7 @@ def test_first_classes_are_taken_and_share_the_cache(tmp_path: Path) -> None:
     assert sorted((tmp_path / "cache").rglob("*.images")) == files
 
 
-def test_excluded_pictures_are_left_out(tmp_path: Path) -> None:
+def test_excluded_images_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "known.txt").write_text("5\n12\n")
     source = source_of(tmp_path, cached=False, exclude=str(tmp_path / "known.txt"))
     assert [len(source.load(split).label) for split in SPLITS] == [9, 3, 4]
@@ -118,7 +118,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert times == {path: path.stat().st_mtime_ns for path in (first, third)}
 
 
-def test_a_replaced_picture_makes_its_class_anew(tmp_path: Path) -> None:
+def test_a_replaced_image_makes_its_class_anew(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     source.prepare()
     Image.new("RGB", (90, 60), (9, 99, 199)).save(
@@ -130,12 +130,12 @@ def test_a_replaced_picture_makes_its_class_anew(tmp_path: Path) -> None:
     assert source.load("train").image[0].shape == (32, 48, 3)
 
 
-def test_all_damaged_pictures_are_named_at_once_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_all_damaged_images_are_named_at_once_and_the_rest_is_kept(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     folder = tmp_path / "CUB_200_2011/images"
     damage = {
         "001.Bird_1/Bird_1_0002.jpg": b"",
-        "001.Bird_1/Bird_1_0003.jpg": b"no picture",
+        "001.Bird_1/Bird_1_0003.jpg": b"no image",
         "003.Bird_3/Bird_3_0018.jpg": None,
     }
     for name, content in damage.items():
@@ -208,13 +208,14 @@ def test_a_mistake_in_a_table_is_named_by_file_and_row(
     assert str(tmp_path / "CUB_200_2011") in str(refused.value)
 
 
-def test_missing_pictures_are_all_named(tmp_path: Path) -> None:
+def test_missing_images_are_all_named(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     for name in ("001.Bird_1/Bird_1_0002.jpg", "002.Bird_2/Bird_2_0008.jpg"):
         (tmp_path / "CUB_200_2011/images" / name).unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"(?s)Bird_1_0002.jpg is missing.*Bird_2_0008.jpg is missing\n2 of 18 images are missing",
+        match=r"(?s)Bird_1_0002.jpg is missing.*Bird_2_0008.jpg is missing\n"
+        r"2 of 18 images are missing",
     ):
         source.prepare()
 
@@ -276,8 +277,8 @@ def test_a_number_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[s
 
 def test_the_real_set_has_its_official_counts() -> None:
     source = CUB(str(cub_folder()), cache=None)
-    pictures = {split: source.load(split) for split in SPLITS}
-    assert {split: len(pictures[split].label) for split in SPLITS} == {
+    images = {split: source.load(split) for split in SPLITS}
+    assert {split: len(images[split].label) for split in SPLITS} == {
         "train": 5394,
         "val": 600,
         "test": 5794,
@@ -287,14 +288,14 @@ def test_the_real_set_has_its_official_counts() -> None:
         "Black footed Albatross",
         "Common Yellowthroat",
     )
-    assert all(len(part.label.unique()) == 200 for part in pictures.values())
+    assert all(len(part.label.unique()) == 200 for part in images.values())
 
 
 @pytest.mark.slow  # reads 176,820 rows with every call type-checked
 def test_the_real_sets_parts_lie_in_its_boxes() -> None:
     few = CUB(str(cub_folder()), cache=None, first_classes=2)
     places, image = few.annotations("test"), few.load("test").image
-    assert [list(picture.shape[:2]) for picture in image] == places.size.tolist()
+    assert [list(each.shape[:2]) for each in image] == places.size.tolist()
     visible = places.parts[..., 2] == 1
     assert places.parts[..., :2][visible].abs().max() <= 1
     left, top, right, bottom = places.boxes.unbind(1)

@@ -82,9 +82,9 @@ def test_broken_entries_are_named_with_the_reason_and_the_rest_is_read(tmp_path:
     found = {line.split("(")[1].split(")")[0]: line for line in struct.broken}
     assert list(found) != []
     assert set(found) == set(broken)
-    assert (
-        found["eleven.png"]
-        == "entry 3 (eleven.png): its label is not one of 1 to 10 (label 11, left 8, top 2, width 5, height 5)"
+    assert found["eleven.png"] == (
+        "entry 3 (eleven.png): its label is not one of 1 to 10 "
+        "(label 11, left 8, top 2, width 5, height 5)"
     )
     assert found["no_box.png"] == "entry 2 (no_box.png): it has no label"
     assert found["no_label.png"] == "entry 7 (no_label.png): it has no label"
@@ -157,7 +157,8 @@ from pathlib import Path
 from stn_lightning.datasets.digit_struct import read_digit_struct
 start = time.process_time()
 numbers = read_digit_struct(Path(sys.argv[1])).numbers
-print(json.dumps([time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(numbers.names), len(numbers.label)]))
+seconds, memory = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([seconds, memory, len(numbers.names), len(numbers.label)]))
 """
 
 

@@ -39,12 +39,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 def test_each_split_has_its_size_and_its_content(
     split: Split, size: int, images: str, labels: str
 ) -> None:
-    pictures = EmbeddedDigits().load(split)
-    assert pictures.image.shape == (size, 1, 28, 28)
-    assert pictures.image.dtype == torch.uint8
-    assert pictures.label.shape == (size,)
-    assert hashlib.sha256(pictures.image.numpy().tobytes()).hexdigest() == images
-    assert hashlib.sha256(pictures.label.numpy().astype("<i8").tobytes()).hexdigest() == labels
+    loaded = EmbeddedDigits().load(split)
+    assert loaded.image.shape == (size, 1, 28, 28)
+    assert loaded.image.dtype == torch.uint8
+    assert loaded.label.shape == (size,)
+    assert hashlib.sha256(loaded.image.numpy().tobytes()).hexdigest() == images
+    assert hashlib.sha256(loaded.label.numpy().astype("<i8").tobytes()).hexdigest() == labels
 
 
 def test_the_splits_hold_every_digit_once_and_share_none() -> None:
@@ -76,13 +76,13 @@ def keys(i: int) -> list[tuple[int, Fraction]]:
 
 
 def test_digits_are_enlarged_to_20_by_20_in_the_middle_of_28_by_28() -> None:
-    """An oracle in exact fractions, as the pictures must not depend on a processor's last bit."""
+    """An oracle in exact fractions, as the loaded must not depend on a processor's last bit."""
     pixels, labels = load_digits(return_X_y=True)
-    pictures = EmbeddedDigits().load("val")
-    assert not pictures.image[:, :, :4].any()
-    assert not pictures.image[:, :, 24:].any()
-    assert not pictures.image[:, :, :, :4].any()
-    assert not pictures.image[:, :, :, 24:].any()
+    loaded = EmbeddedDigits().load("val")
+    assert not loaded.image[:, :, :4].any()
+    assert not loaded.image[:, :, 24:].any()
+    assert not loaded.image[:, :, :, :4].any()
+    assert not loaded.image[:, :, :, 24:].any()
     weights = np.zeros((20, 8), dtype=object)
     for i in range(20):
         for k, weight in keys(i):
@@ -94,5 +94,5 @@ def test_digits_are_enlarged_to_20_by_20_in_the_middle_of_28_by_28() -> None:
         expected = [
             [min(max((2 * value + 1) // 2, 0), 255) for value in row] for row in exact
         ]  # halves go up
-        assert pictures.image[n, 0, 4:24, 4:24].tolist() == expected
-        assert pictures.label[n] == labels[order[n]]
+        assert loaded.image[n, 0, 4:24, 4:24].tolist() == expected
+        assert loaded.label[n] == labels[order[n]]

@@ -16,12 +16,12 @@ from .originals import mnist_folder
 
 @pytest.fixture
 def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of 200 training and 200 test pictures, 40 of the former for validation."""
-    write_mnist(tmp_path / "mnist", monkeypatch, pictures=200, validation=40)
+    """A folder of 200 training and 200 test images, 40 of the former for validation."""
+    write_mnist(tmp_path / "mnist", monkeypatch, images=200, validation=40)
     return tmp_path / "mnist"
 
 
-def test_the_miniatures_splits_are_the_pictures_that_were_written(miniature: Path) -> None:
+def test_the_miniatures_splits_are_the_images_that_were_written(miniature: Path) -> None:
     source = MNIST(str(miniature))
     source.prepare()  # all files are there: the network is not asked
     train, test = EmbeddedDigits().load("train"), EmbeddedDigits().load("test")
@@ -31,11 +31,11 @@ def test_the_miniatures_splits_are_the_pictures_that_were_written(miniature: Pat
         "test": (test, slice(0, 200)),
     }
     for split in ("train", "val", "test"):
-        pictures = source.load(split)
+        images = source.load(split)
         written, part = expected[split]
-        assert torch.equal(pictures.image, written.image[part])
-        assert torch.equal(pictures.label, written.label[part])
-        assert (pictures.image.dtype, pictures.label.dtype) == (torch.uint8, torch.int64)
+        assert torch.equal(images.image, written.image[part])
+        assert torch.equal(images.label, written.label[part])
+        assert (images.image.dtype, images.label.dtype) == (torch.uint8, torch.int64)
 
 
 def test_a_missing_file_is_an_error_before_anything_is_loaded(
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_decompressed_is_refused_in_one_line_that_names_it
 
 
 @pytest.mark.parametrize("shape", [(200, 14, 56), (200, 784), (199, 28, 28)])
-def test_pictures_of_another_shape_or_number_are_refused(
+def test_images_of_another_shape_or_number_are_refused(
     miniature: Path, shape: tuple[int, ...]
 ) -> None:
     write_idx(miniature / "t10k-images-idx3-ubyte.gz", torch.zeros(shape, dtype=torch.uint8))
@@ -180,15 +180,15 @@ def test_real_mnist_has_the_papers_sizes_and_its_well_known_first_digits(
 ) -> None:
     source = MNIST(str(mnist_folder()))
     source.prepare()
-    pictures = source.load(split)
-    assert pictures.image.shape == (size, 1, 28, 28)
-    assert pictures.label.shape == (size,)
-    assert pictures.label.unique().tolist() == list(range(10))
+    images = source.load(split)
+    assert images.image.shape == (size, 1, 28, 28)
+    assert images.label.shape == (size,)
+    assert images.label.unique().tolist() == list(range(10))
     if first is not None:
-        assert pictures.label[:5].tolist() == first
+        assert images.label[:5].tolist() == first
     else:
         whole = read_idx(mnist_folder() / "train-images-idx3-ubyte.gz")
-        assert torch.equal(pictures.image[:, 0], whole[55_000:])
+        assert torch.equal(images.image[:, 0], whole[55_000:])
 
 
 def test_real_mnist_has_the_mean_that_everybody_subtracts() -> None:

@@ -1,4 +1,4 @@
-"""SVHN in miniature through `prepare`: crops, splits, what is left out, going on where it stopped."""
+"""SVHN in miniature through `prepare`: crops, splits, images left out, resuming."""
 
 import tarfile
 from pathlib import Path
@@ -19,14 +19,14 @@ from stn_lightning.datasets.svhn_boxes import (
     read_json,
 )
 from stn_lightning.datasets.svhn_crops import cut
-from tests.svhn_miniature import box, some_entries, write_digit_struct, write_pictures, write_svhn
+from tests.svhn_miniature import box, some_entries, write_digit_struct, write_images, write_svhn
 
 from .originals import svhn_folder
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """60 training, 20 test and 30 extra photographs, 10 of the first for validation."""
+    """60 training, 20 test and 30 extra images, 10 of the first for validation."""
     monkeypatch.setattr(svhn, "VALIDATION", 10)
     write_svhn(tmp_path / "svhn", 60, 20, 30)
     return tmp_path / "svhn"
@@ -52,17 +52,17 @@ def test_the_splits_hold_every_number_once(root: Path, extra: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_a_batch_read_from_the_map_is_the_crops_of_its_photographs(root: Path, size: int) -> None:
+def test_a_batch_read_from_the_map_is_the_crops_of_its_images(root: Path, size: int) -> None:
     source = SVHN(size, root=str(root))
     source.prepare()
     train = source.load("train")
-    pictures = train.read(
+    images = train.read(
         torch.tensor([0, 49, 50, 3])
-    )  # pictures 10 and 59 of train, 0 of extra, 13 of train
+    )  # images 10 and 59 of train, 0 of extra, 13 of train
     side = size + 2 * source.margin
-    assert pictures.shape == (4, 3, side, side)
-    for picture, (part, seed, i) in zip(
-        pictures,
+    assert images.shape == (4, 3, side, side)
+    for image, (part, seed, i) in zip(
+        images,
         [("train", 0, 10), ("train", 0, 59), ("extra", 2, 0), ("train", 0, 13)],
         strict=True,
     ):
@@ -72,7 +72,7 @@ def test_a_batch_read_from_the_map_is_the_crops_of_its_photographs(root: Path, s
         expected = cut(
             root / part / f"{i + 1}.png", outer, size, source.margin, svhn.LOOSENESS[size]
         )
-        assert np.array_equal(picture.numpy(), expected)
+        assert np.array_equal(image.numpy(), expected)
 
 
 def test_a_crop_is_the_box_enlarged_by_a_third_and_its_margin_lies_around(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_crop_is_the_box_enlarged_by_a_third_and_its_margin_lies_around(tmp_pa
     np.testing.assert_allclose(
         inner[1, [0, -1], 0], [54 + 52 / 128 - 0.5, 106 - 52 / 128 - 0.5], atol=1
     )
-    assert pixels[0, 0, 0] < inner[0, 0, 0]  # the margin shows more of the photograph
+    assert pixels[0, 0, 0] < inner[0, 0, 0]  # the margin shows more of the image
     clipped = cut(tmp_path / "ramp.png", np.array([0.0, 0, 300, 200]), 64, 4, 1.0)
     assert (clipped[:, :, :4] == clipped[:, :, :1]).all()  # beyond its border, its outermost pixels
     assert clipped[1, 4, 4] < 4
@@ -125,8 +125,9 @@ def test_what_is_broken_is_named_and_counted_and_the_rest_goes_on(root: Path) ->
     lines = (root / "test-64.left_out.txt").read_text().splitlines()
     assert len(lines) == 7
     for name, reason in {
-        "2.png": "label 11", "3.png": "no label", "4.png": "6 digits, more than 5", "5.png": "outside of its 100 x 50 pixels",
-        "6.png": "is missing", "7.png": "are read", "8.png": "are read",
+        "2.png": "label 11", "3.png": "no label", "4.png": "6 digits, more than 5",
+        "5.png": "outside of its 100 x 50 pixels", "6.png": "is missing",
+        "7.png": "are read", "8.png": "are read",
     }.items():  # fmt: skip
         assert any(name in line and reason in line for line in lines), name
     assert source.check().endswith(f"test 1; left out 7 ({root}/test-64.left_out.txt)")
@@ -261,13 +262,13 @@ def test_a_size_that_the_paper_does_not_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "pictures", "digits"), [("train", 33_402, 73_257), ("test", 13_068, 26_032)]
+    ("part", "images", "digits"), [("train", 33_402, 73_257), ("test", 13_068, 26_032)]
 )
 def test_all_real_annotations_parse_and_their_digits_are_as_many_as_published(
-    part: str, pictures: int, digits: int
+    part: str, images: int, digits: int
 ) -> None:
     numbers = read_json(svhn_folder() / f"svhn_format1_{part}_labels.json")
-    assert len(numbers.names) == pictures
+    assert len(numbers.names) == images
     assert len(numbers.label) == digits
     by_class = {
         "train": [4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659],
@@ -286,14 +287,14 @@ def test_all_real_annotations_parse_and_their_digits_are_as_many_as_published(
     torch.testing.assert_close(low, -high)
 
 
-def test_two_real_photographs_load_with_their_real_boxes(tmp_path: Path) -> None:
+def test_two_real_images_load_with_their_real_boxes(tmp_path: Path) -> None:
     numbers = read_json(svhn_folder() / "svhn_format1_train_labels.json")
     label, _ = digits_of(numbers)
     assert label[:2].tolist() == [[1, 9, 10, 10, 10], [2, 3, 10, 10, 10]]
     for i, size in enumerate([(741, 350), (199, 83)]):
         path = svhn_folder() / "samples/train" / numbers.names[i]
-        with Image.open(path) as picture:
-            assert picture.size == size
+        with Image.open(path) as image:
+            assert image.size == size
         pixels = cut(path, around(numbers)[i], 64, 4, 1.0)
         assert pixels.shape == (3, 72, 72)
         assert pixels.std() > 5
@@ -336,13 +337,13 @@ def test_annotations_that_are_none_are_refused_by_entry(
     assert str(refused.value).startswith(f"{path}: ")
 
 
-def test_the_pictures_of_the_miniature_can_be_told_apart(tmp_path: Path) -> None:
+def test_the_images_of_the_miniature_can_be_told_apart(tmp_path: Path) -> None:
     entries = some_entries(3)
-    write_pictures(tmp_path, entries)
+    write_images(tmp_path, entries)
     for name, boxes in entries:
-        with Image.open(tmp_path / name) as picture:
+        with Image.open(tmp_path / name) as image:
             for b in boxes:
                 assert (
-                    picture.getpixel((int(b["left"]) + 1, int(b["top"]) + 1))
+                    image.getpixel((int(b["left"]) + 1, int(b["top"]) + 1))
                     == (50 + 20 * int(b["label"]),) * 3
                 )

@@ -183,6 +183,7 @@ def test_runs_in_all_states(
         "three  stopped    3/13   1.50 % val              4712  stopped by SIGTERM",
         "four   failed     0/13                                 the loss is not finite",
         "five   training   3/13   1.50 % val   10 min     4713",
-        "six    submitted                                 4714  waiting, starting, or failed at once: see squeue and slurm-*.out",
-        "the command that began a run goes on with it",
+        "six    submitted                                 4714  waiting, starting, "
+        "or failed at once: see squeue and slurm-*.out",
+        "give the command of a run again to resume it",
     ]

@@ -71,7 +71,10 @@ def test_the_script_is_one_that_bash_can_read(
 
 
 def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
-    site = "sbatch: {partition: gpu, account: project7}\nsrun: [--container-image=torch.sqsh]\nbefore: [module load cuda]\n"
+    site = (
+        "sbatch: {partition: gpu, account: project7}\nsrun: [--container-image=torch.sqsh]\n"
+        "before: [module load cuda]\n"
+    )
     Path("slurm.yaml").write_text(site)
     _, text, _ = call(*QUICKSTART, "--dry-run")
     assert "#SBATCH --partition=gpu\n#SBATCH --account=project7\n" in text
@@ -88,15 +91,15 @@ def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
         (["--gpus", "2", "--processes", "2"], "leave --processes out, or give --gpus 0"),
         (
             ["--gpus", "2", "--", "--trainer.devices", "4"],
-            "--trainer.devices 4 disagrees with the job, which has 2",
+            "--trainer.devices 4 contradicts the job, which has 2",
         ),
         (
             ["--", "--trainer.num_nodes=2"],
-            "--trainer.num_nodes 2 disagrees with the job, which has 1",
+            "--trainer.num_nodes 2 contradicts the job, which has 1",
         ),
         (["--", "--trainer.max_epoch", "2"], "did you mean trainer.max_epochs?"),
         (["--", "--model.init_args.backbone.init_args.filter", "8"], "did you mean num_filters?"),
-        (["--time", "5:00"], "--time 5:00 is hardly begun when it saves"),
+        (["--time", "5:00"], "--time 5:00 is less than twice --signal-before 180 s"),
         (["--time", "soon"], "--time soon: give hours:minutes:seconds"),
         (["--config", "none.yaml"], "none.yaml: there is no such file"),
         (["--site", "none.yaml"], "none.yaml: there is no such file"),
@@ -191,14 +194,15 @@ def test_what_the_cluster_says_no_to_is_one_line(
 ) -> None:
     sbatch = tmp_path / "sbatch"
     sbatch.write_text(
-        "#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\necho 'sbatch: error: Batch job submission failed' >&2\nexit 1\n"
+        "#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\n"
+        "echo 'sbatch: error: Batch job submission failed' >&2\nexit 1\n"
     )
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     code, _, err = call(*QUICKSTART)
     assert code == 2
     assert err.startswith(
-        "stn submit: the cluster does not take it: invalid partition; Batch job submission failed ("
+        "stn submit: sbatch refused the job: invalid partition; Batch job submission failed ("
     )
     assert err.count("\n") == 1
 

@@ -126,7 +126,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
 
 
 MISTAKES = {
-    "no ranges": ("[]", (), "ranges.yaml: no ranges; a line is an option and its range"),
+    "no ranges": ("[]", (), "ranges.yaml: no ranges; give an option and its range"),
     "half a range": (
         "lr: {low: 1}",
         (),

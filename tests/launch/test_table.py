@@ -161,7 +161,8 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
         (line,) = [line for line in text.splitlines() if line.startswith(f"{n}) srun ")]
         job = "--trainer.num_nodes 1 --trainer.devices 1 --trainer.accelerator gpu"
         assert line.endswith(
-            f"fit {files} --seed_everything {n} --name quickstart-cpu-{n} {job} {' '.join(SHORT)} ;;"
+            f"fit {files} --seed_everything {n} --name quickstart-cpu-{n} {job} "
+            f"{' '.join(SHORT)} ;;"
         )
     Path("job.sh").write_text(text)
     subprocess.run(["bash", "-n", "job.sh"], check=True)
@@ -199,7 +200,10 @@ def test_a_table_stops_at_the_first_run_that_its_configuration_keeps_from_starti
             "--rows: there is no 'CN' - did you mean CNN?; there is ST, CNN",
         ),
         (["digits.yaml", "--jobs", "0"], "--jobs 0; give 1 or more"),
-        (["digits.yaml", "--slurm", "--time", "1:00"], "--signal-before 180 s; give more time"),
+        (
+            ["digits.yaml", "--slurm", "--time", "1:00"],
+            "so the job would stop soon after its start; give more time",
+        ),
         (
             ["digits.yaml", "--config", "nowhere.yaml"],
             "--config nowhere.yaml: there is no such file",
@@ -337,8 +341,8 @@ def test_a_cell_is_the_mean_with_its_spread_beside_the_papers_number(tmp_path: P
     assert "| one beats two | R | holds (0.90 against 1.35 of two, 2 seeds) |" in text
     assert "| one beats two | E | not run |" in text
     assert (
-        "4 runs, seeds 0, 1, 100 test samples each, on a machine; precision 32-true, torch 2, commit abc, 2026-11-22."
-        in text
+        "4 runs, seeds 0, 1, 100 test samples each, on a machine; precision 32-true, torch 2, "
+        "commit abc, 2026-11-22." in text
     )
 
 
@@ -376,7 +380,7 @@ def test_each_group_of_parts_is_scored_in_the_crop_that_suits_it_best() -> None:
     assert "| two | 1.00 ± 0.00 ✓ (1) | - | - | 1,000 |" in text.replace("(✓)", "✓")
 
 
-def test_a_picture_has_the_columns_that_have_a_run(tmp_path: Path) -> None:
+def test_an_image_has_the_columns_that_have_a_run(tmp_path: Path) -> None:
     for panels, columns in ((1, ["R"]), (2, ["R", "E"]), (2, [])):
         draw_table(
             digits(), [record("one", column, 0.8, 0) for column in columns], tmp_path / "table.png"
@@ -385,7 +389,7 @@ def test_a_picture_has_the_columns_that_have_a_run(tmp_path: Path) -> None:
 
 
 def _panels(file: Path) -> int:
-    """How often the picture's longest black line, a panel's frame, is interrupted and begins again."""
+    """How many pieces the image's longest black line, the panels' frames, has."""
     black = np.asarray(Image.open(file).convert("L")) < 30
     line = black[black.sum(1).argmax()]
     return int((np.diff(line.astype(int)) == 1).sum())

@@ -70,10 +70,10 @@ def test_results_say_what_the_number_is_and_where_it_is_from(stn: Stn, tmp_path:
     assert results["images_per_second"] > 0
     assert 0 <= results["metrics"]["test/error"] <= 100
     wrong = results["metrics"]["test/error"] * len(EmbeddedDigits().load("test").label) / 100
-    assert wrong == pytest.approx(round(wrong), abs=1e-3)  # a whole number of pictures
+    assert wrong == pytest.approx(round(wrong), abs=1e-3)  # a whole number of images
 
 
-def test_tensorboard_gets_scalars_pictures_histograms_and_hyper_parameters(
+def test_tensorboard_gets_scalars_images_histograms_and_hyper_parameters(
     stn: Stn, tmp_path: Path
 ) -> None:
     stn("fit", *QUICK)
@@ -168,7 +168,7 @@ def test_a_run_that_crashed_goes_on_and_ends_in_the_weights_of_one_that_did_not(
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_and_test_each_picture_once(tmp_path: Path) -> None:
+def test_two_processes_train_together_and_test_each_image_once(tmp_path: Path) -> None:
     options = ["--trainer.max_epochs=2", "--trainer.devices=2", "--name=two"]
     command = [
         sys.executable,

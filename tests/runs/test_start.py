@@ -53,7 +53,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_never_starts_over(
     for name in ("best.ckpt", "last.ckpt"):
         save(folder, name).write_bytes(b"half")
     message = (
-        r"no checkpoint of runs/mine/checkpoints loads \(.*last.ckpt.*best.ckpt.*--resume never"
+        r"no checkpoint in runs/mine/checkpoints can be read "
+        r"\(.*last.ckpt.*best.ckpt.*--resume never"
     )
     with pytest.raises(ValueError, match=message):
         choose_start(folder, resume, None)

@@ -39,7 +39,7 @@ def module_of(
     return module
 
 
-def pictures(module: SyntheticNumbersDataModule, split: Split, epoch: int = 0) -> Tensor:
+def images(module: SyntheticNumbersDataModule, split: Split, epoch: int = 0) -> Tensor:
     loader = {
         "train": module.train_dataloader,
         "val": module.val_dataloader,
@@ -51,28 +51,28 @@ def pictures(module: SyntheticNumbersDataModule, split: Split, epoch: int = 0) -
     return torch.cat([batch.image for batch in batches])[indices.argsort()]
 
 
-def test_a_picture_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
-    expected = pictures(module_of(tmp_path), "train", 2)
+def test_an_image_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
+    expected = images(module_of(tmp_path), "train", 2)
     assert expected.shape == (20, 3, 64, 64)
     torch.testing.assert_close(
-        pictures(module_of(tmp_path, batch_size=5), "train", 2), expected, rtol=0, atol=1e-6
+        images(module_of(tmp_path, batch_size=5), "train", 2), expected, rtol=0, atol=1e-6
     )
-    assert not torch.equal(pictures(module_of(tmp_path), "train", 3), expected)
-    assert not torch.equal(pictures(module_of(tmp_path, seed=1), "train", 2), expected)
+    assert not torch.equal(images(module_of(tmp_path), "train", 3), expected)
+    assert not torch.equal(images(module_of(tmp_path, seed=1), "train", 2), expected)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_and_test_are_frozen(tmp_path: Path, split: Split) -> None:
     torch.testing.assert_close(
-        pictures(module_of(tmp_path, seed=5, batch_size=7), split, 4),
-        pictures(module_of(tmp_path), split),
+        images(module_of(tmp_path, seed=5, batch_size=7), split, 4),
+        images(module_of(tmp_path), split),
         rtol=0,
         atol=1e-6,
     )
 
 
-def test_a_picture_has_no_mean_and_its_number_in_the_middle(tmp_path: Path) -> None:
-    found = pictures(module_of(tmp_path), "test")
+def test_an_image_has_no_mean_and_its_number_in_the_middle(tmp_path: Path) -> None:
+    found = images(module_of(tmp_path), "test")
     torch.testing.assert_close(found.mean((1, 2, 3)), torch.zeros(20), rtol=0, atol=1e-5)
     assert found.flatten(1).std(1).min() > 0.01
 
@@ -105,7 +105,7 @@ def test_digits_of_a_class_missing_are_refused() -> None:
         DigitPool(torch.zeros(9, 1, 28, 28, dtype=torch.uint8), torch.arange(9))
 
 
-def test_only_the_training_pictures_are_cut_down(tmp_path: Path) -> None:
+def test_only_the_training_images_are_cut_down(tmp_path: Path) -> None:
     module = SyntheticNumbersDataModule(
         EmbeddedDigits(), SyntheticNumber(64), 6, annotations=str(tmp_path)
     )

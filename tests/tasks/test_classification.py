@@ -508,7 +508,7 @@ TASKS: dict[str, Callable[[], ClassificationTask]] = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_checkpoint_brings_a_task_back_whose_layers_have_never_seen_a_image(
+def test_a_checkpoint_brings_a_task_back_whose_layers_have_never_seen_an_image(
     name: str, tmp_path: Path
 ) -> None:
     task, module = TASKS[name](), digits(32, Rotated(), 8)
@@ -689,7 +689,7 @@ def test_a_task_trains_and_tests_in_other_precisions(precision: str) -> None:
     )
 
 
-def test_a_process_without_a_image_in_the_last_batch_changes_no_metric() -> None:
+def test_a_process_without_an_image_in_the_last_batch_changes_no_metric() -> None:
     """Test batches are shared out even where there are fewer images than processes."""
     task, module = task_of(), digits(32)
     batch = batch_of(module, "test")

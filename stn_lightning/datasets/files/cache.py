@@ -1,12 +1,10 @@
 """Cache resized images in memory-mapped files.
 
-Reading a crop copies a crop. Images of one folder go into one file, at most `GROUP` of them: a line of JSON, then all pixels.
-The file's name is a checksum over what the images are known by: names, sizes, times of the last
-change, the content of the first one, and how they are resized. So an image that is added, taken
-out or changed makes one new file, selections of one data set share the rest, and data sets whose
-names and sizes agree are told apart at the price of one `stat` per image. The content of all images
-is compared by `check`. Each file is complete or not there, so a build that was killed goes on where
-it stopped.
+Reading a crop copies only its pixels. A file holds at most `GROUP` images of one folder: a line of
+JSON, then all pixels. Its name is a checksum over the images' names, sizes and modification times,
+the content of the first one, and the way they are resized. So an image that is added, removed or
+changed needs one new file, and selections of one data set share the others. `check` compares the
+content of all images. Files are written atomically, so a build that was killed resumes.
 """
 
 import hashlib
