@@ -84,18 +84,15 @@ class AlignmentLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._update(trainer, pl_module, outputs, batch)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        transformer = getattr(pl_module, "transformer", None)
+        grids = [each.grids for each in outputs.records if each.transformer is transformer]
+        applied = data.applied_theta(batch) if grids and grids[0].shape[1] == 1 else None
+        if applied is not None:
+            size = tuple(batch.image.shape[2:])
+            self.alignment.update(applied, grids[0][:, 0], size)
 
-    def on_test_batch_end(  # type: ignore[override]  # likewise
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: StepOutput,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._update(trainer, pl_module, outputs, batch)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]  # as above
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(pl_module, "val")
@@ -106,19 +103,7 @@ class AlignmentLogger(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.alignment.reset()  # an epoch that was broken off leaves poses behind
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.alignment.reset()
-
-    def _update(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: StepOutput, batch: Batch
-    ) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-        transformer = getattr(pl_module, "transformer", None)
-        grids = [each.grids for each in outputs.records if each.transformer is transformer]
-        applied = data.applied_theta(batch) if grids and grids[0].shape[1] == 1 else None
-        if applied is not None:
-            size = tuple(batch.image.shape[2:])
-            self.alignment.update(applied, grids[0][:, 0], size)
+    on_test_epoch_start = on_validation_epoch_start
 
     def _log(self, pl_module: LightningModule, split: Split) -> None:
         if not self.alignment.update_called:

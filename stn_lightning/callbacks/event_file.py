@@ -20,29 +20,15 @@ class TolerantWriter:
     def __init__(self, writer: Any, file: Path) -> None:
         self.writer, self.file = writer, file
 
-    def get_logdir(self) -> str:
-        """Return the folder of the file."""
-        return str(self.writer.get_logdir())
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of the writer that reports errors instead of raising them."""
+        method = getattr(self.writer, name)
 
-    def add_event(self, event: Any) -> None:
-        """Write an event."""
-        with only_informs(self.file):
-            self.writer.add_event(event)
+        def tolerant(*arguments: Any) -> Any:
+            with only_informs(self.file):
+                return method(*arguments)
 
-    def flush(self) -> None:
-        """Write what is kept back."""
-        with only_informs(self.file):
-            self.writer.flush()
-
-    def close(self) -> None:
-        """End the file."""
-        with only_informs(self.file):
-            self.writer.close()
-
-    def reopen(self) -> None:
-        """Go on with a new file."""
-        with only_informs(self.file):
-            self.writer.reopen()
+        return tolerant
 
 
 class TolerantEvents(Callback):

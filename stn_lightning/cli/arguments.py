@@ -6,7 +6,6 @@ from stn_lightning.runs.folder import RunFolder
 from stn_lightning.runs.shipped_configs import resolve_config
 
 CONFIG = ("-c", "--config")
-SECTIONS = ("trainer", "model", "data")
 
 
 def configs(arguments: list[str]) -> list[Path]:
