@@ -1,7 +1,7 @@
 """Seconds of training until the checkpoint that validation has chosen first tests at 1.0, 0.7 and
 0.5 %: ST-CNN Aff on RTS.
 
-    python -m benchmarks.time_to_error                                       # 40 passes, as
+    python -m benchmarks.time_to_error                                       # 40 epochs, as
     configured: half an hour on two cores python -m benchmarks.time_to_error --trainer.precision
     bf16-mixed        # options of stn fit; a quarter of an hour
 

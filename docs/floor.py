@@ -83,7 +83,8 @@ def main(name: str, *runs: str) -> None:
         record = network.record
         commit, epochs = (record.commit, record.epochs) if record else ("", "")
         lines.append(
-            f"| {network.name} | {commit} | {epochs} | {int(bad.sum())} | {int(bad_upright.sum())} |"
+            f"| {network.name} | {commit} | {epochs} | {int(bad.sum())} "
+            f"| {int(bad_upright.sum())} |"
         )
     lines += [
         "",

@@ -21,7 +21,7 @@ class TolerantWriter:
         self.writer, self.file = writer, file
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method of the writer that reports errors instead of raising them."""
+        """Return a method that reports errors instead of raising them."""
         method = getattr(self.writer, name)
 
         def tolerant(*arguments: Any) -> Any:
