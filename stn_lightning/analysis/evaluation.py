@@ -105,7 +105,7 @@ def most_confused(table: Int64[Tensor, "label answer"], number: int) -> list[tup
 
 
 def _confused_images(label: Tensor, answer: Tensor, num_classes: int) -> Int64[Tensor, " images"]:
-    """Return for each of the most confused pairs an image of either class.
+    """Return an image of each class of confused pairs.
 
     One that is misclassified, then one of the class that it is taken for: right where one is.
     """

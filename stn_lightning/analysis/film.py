@@ -68,7 +68,7 @@ def animate(panels: list[tuple[int, bytes]]) -> bytes | None:
 
 
 def filmstrip(panels: list[tuple[int, bytes]]) -> bytes | None:
-    """Return images with their crops, a row each, at a few steps, a column each.
+    """Draw images with crops in rows, steps in columns.
 
     A PNG; None of fewer than two panels. Each step is a constant factor after the one before.
     """

@@ -63,7 +63,7 @@ class PartTables:
 
     @classmethod
     def read(cls, path: Path) -> "PartTables | None":
-        """Read the scores of a run, or None where there are none of this version."""
+        """Read a run's scores; None if there are none."""
         try:
             content = json.loads(path.read_text())
             values = [
@@ -81,7 +81,7 @@ class PartTables:
         path.write_text(json.dumps({**names, **shares, **images}, indent=2) + "\n")
 
     def metrics(self) -> dict[str, float]:
-        """Return the scores of groups, in %, and the mean overlap of two crops."""
+        """Return scores of groups, in %, and crops' mean overlap."""
         n, shares = len(self.shares.contained), self.shares
         values = {
             f"{group}{name}_crop_{i + 1}": 100 * float(share[i, k])
@@ -93,7 +93,7 @@ class PartTables:
         return {**values, "crop_overlap": float(shares.overlap[above].mean())} if n > 1 else values
 
     def tables(self) -> Iterator[TextTable]:
-        """Yield tables of groups, of kinds of images and of parts, in %."""
+        """Yield tables of groups, kinds and parts, in %."""
         shares, n = self.shares, len(self.shares.contained)
         crops = [f"crop {i + 1}" for i in range(n)]
         if self.groups:
@@ -138,7 +138,7 @@ class PartTables:
         return "\n".join([*lines, self.overlaps(), ""])
 
     def draw(self) -> UInt8[np.ndarray, "height width 3"]:
-        """Draw the scores of parts as squares, dark where they are high."""
+        """Draw parts' scores as squares; high ones are dark."""
         return draw_table(self.parts, self.shares.contained)
 
 

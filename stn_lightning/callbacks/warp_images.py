@@ -185,7 +185,7 @@ def draw(
 
 
 def cut(panel: Image.Image) -> list[Image.Image]:
-    """Cut a drawing of `draw` into its images, each with its crops.
+    """Cut a drawing into its images, each with its crops.
 
     The drawing has the size that `draw` gives it unless told otherwise.
     """

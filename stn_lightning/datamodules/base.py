@@ -80,7 +80,7 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @property
     def class_groups(self) -> tuple[str, ...]:
-        """For each class the name of a kind that it belongs to; none where there are no kinds."""
+        """Name of each class's group; empty without groups."""
         return self.source.class_groups
 
     @property

@@ -9,9 +9,10 @@ from stn_lightning.runs.record import RunRecord
 SCORE = re.compile(r"test/(.+)_crop_(\d+)")
 OVERLAP = "test/crop_overlap"
 LEGEND = (
-    "Parts: % of the test images of which a crop contains at least half of a group's visible parts "
-    "(in brackets: at least one), each group in the crop that suits it best and no two in one where "
-    "there are enough; then the mean intersection over union of two crops; lowest and highest seed."
+    "Parts: % of the test images in which a crop contains at least half of a group's visible parts "
+    "(in brackets: at least one). Each group has the crop that suits it best, and one of its own "
+    "if there are enough. Then the mean intersection over union of two crops. Given are the lowest "
+    "and the highest seed."
 )
 
 
@@ -21,7 +22,7 @@ def has_parts(records: Sequence[RunRecord]) -> bool:
 
 
 def part_cell(records: Sequence[RunRecord]) -> str:
-    """Return the scores of a row's runs: the lowest and the highest seed of each."""
+    """Return the lowest and highest scores of a row's runs."""
     best = [_best(record) for record in records if _scores(record)]
     if not best:
         return "-"
@@ -35,7 +36,7 @@ def part_cell(records: Sequence[RunRecord]) -> str:
 
 
 def _scores(record: RunRecord) -> dict[str, dict[int, float]]:
-    """Return the scores of a run: group, number of the crop, %."""
+    """Return a run's scores: group, number of crop, %."""
     found: dict[str, dict[int, float]] = {}
     for name, value in record.metrics.items():
         if match := SCORE.fullmatch(name):
@@ -44,7 +45,7 @@ def _scores(record: RunRecord) -> dict[str, dict[int, float]]:
 
 
 def _best(record: RunRecord) -> dict[str, tuple[float, float]]:
-    """Give each group a crop of its own where there are enough; return its two scores."""
+    """Assign a crop to each group; return its two scores."""
     scores = _scores(record)
     groups = [name for name in scores if f"{name}_any" in scores]
     crops = sorted(scores[groups[0]]) if groups else []

@@ -128,7 +128,7 @@ class TrainedNetwork:
         return channels, height, width
 
     def infer(self, image: Float[Tensor, "batch *shape"]) -> tuple[Tensor, WarpRecord | None]:
-        """Return logits, and the warp of the image that the transformers make.
+        """Return logits, and the transformers' warp of the image.
 
         They may stand in front or inside of the backbone, as in `compose_records`.
         """

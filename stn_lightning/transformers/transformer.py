@@ -143,7 +143,7 @@ def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
 def compose_records(
     records: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
 ) -> WarpRecord | None:
-    """Return the warp of the image that a network's transformers make.
+    """Compose a network's transformers into one warp.
 
     Transformers one after the other are composed into one. A warp of feature maps is shown on the
     image.
