@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of
-from stn_lightning.geometry import overlap
+from stn_lightning.geometry import lattice, overlap
 from stn_lightning.runtime.atomic_files import atomic_write, only_informs
 from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import WarpOutput, WarpRecord, compose_records
@@ -249,7 +249,7 @@ def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[floa
     it can be drawn.
     """
     corners = overlap.outline(grid[None])[0]
-    pixels = ((corners.clamp(-3, 3) + 1) * side - 1) / 2
+    pixels = lattice.to_pixels(corners.clamp(-3, 3), (side, side))
     return [(float(x), float(y)) for x, y in torch.cat([pixels, pixels[:1]])]
 
 
