@@ -157,13 +157,8 @@ class Affine(ComposableFamily):
     ) -> Float[Tensor, "batch height width 2"]:
         return affine.grid(theta, to_plane(size))
 
-    def compose(
-        self, first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]
-    ) -> Float[Tensor, "batch 6"]:
-        return affine.compose(first, then)
-
-    def inverse(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
-        return affine.inverse(theta)
+    compose = staticmethod(affine.compose)
+    inverse = staticmethod(affine.inverse)
 
 
 class _AffineSubgroup(ComposableFamily):
@@ -200,11 +195,8 @@ class Attention(_AffineSubgroup):
 
     identity = (1.0, 0.0, 0.0)
 
-    def to_affine(self, theta: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 6"]:
-        return affine.from_attention(theta)
-
-    def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
-        return affine.to_attention(theta)
+    to_affine = staticmethod(affine.from_attention)
+    from_affine = staticmethod(affine.to_attention)
 
     def tile(self, n: int) -> Float[Tensor, "n 3"]:
         rows, centres = _tile_centres(n)
@@ -220,11 +212,8 @@ class Similarity(_AffineSubgroup):
 
     identity = (1.0, 0.0, 0.0, 0.0)
 
-    def to_affine(self, theta: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 6"]:
-        return affine.from_similarity(theta)
-
-    def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 4"]:
-        return affine.to_similarity(theta)
+    to_affine = staticmethod(affine.from_similarity)
+    from_affine = staticmethod(affine.to_similarity)
 
 
 class Projective(ComposableFamily):
@@ -241,13 +230,8 @@ class Projective(ComposableFamily):
     ) -> Float[Tensor, "batch height width 2"]:
         return projective.grid(theta, to_plane(size))
 
-    def compose(
-        self, first: Float[Tensor, "batch 8"], then: Float[Tensor, "batch 8"]
-    ) -> Float[Tensor, "batch 8"]:
-        return projective.compose(first, then)
-
-    def inverse(self, theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
-        return projective.inverse(theta)
+    compose = staticmethod(projective.compose)
+    inverse = staticmethod(projective.inverse)
 
 
 class Affine3D(ComposableFamily):
@@ -268,13 +252,8 @@ class Affine3D(ComposableFamily):
         depth, height, width = size
         return volume.grid(theta, (depth, height, width))
 
-    def compose(
-        self, first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]
-    ) -> Float[Tensor, "batch 12"]:
-        return volume.compose(first, then)
-
-    def inverse(self, theta: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
-        return volume.inverse(theta)
+    compose = staticmethod(volume.compose)
+    inverse = staticmethod(volume.inverse)
 
 
 def to_plane(size: Size) -> tuple[int, int]:
