@@ -123,6 +123,13 @@ def test_a_first_line_is_short_plain_and_says_what_it_does(room: str) -> None:
     assert long == riddles == open_ends == []
 
 
+@all_rooms
+def test_an_argument_is_described_by_a_noun(room: str) -> None:
+    fragment = re.compile(r"^ +\w+: (of|for|where|how many|which) .*[.,;]$", re.MULTILINE)
+    texts = {file.name: fragment.findall(file.read_text()) for file in files_of(room)}
+    assert {name: found for name, found in texts.items() if found} == {}
+
+
 def test_first_lines_have_eight_words_at_the_median() -> None:
     lines = [line for file in FILES for _, line in first_lines(file)]
     assert statistics.median(len(line.split()) for line in lines) <= 8

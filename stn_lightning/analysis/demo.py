@@ -44,7 +44,7 @@ def demo(run: str | None = None, *, port: int = 8765, checkpoint: str | None = N
     Args:
         run: name of a run, its folder, or zoo:NAME; quickstart, or zoo:quickstart where there is
             no such run, when left out.
-        port: of this machine; 0 takes any that is free.
+        port: port of this machine; 0 takes any free one.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
@@ -162,7 +162,7 @@ def answer_drawing(network: TrainedNetwork, pixels: bytes) -> dict[str, Any]:
     """Return what the network makes of a drawing.
 
     Args:
-        network: of any run with flat images.
+        network: network of a run with two-dimensional images.
         pixels: a byte for each value of its image: channel by channel, row by row.
     """
     values = torch.from_numpy(np.frombuffer(pixels, np.uint8).astype(np.float32) / 255)

@@ -50,8 +50,7 @@ class _Example(NamedTuple):
 def evaluate(network: TrainedNetwork) -> Evaluation:
     """Run the network over the test split once.
 
-    Of the images themselves only those to be drawn are kept: some of each class, and those with
-    the highest losses.
+    Only images that will be drawn are kept: some of each class, and those with the highest losses.
     """
     data = network.data
     data.prepare_data()

@@ -44,7 +44,7 @@ def export(
     Args:
         run: name of a run, its folder, or zoo:NAME.
         out: folder; export/ in the run's folder when left out.
-        formats: which to write.
+        formats: formats to write.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
@@ -72,7 +72,7 @@ def write_formats(
     Args:
         network: on the CPU or a GPU; what is written runs on either.
         folder: `export` in the run's folder when left out.
-        formats: which to write.
+        formats: formats to write.
         announce: is called with a line about each file.
 
     Returns:

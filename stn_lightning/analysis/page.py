@@ -121,7 +121,7 @@ def chart(title: str, curves: Sequence[tuple[str, list[tuple[int, float]]]]) -> 
     """Place curves in a chart.
 
     Args:
-        title: of the chart.
+        title: title of the chart.
         curves: the colour of each, and its (step, value); values that are not finite are left out.
     """
     thinned = [

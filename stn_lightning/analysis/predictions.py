@@ -55,13 +55,13 @@ class Prediction(NamedTuple):
     probability: float
     probabilities: Float[Tensor, "*digits classes"]
     crops: list[CropOutline]
-    """one for each parallel transformer; empty where there is none"""
+    """Crop of each parallel transformer; empty if there is none."""
     class_names: tuple[str, ...]
 
     def best(self, n: int) -> list[tuple[str, float]]:
         """Return the `n` most probable classes with their probabilities.
 
-        Of a sequence there is the most probable one alone.
+        For a sequence of digits it is only the most probable one.
         """
         if self.probabilities.dim() > 1:
             return [(self.label, self.probability)]

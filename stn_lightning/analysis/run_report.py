@@ -60,7 +60,7 @@ def paper_numbers(record: RunRecord, tables: Path) -> list[str]:
     """Return the run's cells of the paper's tables, in words.
 
     Args:
-        record: of the run.
+        record: record of the run.
         tables: folder of the tables' files.
     """
     lines = []

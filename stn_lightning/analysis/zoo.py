@@ -21,7 +21,7 @@ def zoo(
     Args:
         run: name of a run to add, or its folder; without it the networks are listed.
         name: name in the zoo; the run's own when left out.
-        data: what it was trained on, with the data's licence, in words.
+        data: text that names the training data and their licence.
         licence: SPDX identifier of the weights' licence.
 
     Returns:
@@ -51,9 +51,9 @@ def add_to_zoo(
     """Write a trained network and its card.
 
     Args:
-        network: of a tested run.
+        network: network of a tested run.
         name: name in the zoo.
-        data: what it was trained on, with the data's licence.
+        data: training data, with their licence.
         licence: SPDX identifier of the weights' licence.
 
     Raises:

@@ -16,13 +16,13 @@ class SmallConvNet(nn.Module):
     so a stride of 1 keeps the size.
 
     Args:
-        num_filters: of each convolution.
-        strides: of each, in pixels, or one for all.
-        kernel_sizes: of each, in pixels, or one for all; odd.
+        num_filters: filters of each convolution.
+        strides: stride of each, in pixels, or one for all.
+        kernel_sizes: odd kernel size of each, in pixels, or one for all.
         bias: whether convolutions have a bias; batch normalisation makes it superfluous.
 
     Raises:
-        ValueError: where the numbers of filters, strides and kernels differ.
+        ValueError: if the numbers of filters, strides and kernels differ.
 
     Examples:
         >>> import torch
@@ -58,12 +58,12 @@ class PlainConvNet(nn.Module):
     large steps.
 
     Args:
-        num_filters: of each convolution.
-        kernel_sizes: of each, in pixels, or one for all; odd.
-        strides: of each, in pixels, or one for all.
+        num_filters: filters of each convolution.
+        kernel_sizes: odd kernel size of each, in pixels, or one for all.
+        strides: stride of each, in pixels, or one for all.
 
     Raises:
-        ValueError: where the numbers of filters, strides and kernels differ.
+        ValueError: if the numbers of filters, strides and kernels differ.
 
     Examples:
         >>> import torch

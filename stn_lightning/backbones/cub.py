@@ -24,14 +24,14 @@ class MultiCropClassifier(nn.Module):
 
     Args:
         feature_extractor: image -> feature map.
-        num_crops: of each image; the paper has 2 and 4.
+        num_crops: crops of each image; the paper has 2 and 4.
         shared: whether one feature extractor serves all crops, in one call; else each crop has its
             own (the paper's), which begins as a copy of `feature_extractor`.
         dropout: before the classifier; the paper's is 0.7.
         num_classes: number of classes.
 
     Raises:
-        ValueError: where there are no crops; in `forward`, where an image has another number.
+        ValueError: if there are no crops; in `forward`, where an image has another number.
 
     Examples:
         >>> from stn_lightning.backbones import SmallConvNet

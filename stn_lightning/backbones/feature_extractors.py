@@ -19,17 +19,17 @@ from stn_lightning.backbones.depthwise import speed_up_depthwise
 from stn_lightning.backbones.weights import INSTALL, NAMED, PACKAGE, load, read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""of ImageNet's channels, 0 to 1"""
+"""Mean and standard deviation of ImageNet's channels, 0 to 1."""
 LR_STEPS = 8
-"""in which learning rates rise through a network, at most: a parameter group for each"""
+"""Largest number of parameter groups with different learning rates in a network."""
 
 
 class FeatureExtractor(nn.Module, ABC):
     """A network up to its last feature map, with normalisation.
 
     Args:
-        mean: of each channel, to be subtracted.
-        std: of each channel, to divide by.
+        mean: mean of each channel, to be subtracted.
+        std: standard deviation of each channel, to divide by.
         frozen: true: nothing in it is trained, and its batch normalisation keeps its statistics;
             the name of a node: that holds for everything up to this node.
         after: the node after which it begins; it then reads that node's feature map, as another
@@ -39,7 +39,7 @@ class FeatureExtractor(nn.Module, ABC):
             than layers that know heads.
 
     Raises:
-        ValueError: where a scale is not above 0.
+        ValueError: if a scale is not above 0.
     """
 
     mean: Tensor
@@ -110,10 +110,10 @@ class FeatureExtractor(nn.Module, ABC):
     def trace(self, network: nn.Module, node: str, **options: Any) -> fx.GraphModule:
         """Return the network up to a node.
 
-        What is frozen of it is noted.
+        Its frozen modules are noted.
 
         Raises:
-            ValueError: where it has no such node.
+            ValueError: if it has no such node.
         """
         wanted = {node: "map"}
         if isinstance(self.frozen, str):
@@ -174,12 +174,12 @@ class TorchvisionFeatures(FeatureExtractor):
 
     Args:
         network: its name there, for example googlenet, resnet50, vit_b_16 or convnext_tiny.
-        node: where to stop, by torchvision's `get_graph_node_names`: inception5b, layer4,
+        node: last node, by torchvision's `get_graph_node_names`: inception5b, layer4,
             encoder.ln, features.
         weights: a name of torchvision's (IMAGENET1K_V1), which are downloaded; or a file of the
             network in torchvision's layout, .pth or .safetensors; from scratch when left out.
         frozen: true, or the node up to which nothing is trained.
-        options: of the network's constructor.
+        options: options of the network's constructor.
         lr_scales: learning rates of its first and its last layer over that of other networks;
             0.01 and 0.1, for example, for trained weights.
         after: the node whose feature map it reads, as `FeatureExtractor` says; the image when left
@@ -187,7 +187,7 @@ class TorchvisionFeatures(FeatureExtractor):
         sha256: checksum of the file, if it is to be checked.
 
     Raises:
-        ValueError: where torchvision has not the network or the node, or the weights cannot be
+        ValueError: if torchvision has not the network or the node, or the weights cannot be
             loaded or are another network's.
 
     Examples:
@@ -240,17 +240,18 @@ class TimmFeatures(FeatureExtractor):
             downloaded; a file, .pth or .safetensors, with tensors in timm's order;
             package:NAME/FILE of an installed package; a checkpoint of a run that has the network;
             from scratch when left out.
-        frozen: true, or the node up to which nothing is trained; a node wants `node`, too.
-        options: of `timm.create_model`; `img_size: 448` for a vision transformer, for example.
+        frozen: true, or the node up to which nothing is trained; a node needs `node`, too.
+        options: options of `timm.create_model`, for example `img_size: 448` for a vision
+            transformer.
         lr_scales: as in `TorchvisionFeatures`.
-        node: where to stop, for example blocks.4; before the head when left out.
-        after: the node whose feature map it reads; the image when left out. It wants `node`, too.
+        node: last node, for example blocks.4; the one before the head when left out.
+        after: the node whose feature map it reads; the image when left out. It needs `node`, too.
         sha256: checksum of the file, if it is to be checked.
-        mean: of each channel, as the weights want it; what timm says when left out.
+        mean: mean of each channel for the weights; timm's value when left out.
         std: likewise.
 
     Raises:
-        ValueError: where timm is not installed, it has no such network or node, or the weights
+        ValueError: if timm is not installed, it has no such network or node, or the weights
             cannot be loaded or are another network's.
 
     Examples:

@@ -51,7 +51,7 @@ class CNN(nn.Module):
     second pooling otherwise.
 
     Args:
-        num_filters: of each convolution; the paper has 32 to 64.
+        num_filters: filters of each convolution; the paper has 32 to 64.
         num_classes: number of classes.
         batch_norm: whether batch normalisation follows each convolution, in place of its bias; the
             paper has none.

@@ -19,9 +19,9 @@ from torch.nn import functional
 from stn_lightning import layers
 
 FILTERS = (48, 64, 128, 160, 192, 192, 192, 192)
-"""of the paper's eight convolutions, 5 x 5 each; pooling follows the first, third, ..."""
+"""Filters of the paper's eight 5 x 5 convolutions; pooling follows the first, third, ..."""
 HIDDEN_SIZES = (3072, 3072, 3072)
-"""of its fully connected layers"""
+"""Width of its fully connected layers."""
 
 
 class MultiDigitCNN(nn.Module):
@@ -31,15 +31,15 @@ class MultiDigitCNN(nn.Module):
     leaves 4 x 4; the paper does not say what it changed, and here nothing else changes (?).
 
     Args:
-        width: of every layer over the paper's, for smaller machines.
+        width: width of every layer over the paper's; below 1 for smaller machines.
         transformers: one before each of the first convolutions, from the first on; the paper's
             ST-CNN Multi has four.
         dropout: after every layer but the first; the paper's is 0.5.
-        num_digits: of a number at most.
-        num_classes: of each digit: the ten digits and "no digit here".
+        num_digits: largest number of digits.
+        num_classes: classes of each position: the ten digits and "no digit here".
 
     Raises:
-        ValueError: where there are more transformers than convolutions, or no layer has a filter
+        ValueError: if there are more transformers than convolutions, or no layer has a filter
             left.
 
     Examples:
@@ -114,15 +114,15 @@ class SharedLayersCNN(MultiDigitCNN):
 
     Args:
         transformer: a `SpatialTransformer` whose localisation takes feature maps.
-        depth: how many convolutions the two share; in the paper's Multi the last transformer comes
-            after three.
-        width: as in `MultiDigitCNN`.
-        dropout: likewise.
+        depth: number of convolutions that the two share; in the paper's Multi the last transformer
+            comes after three.
+        width: see `MultiDigitCNN`.
+        dropout: see `MultiDigitCNN`.
         num_digits: likewise.
         num_classes: likewise.
 
     Raises:
-        ValueError: where the network has not that many convolutions.
+        ValueError: if the network has not that many convolutions.
 
     Examples:
         >>> import torch

@@ -47,14 +47,14 @@ Their pixels were (255 x - 127) / 128; timm's own settings for these networks sa
 def read_weights(source: str, sha256: str | None = None) -> dict[str, Tensor]:
     """Read tensors from a .safetensors, .pth or .ckpt file.
 
-    Of .pth and .ckpt files nothing but tensors and plain values is read.
+    In .pth and .ckpt files, only tensors and plain values are read.
 
     Args:
         source: path of the file, or package:NAME/FILE of an installed package.
         sha256: checksum that the file must have, in hexadecimal.
 
     Raises:
-        ValueError: where the file is none of these or has another checksum, or the package is not
+        ValueError: if the file is none of these or has another checksum, or the package is not
             installed.
     """
     path = packaged_file(source) if source.startswith(PACKAGE) else Path(source)
@@ -84,7 +84,7 @@ def packaged_file(source: str) -> Path:
     """Return the path of package:NAME/FILE.
 
     Raises:
-        ValueError: where the package is not installed.
+        ValueError: if the package is not installed.
     """
     package, _, file = source.removeprefix(PACKAGE).partition("/")
     try:
@@ -100,7 +100,7 @@ def load(
 ) -> None:
     """Load a network's weights from `state`.
 
-    What `state` has besides, for example a classifier, is left out.
+    Other tensors in `state`, for example a classifier's, are ignored.
 
     Names are the network's own; or they end in network.NAME, as in the checkpoint of a run that has
     the network in a feature extractor; or all of them differ, and the tensors are in the network's
@@ -109,11 +109,11 @@ def load(
     Args:
         network: network.
         state: tensors by name.
-        source: where they are from, for the message.
+        source: source of the weights, for the message.
         order: names in the order in which the network is built; its own when left out.
 
     Raises:
-        ValueError: where one is missing or has another shape.
+        ValueError: if one is missing or has another shape.
     """
     own = network.state_dict()
     if not any(name in state for name in own):

@@ -62,7 +62,7 @@ class AlignmentLogger(Callback):
     `val/alignment_angle`, `_scale` and `_place` are correlations of what the crop undoes with what
     was applied: 1 for a transformer that undoes the distortion, 0 for one that stays still.
     `val/alignment_angle_degrees`, `_scale_factor` and `_place_pixels` are the mean absolute errors.
-    What the distortion does not change (scale and place on R) is not logged.
+    Quantities that the distortion does not change (scale and place for R) are not logged.
 
     For data modules whose `applied_theta` knows the distortion, and a task with one transformer in
     front of its backbone that reads one crop; else it does nothing. Nothing is computed again: the

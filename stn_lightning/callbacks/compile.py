@@ -18,7 +18,7 @@ class Compile(Callback):
     that is compiled as a whole.
 
     Args:
-        options: of `torch.compile`.
+        options: options of `torch.compile`.
 
     Examples:
         >>> trainer = Trainer(callbacks=[Compile(mode="max-autotune")], logger=False)

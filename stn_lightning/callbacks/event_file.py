@@ -14,7 +14,7 @@ class TolerantWriter:
 
     Args:
         writer: TensorBoard's.
-        file: for the report.
+        file: file to name in the report.
     """
 
     def __init__(self, writer: Any, file: Path) -> None:

@@ -28,7 +28,7 @@ class MisclassifiedImages(Callback):
     `default_root_dir`; with several processes, the images are those of the first.
 
     Args:
-        num_images: how many at most.
+        num_images: largest number of images.
 
     Examples:
         >>> callbacks = [MisclassifiedImages(num_images=12)]
@@ -81,7 +81,7 @@ def gallery(
     Args:
         image: from 0 to 1.
         captions: one for each image.
-        side: of each image in the drawing, in pixels.
+        side: side of each image in the drawing, in pixels.
         columns: images in a row.
     """
     cell_width, cell_height = side + 8, side + 20

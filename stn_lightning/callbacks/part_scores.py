@@ -40,7 +40,7 @@ class PartScore(Metric):
     Args:
         num_transformers: crops of each image.
         num_parts: parts that may be visible in an image.
-        groups: for each group, the indices of its parts.
+        groups: indices of the parts of each group.
         num_kinds: kinds of images that are counted apart, too.
 
     Examples:
@@ -96,7 +96,7 @@ class PartScore(Metric):
         Args:
             grids: sampling grids of the crops.
             parts: (x, y, visible) of each part.
-            kind: of each image; 0 when left out.
+            kind: kind of each image; 0 when left out.
         """
         n = grids.shape[1]
         kind = torch.zeros_like(parts[:, 0, 0], dtype=torch.int64) if kind is None else kind

@@ -17,9 +17,9 @@ FILE = "parts.json"
 
 
 class PartShares(NamedTuple):
-    """Shares, from 0 to 1, of what crops contain.
+    """Shares, from 0 to 1, of parts in crops.
 
-    Of a group only images count that show a part of it.
+    An image counts for a group only if it shows a part of it.
     """
 
     contained: Float[Tensor, "transformers parts"]

@@ -34,9 +34,9 @@ class RecordWriter(Callback):
     TensorBoard gets the hyper-parameters with the final metrics.
 
     Args:
-        name: of the run.
+        name: name of the run.
         configs: the configuration files it was started with.
-        seed: of the run.
+        seed: seed of the run.
         settings: its resolved configuration.
     """
 

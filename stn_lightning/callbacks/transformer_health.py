@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 BATCHES = 3
-"""in a row that show a trouble before it is reported: one batch may be odd"""
+"""Batches in a row that must show a trouble before it is reported."""
 
 
 class WarpStatistics(NamedTuple):
@@ -18,8 +18,7 @@ class WarpStatistics(NamedTuple):
     smallest_scale: float = math.nan
     """likewise"""
     displacement: float = math.nan
-    """of samples from where the identity has them, in pixels of the input; median over the images
-    """
+    """distance of samples from the identity's, in pixels of the input; median over the images"""
     spread: float = math.nan
     """standard deviation of a sample's place over the images, in pixels of the input"""
     gradient: float = math.nan
@@ -34,7 +33,7 @@ class Trouble(NamedTuple):
     figures: Callable[[WarpStatistics], str]
     advice: str
     steps: int = 0
-    """for which it must have lasted"""
+    """Steps that it must last before it is reported."""
 
 
 LEFT = Trouble(
@@ -79,7 +78,7 @@ class TransformerHealth:
     """Follow the statistics of one transformer, and report changes.
 
     Args:
-        name: of the transformer, for messages.
+        name: name of the transformer, for messages.
 
     Examples:
         >>> health = TransformerHealth("transformer")
@@ -121,7 +120,7 @@ class AlignmentHealth:
     threshold = 0.5
     """Correlation with the applied angle from which it follows; 0 is a crop that cannot turn."""
     steps = 500
-    """for which nothing is said"""
+    """Steps at the start in which nothing is reported."""
 
     def __init__(self) -> None:
         self.follows = True
@@ -130,9 +129,9 @@ class AlignmentHealth:
         """Return what is new: a warning, or its end.
 
         Args:
-            correlation: of the angle that the transformer undoes with the applied one.
+            correlation: correlation of the applied angle with the undone one.
             progress: share of the training that is done, 0 to 1.
-            step: of the training.
+            step: step of the training.
         """
         follows = correlation >= self.threshold
         early = step < self.steps or progress < 0.5

@@ -135,8 +135,8 @@ def warp_statistics(record: WarpRecord, factor: float = 1.0) -> list[WarpStatist
     The device is waited for once.
 
     Args:
-        record: of a batch, which may be empty.
-        factor: by which the gradient of theta is too small.
+        record: record of a batch, which may be empty.
+        factor: factor by which the gradient of theta is too small.
     """
     if not len(record.thetas):
         return [WarpStatistics()] * record.thetas.shape[1]

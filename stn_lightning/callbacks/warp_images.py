@@ -21,7 +21,7 @@ from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import WarpOutput, WarpRecord, compose_records
 
 COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
-"""of the outlines of parallel transformers, in turn"""
+"""Colours of the outlines of parallel transformers, in turn."""
 _GAP = 4
 _CAPTION = 14
 _SIDE = 112
@@ -50,9 +50,9 @@ class WarpImages(Callback):
 
     Each image has the outlines of its crops, and the crops beside it.
 
-    Of transformers one after the other, the outline is of the product of their thetas. Below a
-    number stands the prediction, red where it is wrong. The drawing goes to TensorBoard, and to
-    `panel.png` in the trainer's `default_root_dir`. A task without a transformer has none.
+    Transformers in series have one outline, that of their composition. Below each image stands the
+    prediction, in red if it is wrong. The drawing goes to TensorBoard, and to `panel.png` in the
+    trainer's `default_root_dir`. Without a transformer nothing is drawn.
 
     Args:
         num_images: how many, evenly spread over the validation split, so that one which is sorted
@@ -126,8 +126,8 @@ def spread(number: int, batches: int, batch: int, size: int) -> list[int]:
     Over all batches they are `number`, evenly spread.
 
     Args:
-        number: of images wanted.
-        batches: how many there are.
+        number: number of images.
+        batches: number of batches.
         batch: index of this one.
         size: images in it.
     """
@@ -153,7 +153,7 @@ def draw(
     Args:
         image: the input, 0 to 1.
         warp: the output of a transformer, or of several in parallel.
-        side: of each image in the drawing, in pixels.
+        side: side of each image in the drawing, in pixels.
         columns: images (with their crops) in a row.
         captions: below each image, if given.
     """

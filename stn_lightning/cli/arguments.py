@@ -50,7 +50,7 @@ def add_config_of_run(arguments: list[str]) -> list[str]:
     With --name, but neither --config nor --model, it is runs/NAME/config.yaml.
 
     Raises:
-        ValueError: where there is no run of that name.
+        ValueError: if there is no run of that name.
     """
     names = [word.partition("=")[2] for word in arguments if word.startswith("--name=")]
     if "--name" in arguments[:-1]:

@@ -168,7 +168,7 @@ class CommandLine(DeferredCLI):
         Options that did not exist then take their defaults.
 
         Raises:
-            ValueError: where this version does not understand them.
+            ValueError: if this version does not understand them.
         """
         try:
             return self._plain(self.subcommand_parser("fit").parse_object(copy.deepcopy(settings)))

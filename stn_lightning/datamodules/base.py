@@ -104,7 +104,7 @@ class BaseDataModule(LightningDataModule, ABC):
         """Turn an image from elsewhere into what a task gets.
 
         Args:
-            image: in colour, upright.
+            image: upright RGB image.
             shape: shape of the result, `image_shape` of the data that the network was trained on.
         """
         return self.preprocessing(image, shape)
@@ -196,7 +196,7 @@ class BaseDataModule(LightningDataModule, ABC):
         They are new in each epoch of training, and else frozen.
 
         Args:
-            part: which of an image's parts they are for; each has numbers of its own.
+            part: part of an image that they are for; each has its own numbers.
         """
         seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
         stream = STREAMS[batch.split] + STREAMS_PER_PART * part

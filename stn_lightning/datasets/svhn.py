@@ -51,7 +51,7 @@ class SVHNSplit(NamedTuple):
     """A split, in files that are mapped into memory."""
 
     parts: tuple[UInt8[np.ndarray, "images 3 side side"], ...]
-    """one file each"""
+    """Images of each file."""
     rows: Int64[Tensor, " images"]
     """row of each image, where rows of the second file follow those of the first"""
     label: Int64[Tensor, "images digits"]

@@ -89,7 +89,7 @@ class SVHNCropFile:
     def build(self) -> None:
         """Cut what is not cut yet, and show progress.
 
-        What is left out is named in `left_out`, with the reason.
+        The file `left_out` names unusable images, with the reason.
 
         Raises:
             ValueError: if the annotations are none, or none can be used.

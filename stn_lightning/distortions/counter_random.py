@@ -53,7 +53,7 @@ class CounterRandom:
     Each call draws numbers that no call before it has drawn.
 
     Args:
-        seed: of the run, 0 to 2^32 - 1.
+        seed: seed of the run, 0 to 2^32 - 1.
         stream: one of the seed's independent sequences (training, validation, test), 0 to 2^32 - 1.
         epoch: epoch of the training; a frozen set stays at one.
         index: index of each image in its data set, (batch,).

@@ -26,7 +26,7 @@ class RandomPose3D(Distortion):
         size: side of the cube, in voxels; the paper's is 60.
         rotation: largest angle about each axis to either side, in degrees (?).
         scale: smallest and largest factor; 1 makes the image's frame half as wide as the cube (?).
-        thickness: of the slab, over the image's side (?).
+        thickness: thickness of the slab, over the image's side (?).
         digit: side of the image, in pixels.
 
     Raises:

@@ -67,7 +67,7 @@ def applied_pose(theta: Float[Tensor, "batch 6"], image_size: Sequence[int]) -> 
     """Return the poses that a distortion gave its images.
 
     Args:
-        theta: of the distortion, distorted image -> original.
+        theta: theta of the distortion, distorted image -> original.
         image_size: (height, width) of the distorted image.
     """
     return pose(affine.inverse(theta.double()), image_size)
@@ -79,7 +79,7 @@ def nearest_affine(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor,
     Exact for affine families; of others it is their angle, scale and place as a whole.
 
     Raises:
-        ValueError: where a grid has fewer than 2 x 2 points, so that it has no slope.
+        ValueError: if a grid has fewer than 2 x 2 points, so that it has no slope.
     """
     height, width = grid.shape[1:3]
     if min(height, width) < 2:

@@ -66,9 +66,9 @@ def sample_antialiased(
     """Average the image over the footprint of each output pixel.
 
     Args:
-        image: what is sampled.
-        grid: where it is sampled.
-        padding: what is read out of bounds.
+        image: image to sample.
+        grid: sampling grid.
+        padding: value out of bounds.
         num_grids: grids that are stacked along the height of `grid` (parallel transformers); no
             footprint crosses their seams.
     """
@@ -165,9 +165,9 @@ def _blend(
     """Return the weighted sum of all samples.
 
     Args:
-        image: what is sampled.
+        image: image to sample.
         reads: grids, with a weight for each of `levels`.
-        padding: what is read out of bounds.
+        padding: value out of bounds.
         levels: those with a weight, in ascending order.
     """
     cell = 1 << max(0, levels[-1] - 2)

@@ -170,7 +170,7 @@ def _to_canvas(
         side: pixels of the canvas.
         offset: the canvas's pixel at which the image starts.
         beyond: pixels that a point may be out of bounds; others are moved there.
-        padding: as for the sampler.
+        padding: padding of the sampler.
     """
     if padding == "reflection":
         mirrored = 1 - (torch.remainder(x + 1, 4) - 2).abs()

@@ -41,9 +41,9 @@ def widen_gradient(
 
     Args:
         sampled: `image` at `grid`, by any kernel.
-        image: what was sampled.
-        grid: where it was sampled.
-        padding: as for the sampler.
+        image: image that was sampled.
+        grid: sampling grid.
+        padding: padding of the sampler.
 
     Returns:
         `sampled`, bit for bit.

@@ -78,7 +78,7 @@ class TrainedNetwork:
         Args:
             name: name of a run, its folder, or `zoo:NAME`.
             device: a GPU where there is one, else the CPU, when left out.
-            dtype: of weights and images; float32 when left out. Sampling grids stay float32.
+            dtype: data type of weights and images, by default float32. Sampling grids stay float32.
             checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
         Raises:

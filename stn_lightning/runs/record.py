@@ -100,7 +100,7 @@ class RunRecord:
         """Return the record as a JSON object.
 
         Raises:
-            ValueError: where a number is infinite or not a number.
+            ValueError: if a number is infinite or not a number.
         """
         content = dataclasses.asdict(self)
         for name in RARE:
@@ -138,7 +138,7 @@ class RunRecord:
         """Write `results.json` atomically.
 
         Raises:
-            ValueError: where a number is infinite or not a number.
+            ValueError: if a number is infinite or not a number.
         """
         text = self.to_json(indent=2) + "\n"
         with atomic_write(path) as file:

@@ -62,12 +62,12 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     """Read a local checkpoint, and check its checksums.
 
     Args:
-        path: of the file.
-        map_location: where tensors go, as for `torch.load`.
+        path: path of the file.
+        map_location: device for the tensors, as for `torch.load`.
 
     Raises:
-        FileNotFoundError: where there is none.
-        ValueError: where `path` is a URL.
+        FileNotFoundError: if there is no such file.
+        ValueError: if `path` is a URL.
         BadCheckpointError: names the file and what is wrong with it.
     """
     file = _local(path)
@@ -134,7 +134,7 @@ def _local(path: str | os.PathLike[str]) -> Path:
     """Refuse URLs.
 
     Raises:
-        ValueError: where it is one.
+        ValueError: if it is one.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)", str(path)):
         raise ValueError(

@@ -49,7 +49,7 @@ class AtomicCheckpoint(Checkpoint):
     cost anything.
 
     Args:
-        folder: where the checkpoints of this run alone lie.
+        folder: folder for the checkpoints of this run only.
         monitor: the metric, logged in validation, by which checkpoints are ranked; without one
             there is no best.
         mode: the best is the smallest ("min") or the largest ("max").
@@ -57,7 +57,7 @@ class AtomicCheckpoint(Checkpoint):
         seconds: between two writings of `last.ckpt`, by the clock of rank 0; None for no clock.
 
     Raises:
-        ValueError: where `folder` holds checkpoints that this training would overwrite and does not
+        ValueError: if `folder` holds checkpoints that this training would overwrite and does not
             resume from.
     """
 
@@ -231,9 +231,9 @@ class AtomicCheckpoint(Checkpoint):
                 rehearsal.unlink(missing_ok=True)
 
     def _rank(self, trainer: Trainer, score: float) -> None:
-        """Copy `last.ckpt` where it is one of the best.
+        """Copy `last.ckpt` if it is one of the best.
 
-        Of equal scores the newest is the best: it was trained longer.
+        Among equal scores the newest counts as the best, as it was trained longer.
         """
         name = f"step={trainer.global_step:08d}.ckpt"
         others = [entry for entry in self.ranking if entry[1] != name]

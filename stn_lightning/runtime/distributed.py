@@ -49,7 +49,7 @@ class DDP(DDPStrategy):
 
     Args:
         minutes: until a collective that not all processes join is an error.
-        options: of `DDPStrategy` and `DistributedDataParallel`.
+        options: options of `DDPStrategy` and `DistributedDataParallel`.
 
     Raises:
         ValueError: at the start of a training that accumulates gradients with `static_graph`, which

@@ -28,7 +28,7 @@ def require_finite(module: nn.Module, source: str) -> None:
     Other buffers may be infinite on purpose, as a mask of attention is.
 
     Args:
-        module: whose parameters have been loaded.
+        module: module with loaded parameters.
         source: the file they are from, for the message.
 
     Raises:

@@ -28,7 +28,7 @@ OPTIONAL = ("timm", "onnx", "onnxscript", "onnxruntime", "optuna", "kornia", "mo
 def versions() -> dict[str, str]:
     """Return the versions of Python and packages.
 
-    Of the optional packages, those that are installed.
+    Optional packages are left out if they are not installed.
     """
     found = {"python": platform.python_version()}
     for name in (*PACKAGES, *OPTIONAL):

@@ -40,9 +40,9 @@ def require_room(folder: Path, checkpoint: Path, files: int) -> None:
     """Compare a disk's free space with a run's checkpoints.
 
     Args:
-        folder: of the checkpoints; those that it holds are replaced.
-        checkpoint: one of the run's size, in the same folder.
-        files: how many the run keeps.
+        folder: folder of the checkpoints; those in it will be replaced.
+        checkpoint: a checkpoint of the run's size, in the same folder.
+        files: number of checkpoints that the run keeps.
 
     Raises:
         OSError: says how much is free and how much is needed.

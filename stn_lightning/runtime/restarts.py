@@ -32,7 +32,7 @@ def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.
         environment: variables of this process.
 
     Raises:
-        NoProgressError: where `LIMIT` restarts in a row made no progress.
+        NoProgressError: if `LIMIT` restarts in a row made no progress.
     """
     before = _read(file)
     restarted = any(environment.get(name, "0") not in ("", "0") for name in COUNTERS)

@@ -75,7 +75,7 @@ def start_listening() -> bool:
 def release() -> None:
     """Give the signals back to their previous handlers.
 
-    What was caught is forgotten.
+    Signals that were caught are forgotten.
     """
     global _listener
     if _listener is not None:

@@ -151,7 +151,7 @@ class ClassificationTask(LightningModule):
         """Size lazy layers and check the number of classes.
 
         Raises:
-            ValueError: where backbone and data have not the same number of classes.
+            ValueError: if backbone and data have not the same number of classes.
         """
         data = datamodule_of(self.trainer)
         self.eval()
@@ -238,7 +238,7 @@ class ClassificationTask(LightningModule):
         """Return the most probable classes with their probabilities.
 
         Raises:
-            NonFiniteError: where a probability is not a number.
+            NonFiniteError: if a probability is not a number.
         """
         values, classes = probabilities(logits).max(-1)
         return [(class_names[i], p) for i, p in zip(classes.tolist(), values.tolist(), strict=True)]
@@ -299,7 +299,7 @@ def probabilities(
     """Return softmax in float32.
 
     Raises:
-        NonFiniteError: where a probability is not a number.
+        NonFiniteError: if a probability is not a number.
     """
     values = logits.float().softmax(-1)
     wrong = ~values.isfinite().flatten(1).all(1)

@@ -121,8 +121,8 @@ class ColocalisationTask(ClassificationTask):
 
         Args:
             batch: images.
-            weight: of the distances between crops.
-            generator: of the random patches.
+            weight: weight of the distances between crops.
+            generator: generator of the random patches.
         """
         assert self.transformer is not None
         image = batch.image.to(self.dtype)

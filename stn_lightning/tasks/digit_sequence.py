@@ -78,7 +78,7 @@ class DigitSequenceTask(ClassificationTask):
         Digits are independent of each other, so their probabilities multiply.
 
         Raises:
-            NonFiniteError: where a probability is not a number.
+            NonFiniteError: if a probability is not a number.
         """
         values, classes = probabilities(logits).max(-1)
         no_digit = len(class_names) - 1
@@ -146,8 +146,8 @@ class SequenceParts(Metric):
     """Errors by position, length of the number, and digit.
 
     Args:
-        num_digits: of a number at most.
-        num_classes: of each digit; the last is "no digit here".
+        num_digits: largest number of digits.
+        num_classes: classes of each position; the last is "no digit here".
     """
 
     full_state_update = False

@@ -29,12 +29,12 @@ class DistillationTask(ClassificationTask):
         optimizer: parameters -> optimiser.
         teachers: image -> logits, of the same classes.
         transformer: the student's; none when left out.
-        weight: of the teachers' probabilities in the loss, 0 to 1.
+        weight: weight of the teachers' probabilities in the loss, 0 to 1.
         temperature: above 1, the teachers' small probabilities count more.
         options: further arguments of `ClassificationTask`.
 
     Raises:
-        ValueError: where there is no teacher, a value is out of range, or, before the first step,
+        ValueError: if there is no teacher, a value is out of range, or, before the first step,
             where a teacher does not fit the data.
 
     Examples:

@@ -35,7 +35,7 @@ class CosineDecay(Schedule):
         warmup: part of the training in which the rate rises.
 
     Raises:
-        ValueError: where `warmup` is not a part of the training.
+        ValueError: if `warmup` is not a part of the training.
 
     Examples:
         >>> CosineDecay(warmup=0.1)(0.05)
@@ -57,8 +57,8 @@ class StepDecay(Schedule):
     """Multiply by `factor` at equal intervals.
 
     Args:
-        factor: of each decay; the paper divides by 10.
-        num_intervals: of equal length; the paper's 150k iterations have 3, of 50k each.
+        factor: factor of each decay; the paper divides by 10.
+        num_intervals: number of equal intervals; the paper has 3 of 50k iterations.
 
     Examples:
         >>> [StepDecay(0.5)(progress) for progress in (0.0, 0.4, 0.9)]

@@ -13,4 +13,4 @@ class StepOutput(NamedTuple):
     logits: Tensor | None
     """(batch, *digits, classes); None where the task does not classify"""
     records: list[WarpRecord]
-    """of all transformers in the task, in the order in which they ran"""
+    """Records of all transformers of the task, in the order in which they ran."""

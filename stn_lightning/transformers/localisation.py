@@ -51,8 +51,8 @@ class ConvolutionalLocalisation(nn.Module):
     A fully connected layer follows.
 
     Args:
-        num_filters: of each convolution.
-        kernel_size: of each convolution, in pixels.
+        num_filters: filters of each convolution.
+        kernel_size: kernel size of each convolution, in pixels.
         hidden_size: width of the fully connected layer.
 
     >>> ConvolutionalLocalisation()(torch.rand(5, 1, 42, 42)).shape
@@ -83,7 +83,7 @@ class FeatureLocalisation(nn.Module):
         feature_extractor: image -> feature map, for example a pretrained network.
         shrink: the extractor's input is the image averaged over squares of this many pixels; the
             paper halves 448 to 224, so that crops of twice the resolution cost no more.
-        num_filters: of the convolution.
+        num_filters: filters of the convolution.
         hidden_size: width of the fully connected layer.
 
     >>> FeatureLocalisation(nn.Conv2d(3, 8, 3))(torch.rand(5, 3, 24, 24)).shape
@@ -199,7 +199,7 @@ class SVHNLocalisation(nn.Module):
     A pooling layer stands between them, fully connected layers follow.
 
     Args:
-        num_filters: of each convolution.
+        num_filters: filters of each convolution.
         hidden_sizes: width of each fully connected layer.
 
     >>> SVHNLocalisation()(torch.rand(5, 3, 64, 64)).shape
@@ -225,13 +225,13 @@ class VolumeLocalisation(nn.Module):
     """Two convolutions of a volume, and a fully connected layer.
 
     Args:
-        num_filters: of each convolution.
+        num_filters: filters of each convolution.
         hidden_size: width of the fully connected layer.
         shrink: the volume is averaged over cubes of this many voxels a side.
         block: voxels of cubes of this many a side become channels, so that the first convolution
             covers `block` times its `kernel_size` with a stride of `block`: it sees detail that
             averaging loses, at the same cost. Volumes are padded with zeros to whole blocks.
-        kernel_size: of the first convolution, in blocks; the second has 3.
+        kernel_size: size of the first convolution's kernel, in blocks; the second has 3.
 
     Raises:
         ValueError: `shrink` or `block` is below 1.
@@ -286,9 +286,9 @@ class StridedLocalisation(nn.Module):
     Pooling and fully connected layers follow.
 
     Args:
-        num_filters: of the convolution.
-        kernel_size: of the convolution, in pixels.
-        stride: of the convolution, in pixels.
+        num_filters: filters of the convolution.
+        kernel_size: kernel size of the convolution, in pixels.
+        stride: stride of the convolution, in pixels.
         hidden_sizes: width of each fully connected layer.
 
     >>> StridedLocalisation()(torch.rand(5, 1, 84, 84)).shape

@@ -17,7 +17,7 @@ class Sampler(nn.Module, ABC):
     """Base class of samplers: image and grid -> sampled image.
 
     Args:
-        padding: what is read out of bounds: "zeros", "border", "reflection", or a colour as a list
+        padding: value out of bounds: "zeros", "border", "reflection", or a colour as a list
             of one number for each channel. Give the value that the background has AFTER
             normalisation; a black border around a normalised image is an edge to a network.
 

@@ -84,7 +84,7 @@ class NoisyIdentity(Start):
 
     Args:
         std: standard deviation of the noise, in units of theta.
-        seed: the same seed gives the same noise.
+        seed: seed of the noise.
 
     >>> NoisyIdentity(0.1).theta(Attention(), 2)
     tensor([[ 1.1541, -0.0293, -0.2179],

@@ -149,8 +149,8 @@ def compose_records(
     image.
 
     Args:
-        records: of one call of the network.
-        image: what the network got.
+        records: records of one call of the network.
+        image: input of the network.
 
     Returns:
         None where there are no transformers, or they cannot be composed.

@@ -30,11 +30,11 @@ class Card:
     """Description of a network in the zoo.
 
     Args:
-        data: what it was trained on, with the data's licence.
-        recipe: how it was trained: configuration files and options.
+        data: training data, with their licence.
+        recipe: configuration files and options of the training.
         licence: under which the weights may be used, as an SPDX identifier.
         image_shape: (channels, height, width) of what it takes.
-        class_names: of its logits, in order.
+        class_names: class names in the order of the logits.
         record: the run's record: configuration, error, seed, commit, versions.
     """
 

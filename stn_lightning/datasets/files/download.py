@@ -16,9 +16,9 @@ class File(NamedTuple):
 
     name: str
     sha256: str | None
-    """None where nobody has published it: then the size alone is compared"""
+    """None if it is not published; then only the size is compared."""
     size: int
-    """in bytes: no more than these are read from a server"""
+    """Size in bytes; no more are read from a server."""
 
 
 def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
