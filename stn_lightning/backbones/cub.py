@@ -81,11 +81,10 @@ class MultiCropClassifier(nn.Module):
 class SharedStemClassifier(nn.Module):
     """Classify crops of a stem's feature maps.
 
-    The stem runs once for each image.
-
-    A transformer may stand anywhere in a network (section 3.4 of the paper). Behind a frozen stem
-    it costs least: no crop runs through the stem again, and no gradient runs back through it. The
-    localisation reads the stem's features of the whole image in a smaller view.
+    The stem runs once for each image. A transformer may stand anywhere in a network (section 3.4 of
+    the paper). Behind a frozen stem it costs least: no crop runs through the stem again, and no
+    gradient runs back through it. The localisation reads the stem's features of the whole image in
+    a smaller view.
 
     Args:
         stem: image -> feature maps, for example a frozen feature extractor's first layers.

@@ -100,11 +100,10 @@ def load(
 ) -> None:
     """Load a network's weights from `state`.
 
-    Other tensors in `state`, for example a classifier's, are ignored.
-
-    Names are the network's own; or they end in network.NAME, as in the checkpoint of a run that has
-    the network in a feature extractor; or all of them differ, and the tensors are in the network's
-    order, with all shapes the same.
+    Other tensors in `state`, for example a classifier's, are ignored. Names are the network's own;
+    or they end in network.NAME, as in the checkpoint of a run that has the network in a feature
+    extractor; or all of them differ, and the tensors are in the network's order, with all shapes
+    the same.
 
     Args:
         network: network.

@@ -48,11 +48,10 @@ class _Shown(NamedTuple):
 class WarpImages(Callback):
     """Draw validation images and their crops after each epoch.
 
-    Each image has the outlines of its crops, and the crops beside it.
-
-    Transformers in series have one outline, that of their composition. Below each image stands the
-    prediction, in red if it is wrong. The drawing goes to TensorBoard, and to `panel.png` in the
-    trainer's `default_root_dir`. Without a transformer nothing is drawn.
+    Each image has the outlines of its crops, and the crops beside it. Transformers in series have
+    one outline, that of their composition. Below each image stands the prediction, in red if it is
+    wrong. The drawing goes to TensorBoard, and to `panel.png` in the trainer's `default_root_dir`.
+    Without a transformer nothing is drawn.
 
     Args:
         num_images: how many, evenly spread over the validation split, so that one which is sorted

@@ -31,10 +31,8 @@ class Draw(NamedTuple):
 class EpochBatches(Sampler[Draw]):
     """Batches of each epoch: every image once.
 
-    Each process gets its share of each batch.
-
-    If the batch size does not divide the data, sizes of batches differ by one at most, so there is
-    no small batch at the end.
+    Each process gets its share of each batch. If the batch size does not divide the data, sizes of
+    batches differ by one at most, so there is no small batch at the end.
 
     Args:
         data: data to draw from; only its length matters.

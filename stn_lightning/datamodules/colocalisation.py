@@ -17,10 +17,8 @@ from stn_lightning.distortions import Cluttered, CounterRandom
 class ColocalisationDataModule(MNISTDataModule):
     """Images of one class, each at a frozen place.
 
-    There may be clutter around them.
-
-    Training, validation and test see the same images, as nothing is labelled. A batch's `box` is
-    the frame of the digit; only the score reads it.
+    There may be clutter around them. Training, validation and test see the same images, as nothing
+    is labelled. A batch's `box` is the frame of the digit; only the score reads it.
 
     Args:
         source: data set of the digits; its training split is taken.

@@ -16,9 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class Annotations(NamedTuple):
     """Annotated parts and boxes of a split.
 
-    For scoring where a network looks.
-
-    They are never handed to a task.
+    For scoring where a network looks. They are never handed to a task.
     """
 
     parts: Float32[Tensor, "images parts 3"]

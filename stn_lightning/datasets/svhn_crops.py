@@ -176,11 +176,9 @@ class SVHNCropFile:
 def cut(path: Path, outer: Box, size: int, margin: int, looseness: float) -> Bytes:
     """Cut the surroundings of a box out of an image.
 
-    Returns a square, (3, side, side).
-
-    The box enlarged by 30 % and by `looseness`, as far as the image reaches, becomes the inner
-    `size` x `size` pixels, whatever its shape. The margin around them shows what is there, and
-    beyond the image's border its outermost pixels.
+    Returns a square, (3, side, side). The box enlarged by 30 % and by `looseness`, as far as the
+    image reaches, becomes the inner `size` x `size` pixels, whatever its shape. The margin around
+    them shows what is there, and beyond the image's border its outermost pixels.
 
     Args:
         path: file of the image.

@@ -99,10 +99,8 @@ class RandomPose3D(Distortion):
     ) -> tuple[Int64[Tensor, " points"], Int64[Tensor, " points"], Float[Tensor, "points 3"]]:
         """Return the voxels of the slab.
 
-        They are a few in a hundred of the cube.
-
-        A line of voxels along the depth is straight in the digit's frame, so that it is in the slab
-        from one voxel to another.
+        They are a few in a hundred of the cube. A line of voxels along the depth is straight in the
+        digit's frame, so that it is in the slab from one voxel to another.
 
         Returns:
             The image of each voxel, its index in the cube, its point in the digit's frame.

@@ -246,11 +246,10 @@ def _pyramid(
 ) -> list[Tensor]:
     """Return all levels up to the last of `levels`.
 
-    Level 0 is the canvas; levels that are not in `levels` may be fillers.
-
-    Level 1 is 144 times a mean, level k > 1 is 4^(k+2) times. Samples of level 1 are the canvas's,
-    without its outermost. From level 2 on they lie 2^(k-2) pixels apart on the corners of pixels,
-    from one outside of the canvas (without its rim) on each side.
+    Level 0 is the canvas; levels that are not in `levels` may be fillers. Level 1 is 144 times a
+    mean, level k > 1 is 4^(k+2) times. Samples of level 1 are the canvas's, without its outermost.
+    From level 2 on they lie 2^(k-2) pixels apart on the corners of pixels, from one outside of the
+    canvas (without its rim) on each side.
     """
     pyramid = [canvas]
     if levels[-1] > 0:

@@ -78,9 +78,8 @@ def scales(
 ) -> Float[Tensor, "batch cells dimensions"]:
     """Return the grid's scales, the largest first.
 
-    They are the singular values of its Jacobian.
-
-    Below 1 the output enlarges the image, above 1 it shrinks it.
+    They are the singular values of its Jacobian. Below 1 the output enlarges the image, above 1 it
+    shrinks it.
 
     Returns:
         Scales in each cell of a mesh over the grid: exact for affine maps, else the cell's mean.

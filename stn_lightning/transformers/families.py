@@ -78,9 +78,8 @@ class Family(nn.Module, ABC):
     def translation(self, theta: Float[Tensor, " numbers"]) -> Float[Tensor, "numbers dimensions"]:
         """Return theta's change for a unit shift of the crop.
 
-        Along x, y (and z).
-
-        By least squares over 8 points along each axis: exact where the grid is linear in theta.
+        Along x, y (and z). By least squares over 8 points along each axis: exact where the grid is
+        linear in theta.
         """
         size = (8,) * self.dimensions
         moved = jacobian(lambda theta: self(theta[None], size).flatten(), theta)
@@ -265,9 +264,8 @@ def to_plane(size: Size) -> tuple[int, int]:
 def _tile_centres(n: int) -> tuple[int, Float[Tensor, "n 2"]]:
     """Return the number of rows, and all centres.
 
-    Centres are in reading order.
-
-    Rows and columns are as near to a square as `n` divides, with more columns than rows.
+    Centres are in reading order. Rows and columns are as near to a square as `n` divides, with more
+    columns than rows.
     """
     rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
     return rows, lattice.points((rows, n // rows), torch.empty(0)).flatten(0, 1)

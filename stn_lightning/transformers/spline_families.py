@@ -51,9 +51,8 @@ class ThinPlateSpline(Family):
     def _basis(self, size: tuple[int, int]) -> Float[Tensor, "pixels points"]:
         """Return the basis for an output of `size`.
 
-        It is kept for the next call.
-
-        A graph that is being traced can keep nothing, and computes it anew.
+        It is kept for the next call. A graph that is being traced can keep nothing, and computes it
+        anew.
         """
         if size == self.size and self.basis is not None:
             return self.basis

@@ -102,11 +102,9 @@ class NoisyIdentity(Start):
 class Tiling(Start):
     """Starts with crops side by side.
 
-    They cover the image as far as their size allows.
-
-    As for the paper's birds, for families with a crop that moves: `Translation` and `Attention`.
-    Crops stand in rows and columns as near to a square as `n` divides, with more columns than rows:
-    2 are left and right, 4 the quarters.
+    They cover the image as far as their size allows. As for the paper's birds, for families with a
+    crop that moves: `Translation` and `Attention`. Crops stand in rows and columns as near to a
+    square as `n` divides, with more columns than rows: 2 are left and right, 4 the quarters.
 
     >>> Tiling().theta(Attention(), 2)
     tensor([[ 1.0000, -0.5000,  0.0000],

@@ -9,9 +9,8 @@ from typing import Any
 def rows(path: Path, *columns: Callable[[str], Any]) -> Iterator[tuple[int, list[Any]]]:
     """Yield number and values of each row.
 
-    The first row has number 1; blank rows are skipped.
-
-    Columns are split at white space, and the last one keeps its own.
+    The first row has number 1; blank rows are skipped. Columns are split at white space, and the
+    last one keeps its own.
 
     Args:
         path: a file in UTF-8, with a byte-order mark or without.
