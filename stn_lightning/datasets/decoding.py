@@ -105,7 +105,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{printable(path)}: {_too_large()}") from problem
     except Exception as problem:  # of many kinds, all about the file
         lines = str(problem).splitlines() or [type(problem).__name__]
-        reason = "it is none" if isinstance(problem, UnidentifiedImageError) else lines[0]
+        reason = "it is not an image" if isinstance(problem, UnidentifiedImageError) else lines[0]
         raise ValueError(
             f"{printable(path)}: {reason}; JPEG, PNG, WebP, BMP, GIF and TIFF files are read"
         ) from problem

@@ -96,7 +96,7 @@ def _target(file: h5py.File, reference: h5py.Reference) -> Any:
 def _read(dataset: h5py.h5d.DatasetID, kind: npt.DTypeLike, most: int) -> npt.NDArray[Any]:
     size = dataset.get_space().get_simple_extent_npoints()
     if size > most:
-        raise ValueError(f"it has {size:,} values where {most} are the most")
+        raise ValueError(f"it has {size:,} values, more than {most}")
     values = np.empty(dataset.shape, kind)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     return values.ravel()
@@ -105,7 +105,7 @@ def _read(dataset: h5py.h5d.DatasetID, kind: npt.DTypeLike, most: int) -> npt.ND
 def _name(letters: h5py.h5d.DatasetID) -> str:
     codes = _read(letters, np.uint16, MAX_NAME).tolist()
     if not codes or not all(0 < code < 128 for code in codes):
-        raise ValueError("its name is no text")
+        raise ValueError("its name is not text")
     return contained_path("".join(chr(code) for code in codes))
 
 

@@ -144,7 +144,7 @@ class ImageFolder(ImageFileSource):
             try:
                 image = self._from_row(columns, values)
                 if image.name in images:
-                    raise ValueError(f"{image.name} has had a row before")
+                    raise ValueError(f"{image.name} has two rows")
             except ValueError as problem:
                 raise ValueError(f"{table}: row {row}: {problem}") from problem
             images[image.name] = image

@@ -112,7 +112,7 @@ def read_json(path: Path) -> NumberBoxes:
     try:
         entries = json.loads(path.read_text())
     except (ValueError, RecursionError) as problem:
-        raise ValueError(f"{path}: {str(problem).splitlines()[0]}; it is no JSON") from problem
+        raise ValueError(f"{path}: {str(problem).splitlines()[0]}; it is not JSON") from problem
     if not isinstance(entries, list):
         raise ValueError(f"{path}: is no list of images")
     for row, entry in enumerate(entries):

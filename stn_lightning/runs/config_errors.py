@@ -51,7 +51,7 @@ def check_yaml(path: Path) -> None:
     try:
         yaml.load(path.read_text(), _UniqueKeys)
     except UnicodeDecodeError as problem:
-        raise ValueError(f"{path}: byte {problem.start}: this is no text") from problem
+        raise ValueError(f"{path}: byte {problem.start}: this is not UTF-8 text") from problem
     except yaml.MarkedYAMLError as problem:
         line = problem.problem_mark.line + 1 if problem.problem_mark else 1
         raise ValueError(f"{path}:{line}: {' '.join(str(problem.problem).split())}") from problem

@@ -101,7 +101,7 @@ def only_informs(path: Path) -> Iterator[None]:
             _reported.add(path)
             reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
             print(
-                f"warning: {path}: {reason}; it only informs, and is left out",
+                f"warning: {path}: {reason}; training does not need it and goes on",
                 file=sys.stderr,
                 flush=True,
             )

@@ -127,4 +127,4 @@ def _checkpoints(trainer: Trainer) -> AtomicCheckpoint:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, AtomicCheckpoint):
             return callback
-    raise ValueError("Preemption saves through Checkpoints; give the Trainer both")
+    raise ValueError("Preemption needs AtomicCheckpoint to save; give the Trainer both callbacks")

@@ -25,4 +25,6 @@ def test_a_disk_that_is_full_for_the_events_is_reported_once_and_stops_nothing(
                 logger.experiment.flush()
         logger.finalize("failed")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert line.endswith("events.out.tfevents: File too large; it only informs, and is left out")
+    assert line.endswith(
+        "events.out.tfevents: File too large; training does not need it and goes on"
+    )

@@ -179,7 +179,7 @@ def test_a_header_that_promises_gigabytes_is_refused_before_decoding(tmp_path: P
         ),
         ("images.txt", "1 /etc/passwd", "row 2: '/etc/passwd' is no file"),
         ("images.txt", "2", "row 2: 1 columns, expected 2"),
-        ("images.txt", "1 a.jpg", "row 2: 1 has had a row before"),
+        ("images.txt", "1 a.jpg", "row 2: 1 has two rows"),
         ("image_class_labels.txt", "2 x", "row 2: 'x' is no whole number"),
         ("image_class_labels.txt", "2 9", "image 2 has class 9, of 3"),
         ("train_test_split.txt", "2 2", "row 2: '2' is neither 0 nor 1"),

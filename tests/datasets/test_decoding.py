@@ -185,7 +185,9 @@ def test_only_the_decoders_of_promised_formats_run(
 
     monkeypatch.setitem(Image.OPEN, kind, (run, accept))
     for read in (decode, image_size):
-        with pytest.raises(ValueError, match=r"image\.png: it is none; JPEG, PNG, .* are read"):
+        with pytest.raises(
+            ValueError, match=r"image\.png: it is not an image; JPEG, PNG, .* are read"
+        ):
             read(path)
 
 

@@ -168,7 +168,7 @@ def test_a_mistake_behind_blank_lines_is_named_by_its_line(birds: Path, tmp_path
 
 def test_an_image_with_two_rows_is_refused(birds: Path, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(TABLE + "finch/0.png,a,test\n")
-    with pytest.raises(ValueError, match=r"row 5: finch/0\.png has had a row before"):
+    with pytest.raises(ValueError, match=r"row 5: finch/0\.png has two rows"):
         ImageFolder(str(birds), str(tmp_path / "table.csv")).prepare()
 
 

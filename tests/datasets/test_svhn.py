@@ -321,7 +321,7 @@ def test_drawn_layouts_have_the_statistics_of_the_real_ones() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no JSON"),
+        ("", "is not JSON"),
         ("{}", "is no list"),
         ('[{"name": "1.png", "boxes": [[11, 1, 1, 2, 2]]}]', "entry 0"),
         ("[1]", "entry 0"),

@@ -278,7 +278,7 @@ def test_a_mistake_in_a_file_is_answered_by_one_line(
 def test_a_file_that_is_no_text_is_named(stn: Stn, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
     code, _, err = stn("fit", "--config", "bad.yaml")
-    assert (code, err) == (2, "stn fit: bad.yaml: byte 0: this is no text\n")
+    assert (code, err) == (2, "stn fit: bad.yaml: byte 0: this is not UTF-8 text\n")
 
 
 @pytest.mark.parametrize("command", ["test", "validate"])

@@ -111,7 +111,7 @@ def test_without_checkpoints_it_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
     )
-    with pytest.raises(ValueError, match="Preemption saves through Checkpoints"):
+    with pytest.raises(ValueError, match="Preemption needs AtomicCheckpoint to save"):
         Preemption().setup(trainer, LightningModule(), "fit")
 
 

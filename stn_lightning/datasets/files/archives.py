@@ -97,7 +97,7 @@ def _unpack_into(archive: Path, folder: Path, members: int, size: int) -> None:
             _extract(tar, member, folder)
             reader.allowance = HEADER
         if len(stream.read(PADDING)) == PADDING:  # to the end, where gzip keeps its checksum
-            raise ValueError("goes on after its end")
+            raise ValueError("has data after its end")
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

@@ -25,7 +25,7 @@ def rows(path: Path, *columns: Callable[[str], Any]) -> Iterator[tuple[int, list
         raise ValueError(f"{path}: cannot be read ({problem.strerror})") from problem
     except UnicodeDecodeError as problem:
         row = problem.object.count(10, 0, problem.start) + 1
-        raise ValueError(f"{path}: row {row}: byte {problem.start} is no text") from problem
+        raise ValueError(f"{path}: row {row}: byte {problem.start} is not UTF-8 text") from problem
     for number, line in enumerate(lines, 1):
         words = line.split(maxsplit=len(columns) - 1)
         if not words:
@@ -50,7 +50,7 @@ def keyed(path: Path, *columns: Callable[[str], Any]) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for number, (key, *values) in rows(path, whole_number, *columns):
         if key in found:
-            raise ValueError(f"{path}: row {number}: {key} has had a row before")
+            raise ValueError(f"{path}: row {number}: {key} has two rows")
         found[key] = values[0] if len(values) == 1 else values
     return found
 
