@@ -216,6 +216,19 @@ def test_a_whole_network_takes_a_step(
     assert moved == [True]
 
 
+def test_the_papers_network_stands_in_for_the_small_one(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cub(tmp_path / "data/cub")
+    state = models.get_model("googlenet", init_weights=False, aux_logits=False).state_dict()
+    monkeypatch.setattr(feature_extractors, "_downloaded", lambda *_: state)
+    names = ["half_scale/st2", "half_scale/cub", "recipes/googlenet"]
+    files = [f"--config=configs/cub/{name}.yaml" for name in names]
+    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
+    code, _, err = stn("fit", *files, *ONE_STEP, classes)
+    assert (code, err) == (0, "")
+
+
 def test_a_pretrained_network_takes_a_step_on_a_folder(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
