@@ -64,7 +64,7 @@ class WarpingDistortion(Distortion):
 
 
 class Augmented(Distortion):
-    """A distortion of images that are warped a little before it, read once.
+    """A distortion after a small warp, in one sampling.
 
     The augmentation's displacements are looked up where the distortion reads, so that one sampling
     does both. The distortion draws its random numbers first: they are those it draws alone.

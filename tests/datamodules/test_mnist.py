@@ -396,6 +396,27 @@ def turns(module: MNISTDataModule, split: Split, epoch: int) -> Tensor:
     return torch.atan2(theta[:, 1], theta[:, 0]).rad2deg()
 
 
+def augmented(distortion: Distortion | None) -> MNISTDataModule:
+    module = MNISTDataModule(Few(), distortion, 10, augmentation=Elastic(scale=(1.0, 1.0)))
+    module.trainer = module_of().trainer
+    module.setup("fit")
+    module.setup("test")
+    return module
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_training_images_alone_are_augmented(split: Split) -> None:
+    bent, plain = augmented(Rotated()), module_of(Rotated())
+    assert torch.equal(by_index(bent, split), by_index(plain, split)) == (split != "train")
+    assert torch.equal(turns(bent, split, 0), turns(plain, split, 0))
+
+
+@pytest.mark.parametrize(("distortion", "name"), [(Cluttered(), "Cluttered"), (None, "NoneType")])
+def test_an_augmentation_needs_a_warp(distortion: Distortion | None, name: str) -> None:
+    with pytest.raises(ValueError, match=f"a distortion that is a warp, not {name}"):
+        augmented(distortion)
+
+
 def test_a_curriculum_lets_distortions_grow_pass_by_pass_to_their_full_strength() -> None:
     eased, plain = with_curriculum(0.5), module_of(RotatedScaledTranslated(), seed=3)
     for epoch in range(6):

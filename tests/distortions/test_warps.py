@@ -13,13 +13,14 @@ from scipy import interpolate, ndimage, stats
 from torch import Tensor
 
 from stn_lightning.distortions import (
+    Augmented,
     Elastic,
     Perspective,
     Rotated,
     RotatedScaledTranslated,
     WarpingDistortion,
 )
-from stn_lightning.geometry import affine, lattice, projective
+from stn_lightning.geometry import affine, lattice, projective, sampling
 from stn_lightning.transformers import Affine, Bilinear, ComposableFamily, Projective
 
 from .samples import Recorded, digits, randomness
@@ -327,3 +328,25 @@ def test_the_splines_tables_are_not_saved_and_stay_in_float64() -> None:
     distortion = Elastic()
     assert not distortion.state_dict()
     assert distortion.basis.dtype == torch.float64
+
+
+def test_an_augmentation_without_strength_leaves_a_distortion_as_it_is() -> None:
+    pool = digits()[:20]
+    still = Augmented(RotatedScaledTranslated(), Elastic(std=0.0, scale=(1.0, 1.0)))
+    expected = RotatedScaledTranslated()(pool / 255, randomness(20), pool)
+    assert torch.equal(still(pool / 255, randomness(20), pool), expected)
+
+
+def test_an_augmentation_and_a_distortion_are_one_map_sampled_once() -> None:
+    pool = digits()[:20]
+    smaller = Augmented(RotatedScaledTranslated(), Elastic(std=0.0, scale=(0.8, 0.8)))
+    theta = RotatedScaledTranslated().theta(randomness(20)) / 0.8
+    expected = sampling.bilinear(pool / 255, affine.grid(theta, (42, 42)))
+    torch.testing.assert_close(
+        smaller(pool / 255, randomness(20), pool), expected, atol=1e-4, rtol=0
+    )
+
+
+def test_an_augmentation_keeps_the_images_size() -> None:
+    with pytest.raises(ValueError, match="give size and digit 28"):
+        Augmented(RotatedScaledTranslated(), Elastic(size=42))
