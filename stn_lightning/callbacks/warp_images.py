@@ -253,7 +253,8 @@ def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[floa
 
 
 def to_rgb_square(image: Float[Tensor, "channels *size"], side: int) -> Image.Image:
-    """Return an image, 0 to 1, as a coloured square."""
+    """Return an image, 0 to 1, as a coloured square; a volume is projected along its depth."""
+    image = image.amax(1) if image.dim() == 4 else image
     values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     colours = values.new_zeros(3, *values.shape[1:])
     colours[:] = values if len(values) == 1 else 0

@@ -12,7 +12,12 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ProgressBar,
+    RichProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -36,7 +41,12 @@ from stn_lightning.callbacks import (
 )
 from stn_lightning.cli.arguments import complete_flags, configs, locate_configs
 from stn_lightning.cli.messages import say
-from stn_lightning.cli.trainer_options import listed, refuse_options, several_processes
+from stn_lightning.cli.trainer_options import (
+    listed,
+    refuse_lonely_node,
+    refuse_options,
+    several_processes,
+)
 from stn_lightning.runs.config_errors import check_yaml, one_line
 from stn_lightning.runs.folder import RunFolder, default_name, differences
 from stn_lightning.runs.initial_weights import InitialWeights
@@ -48,7 +58,7 @@ from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
 from stn_lightning.runtime.distributed import DDP
 from stn_lightning.runtime.exact_resume import ExactResume
 from stn_lightning.runtime.guards import NonFiniteGuard
-from stn_lightning.runtime.lightning_internals import DeferredCLI
+from stn_lightning.runtime.lightning_internals import DeferredCLI, end_weight_averaging
 from stn_lightning.runtime.locks import claim
 from stn_lightning.runtime.precision import FLOAT32, choose_precision
 from stn_lightning.runtime.preemption import Preemption
@@ -210,8 +220,8 @@ class CommandLine(DeferredCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = self.run_folder
         chosen = self.built("trainer")
-        refuse_options(chosen)
-        if chosen["logger"] is None:
+        refuse_options(chosen, folder.checkpoints)
+        if chosen["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(
                 folder.path.parent, folder.name, version="", default_hp_metric=False
             )
@@ -222,7 +232,9 @@ class CommandLine(DeferredCLI):
         kwargs["plugins"] = [AtomicCheckpointIO(), *listed(chosen["plugins"])]
         if chosen["strategy"] in ("auto", "ddp") and several_processes(chosen):
             kwargs["strategy"] = DDP()
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        refuse_lonely_node(trainer)
+        return trainer
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
         files = [str(config) for config in configs(self.arguments)]
@@ -252,7 +264,8 @@ class CommandLine(DeferredCLI):
             ]
         if chosen["enable_model_summary"] is not False:
             callbacks.append(ParameterSummary())
-        if chosen["enable_progress_bar"] is not False:
+        theirs = any(isinstance(each, ProgressBar) for each in listed(chosen["callbacks"]))
+        if chosen["enable_progress_bar"] is not False and not theirs:
             callbacks.append(RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLogger())
         return callbacks
 
@@ -292,6 +305,9 @@ class CommandLine(DeferredCLI):
     @contextlib.contextmanager
     def _prepared(self, start: Start) -> Iterator[None]:
         """Prepare the run's folder; undo it on early failure."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
+            yield  # a trial leaves nothing behind
+            return
         folder = self.run_folder
         moved = folder.set_aside() if self.options.resume == "never" else None
         try:
@@ -309,7 +325,13 @@ class CommandLine(DeferredCLI):
         self.trainer.fit(
             self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True
         )
+        if not self.trainer.global_step:
+            raise ValueError(
+                "not one step was taken; look at max_epochs, max_steps, max_time and "
+                "limit_train_batches of the trainer"
+            )
         if self.trainer.checkpoint_callback is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            end_weight_averaging(self.trainer)
             self.trainer.test(
                 self.model,
                 datamodule=self.datamodule,

@@ -1,10 +1,25 @@
 """Refuse options of Lightning's Trainer that contradict a run."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning import Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    OnExceptionCheckpoint,
+    SpikeDetection,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 REFUSED = {
     "default_root_dir": "a run lies in runs/NAME of the working directory; choose NAME by --name",
@@ -12,41 +27,98 @@ REFUSED = {
     "barebones": "a run writes checkpoints and a record; for speed alone use "
     "--trainer.logger false --trainer.enable_checkpointing false",
     "model_registry": "a run keeps its checkpoints in its folder; stn export writes the network",
+    "limit_predict_batches": "stn predict takes all images that it is given",
 }
 """Options that must keep their defaults, and why."""
 
-FINDERS = {
-    BatchSizeFinder: "stn tune --batch-size",
-    LearningRateFinder: "stn tune",
+CALLBACKS: dict[type[Any], str] = {
+    BatchSizeFinder: "config.yaml would have another batch size; see what stn tune --batch-size "
+    "suggests",
+    LearningRateFinder: "config.yaml would have another learning rate; see what stn tune suggests",
+    StochasticWeightAveraging: "it averages after the last checkpoint, so nothing would test its "
+    "weights; give EMAWeightAveraging",
+    ModelPruning: "its masks are in no checkpoint, so the run could not be resumed; prune what "
+    "stn export writes",
+    OnExceptionCheckpoint: "it would start from its own file; last.ckpt is saved in any case",
+    SpikeDetection: "Lightning cannot load what it saves of it",
 }
-"""Callbacks that train with other settings than config.yaml, and what to use instead."""
+"""Callbacks that contradict a run, and why."""
+
+COPIES = ("spawn", "fork", "notebook")
+"""Words in the names of strategies whose processes are copies of this one."""
 
 
-def refuse_options(trainer: Namespace) -> None:
+def refuse_options(trainer: Namespace, checkpoints: Path) -> None:
     """Check the options of the Trainer.
 
     Args:
         trainer: its options, with callbacks and plugins built.
+        checkpoints: folder of the run's own.
 
     Raises:
         ValueError: names the first option that is refused.
     """
+    for problem in _problems(trainer):
+        raise ValueError(problem)
+    for callback in listed(trainer["callbacks"]):
+        for problem in _problems_of(callback, checkpoints):
+            raise ValueError(problem)
+
+
+def _problems(trainer: Namespace) -> Iterator[str]:
     for option, reason in REFUSED.items():
         if trainer[option]:
-            raise ValueError(f"--trainer.{option} {trainer[option]}: leave it out; {reason}")
+            yield f"--trainer.{option} {trainer[option]}: leave it out; {reason}"
     name = trainer["strategy"] if isinstance(trainer["strategy"], str) else ""
-    if any(word in name for word in ("spawn", "fork", "notebook")):
-        raise ValueError(
+    if any(word in name for word in COPIES):
+        yield (
             f"--trainer.strategy {name}: forked or spawned processes cannot be resumed or stopped "
             "together; give ddp"
         )
-    for callback in listed(trainer["callbacks"]):
-        for kind, instead in FINDERS.items():
-            if isinstance(callback, kind):
-                raise ValueError(
-                    f"{kind.__name__} trains with other settings than config.yaml has; "
-                    f"leave it out, and see what {instead} suggests"
-                )
+    if trainer["accumulate_grad_batches"] < 1:
+        yield (
+            f"--trainer.accumulate_grad_batches {trainer['accumulate_grad_batches']}: give 1 or "
+            "more"
+        )
+    if trainer["gradient_clip_algorithm"] is not None and trainer["gradient_clip_val"] is None:
+        yield (
+            f"--trainer.gradient_clip_algorithm {trainer['gradient_clip_algorithm']}: nothing is "
+            "clipped without --trainer.gradient_clip_val"
+        )
+    least, most = trainer["min_epochs"] or 0, trainer["max_epochs"]
+    if most is not None and 0 <= most < least:
+        yield f"--trainer.min_epochs {least} is more than --trainer.max_epochs {most}"
+    if any(isinstance(plugin, CheckpointIO) for plugin in listed(trainer["plugins"])):
+        yield "--trainer.plugins: leave out the CheckpointIO; a run's own writes files atomically"
+
+
+def _problems_of(callback: Callback, checkpoints: Path) -> Iterator[str]:
+    for kind, reason in CALLBACKS.items():
+        if isinstance(callback, kind):
+            yield f"{type(callback).__name__}: leave it out; {reason}"
+    if isinstance(callback, ModelCheckpoint):
+        folder = callback.dirpath
+        if folder is None or Path(folder).resolve() == checkpoints.resolve():
+            yield (
+                f"ModelCheckpoint: give it a dirpath of its own; {checkpoints} holds what the run "
+                "resumes from"
+            )
+
+
+def refuse_lonely_node(trainer: Trainer) -> None:
+    """Check that something starts the other nodes.
+
+    Raises:
+        ValueError: where this process would wait for them in vain.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    started_by_hand = "MASTER_ADDR" in os.environ
+    alone = isinstance(environment, LightningEnvironment) and not started_by_hand
+    if trainer.num_nodes > 1 and alone:
+        raise ValueError(
+            f"--trainer.num_nodes {trainer.num_nodes}: nothing starts the others; use stn submit, "
+            "or torchrun, or set MASTER_ADDR and NODE_RANK on each node"
+        )
 
 
 def several_processes(trainer: Namespace) -> bool:

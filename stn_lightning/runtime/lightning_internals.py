@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -55,6 +56,17 @@ def end_restart(trainer: Trainer) -> None:
 def restore_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
     """Put `metrics` back into `trainer.callback_metrics`."""
     trainer._logger_connector._callback_metrics.update(metrics)
+
+
+def end_weight_averaging(trainer: Trainer) -> None:
+    """Let a test after a training load the averaged weights.
+
+    `WeightAveraging` puts the average into a checkpoint's `state_dict`, which is what validation
+    saw. While it holds an average it loads the weights beside it instead, which are for resuming.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        if isinstance(callback, WeightAveraging):
+            callback._average_model = None
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:

@@ -82,8 +82,9 @@ class Family(nn.Module, ABC):
         linear in theta.
         """
         size = (8,) * self.dimensions
-        moved = jacobian(lambda theta: self(theta[None], size).flatten(), theta)
-        return torch.linalg.pinv(moved) @ torch.eye(self.dimensions).repeat(math.prod(size), 1)
+        moved = jacobian(lambda theta: self(theta[None], size).flatten(), theta.float())
+        shifts = torch.eye(self.dimensions, dtype=moved.dtype).repeat(math.prod(size), 1)
+        return torch.linalg.pinv(moved) @ shifts
 
     def forward(
         self, theta: Float[Tensor, "batch numbers"], size: Size

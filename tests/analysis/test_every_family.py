@@ -78,6 +78,7 @@ def test_a_network_of_every_kind_is_exported_and_asked(
         "max_epochs": 1,
         "limit_train_batches": 1,
         "limit_test_batches": 1,
+        "check_val_every_n_epoch": 1,
         "log_every_n_steps": 1,
     }
     moment = [f"--trainer.{name}={value}" for name, value in limits.items()]

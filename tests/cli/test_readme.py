@@ -63,7 +63,7 @@ def test_every_command_of_the_readme_does_what_it_is_there_for(
         "submit",
         "status",
     } <= set(done)
-    assert "where it looks runs/quickstart/panel.png" in said
+    assert "crops runs/quickstart/panel.png" in said
     assert {"answers.csv", "drawn"} <= {path.name for path in tmp_path.iterdir()}
     made = {path.name for path in (tmp_path / "runs/quickstart").iterdir()}
     assert {"report.html", "export", "results.json", "config.yaml", "panel.png"} <= made
