@@ -24,9 +24,6 @@ def write_files(page: Path, folder: Path) -> list[str]:
     return list(found)
 
 
-_OUTER_MAKE = re.compile(r"(GNU)?MAKE|MFLAGS").match  # what the make that runs the tests hands on
-
-
 def commands(page: Path) -> list[str]:
     """Its indented lines that are commands, without the remarks behind them."""
     return _COMMAND.findall(page.read_text())
@@ -41,7 +38,7 @@ def words(command: str) -> list[str]:
         said = subprocess.run(
             ["make", "--no-print-directory", "-n", *done, *shlex.split(command)[1:]],
             cwd=REPOSITORY,
-            env={name: value for name, value in os.environ.items() if not _OUTER_MAKE(name)},
+            env=_without_outer_make(),
             check=True,
             capture_output=True,
             text=True,
@@ -49,6 +46,15 @@ def words(command: str) -> list[str]:
         command = said.stdout.strip()
     program, *arguments = shlex.split(command)
     return [Path(program).name, *arguments]
+
+
+def _without_outer_make() -> dict[str, str]:
+    """The environment without what the make that runs the tests hands on: its own variables, and
+    those of its command line.
+    """
+    given = re.findall(r"(\w+)=", os.environ.get("MAKEFLAGS", ""))
+    own = re.compile("|".join(["(GNU)?MAKE.*", "MFLAGS", *given])).fullmatch
+    return {name: value for name, value in os.environ.items() if not own(name)}
 
 
 def do(line: list[str]) -> int:

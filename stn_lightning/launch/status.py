@@ -65,10 +65,8 @@ def status(*runs: str) -> int:
             }
         elif runs and folder.name not in states:
             raise ValueError(f"{folder} has no {STATE}, so nothing was trained there")
-    lines = [
-        line(name, state)
-        for name, state in sorted(states.items(), key=lambda item: item[1]["time"])
-    ]
+    said = [entry for name, state in states.items() if (entry := _said(name, state)) is not None]
+    lines = [each for _, each in sorted(said, key=lambda entry: entry[0])]
     rows = [Line("run", "state", "epoch", "error", "time left", "job", "why"), *lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(
@@ -85,11 +83,22 @@ def status(*runs: str) -> int:
 def _read(file: Path) -> dict[str, Any] | None:
     """Read a state file; warn and return None if unreadable."""
     try:
-        state = json.loads(file.read_text())
-        return state if state["doing"] and state["time"] else None
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        print(f"{file} is left out: {problem}", file=sys.stderr)
-        return None
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as problem:
+        return _left_out(file, problem)
+
+
+def _said(name: str, state: dict[str, Any]) -> tuple[float, Line] | None:
+    """Return a state's time and line; warn and return None if damaged."""
+    try:
+        return float(state["time"]), line(name, state)
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        return _left_out(RUNS / name / STATE, problem)
+
+
+def _left_out(file: Path, problem: Exception) -> None:
+    """Warn of a file that is left out."""
+    print(f"{file} is left out: {type(problem).__name__}: {problem}", file=sys.stderr)
 
 
 def line(name: str, state: dict[str, Any]) -> Line:
@@ -122,7 +131,7 @@ def line(name: str, state: dict[str, Any]) -> Line:
 
 def _sent(script: Path) -> str | None:
     """Return the job number of a submitted script, else None."""
-    last = script.read_text().splitlines()[-1:] if script.exists() else []
+    last = script.read_text(errors="replace").splitlines()[-1:] if script.exists() else []
     return last[0].removeprefix(SENT) if last and last[0].startswith(SENT) else None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stn_lightning import zoo
 from stn_lightning.runs.folder import RunFolder
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
+from stn_lightning.runtime.checkpointing import BEST
 
 
 class Taken(NamedTuple):
@@ -49,13 +50,26 @@ def read_weights(source: str) -> dict[str, Tensor]:
         source: name or folder of a run, `zoo:NAME`, or a `.ckpt` or `.safetensors` file.
 
     Raises:
-        ValueError: says why nothing can be read there.
+        ValueError: says why nothing can be read there, or which weight is not finite.
     """
     if source.startswith(zoo.PREFIX):
         return zoo.read_weights(source.removeprefix(zoo.PREFIX))
     file = Path(source)
     if not file.is_file():
         file = RunFolder.found(source).best()
+        if file.name != BEST:
+            raise ValueError(
+                f"{file.with_name(BEST)} is missing; to start with another checkpoint give "
+                f"--init_weights {file}"
+            )
+    weights = _read_file(file)
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{file}: the weight {name} holds NaN or infinite values")
+    return weights
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
             return load_file(file)

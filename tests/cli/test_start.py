@@ -63,6 +63,30 @@ def test_nothing_that_fits_and_nothing_that_can_be_read_are_one_line(stn: Stn) -
         assert complaint in err
 
 
+def test_weights_are_never_of_another_checkpoint_than_one_thinks(stn: Stn) -> None:
+    assert stn("fit", *QUICK, "--trainer.max_epochs=1", "--name=one")[0] == 0
+    checkpoints = Path("runs/one/checkpoints")
+    spoilt = torch.load(checkpoints / "best.ckpt", weights_only=True)
+    name = next(iter(spoilt["state_dict"]))
+    spoilt["state_dict"][name].fill_(torch.nan)
+    torch.save(spoilt, "spoilt.ckpt")
+    code, _, err = stn("fit", *QUICK, "--name=two", "--init_weights=spoilt.ckpt")
+    assert (code, err) == (
+        2,
+        f"stn fit: spoilt.ckpt: the weight {name} holds NaN or infinite values\n",
+    )
+    (checkpoints / "best.ckpt").unlink()
+    code, _, err = stn("fit", *QUICK, "--name=two", "--init_weights=one")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "best.ckpt is missing; to start with another checkpoint give --init_weights" in err
+    last = f"--init_weights={checkpoints / 'last.ckpt'}"
+    code, out, _ = stn("fit", *QUICK, "--trainer.max_epochs=1", "--name=two", last)
+    assert code == 0
+    assert "weights of runs/one/checkpoints/last.ckpt: " in out
+    record = RunRecord.read(Path("runs/two/results.json"))
+    assert record.initialised_from == "runs/one/checkpoints/last.ckpt"
+
+
 def test_left_and_taken_tensors_are_told_apart() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
     given = {

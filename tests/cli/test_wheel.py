@@ -144,7 +144,7 @@ def test_an_installed_wheel_trains_in_an_empty_folder(wheel: Path, tmp_path: Pat
         "from stn_lightning.backbones import CNN\n\n\nclass Mine(CNN): ...\n"
     )
     (work / "mine.yaml").write_text(
-        "model: {init_args: {backbone: {class_path: mine.Mine, init_args: {filters: 8}}}}\n"
+        "model: {init_args: {backbone: {class_path: mine.Mine, init_args: {num_filters: 8}}}}\n"
     )
     short = (
         "--trainer.max_epochs",

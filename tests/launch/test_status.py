@@ -99,6 +99,41 @@ def test_a_run_that_there_is_not_is_named(
     assert "runs/none has no state.json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[1, 2]",
+        b"null",
+        b'{"doing": "training", "time": 1}',
+        b'{"doing": "tested", "time": "noon", "epoch": 1, "epochs": 1, "metrics": {}}',
+        json.dumps(state(metrics=None)).encode(),
+        json.dumps(state(metrics={"val/error": "low"})).encode(),
+        json.dumps(state(epoch="third")).encode(),
+        json.dumps(state(machine=3, process="me", time=None)).encode(),
+    ],
+)
+def test_a_damaged_state_is_named_and_left_out_and_the_others_are_shown(
+    damaged: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"good": json.dumps(state()).encode(), "bad": damaged}.items():
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_bytes(content)
+        (folder / "job.sh").write_bytes(b"\xff no text")
+    assert call(status, []) == 0
+    said = capsys.readouterr()
+    assert "good  training  3/13" in said.out
+    assert "bad" not in said.out
+    assert said.err.startswith("runs/bad/state.json is left out: ")
+    assert said.err.count("\n") == 1
+
+
 SQUEUE = """#!/bin/bash
 # As SLURM 22.05: the first array waits with two of its elements, the second is long gone.
 case "$*" in

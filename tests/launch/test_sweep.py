@@ -188,6 +188,6 @@ def test_real_runs_are_compared_by_what_their_folders_say(
         json.loads(file.read_text())
         for file in Path("runs").glob("quickstart-learning_rates-*/results.json")
     ]
-    assert [result["monitor"] for result in results] == ["val/loss"] * 2
+    assert [result["monitor"] for result in results] == ["val/error"] * 2
     best = min(result["best_validation"] for result in results)
     assert f"best of 2: {best:.4g}, runs/quickstart-learning_rates-000" in capsys.readouterr().out
