@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
@@ -19,7 +20,6 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 REFUSED = {
     "default_root_dir": "a run lies in runs/NAME of the working directory; choose NAME by --name",

@@ -85,7 +85,8 @@ def _read(file: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as problem:
-        return _left_out(file, problem)
+        _warn(file, problem)
+        return None
 
 
 def _said(name: str, state: dict[str, Any]) -> tuple[float, Line] | None:
@@ -93,10 +94,11 @@ def _said(name: str, state: dict[str, Any]) -> tuple[float, Line] | None:
     try:
         return float(state["time"]), line(name, state)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
-        return _left_out(RUNS / name / STATE, problem)
+        _warn(RUNS / name / STATE, problem)
+        return None
 
 
-def _left_out(file: Path, problem: Exception) -> None:
+def _warn(file: Path, problem: Exception) -> None:
     """Warn of a file that is left out."""
     print(f"{file} is left out: {type(problem).__name__}: {problem}", file=sys.stderr)
 
