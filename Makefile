@@ -18,7 +18,7 @@ SHARED ?=
 ROUNDS ?= 1
 EXTRAS ?=
 STN := .venv/bin/stn
-SOURCES := stn_lightning tests benchmarks docs
+SOURCES := stn_lightning tests benchmarks docs examples notebooks
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -41,6 +41,7 @@ COMMANDS = {
     "table": ("launch.table:table", "train the missing runs of a table of the paper, and print it"),
     "submit": ("launch.submit:submit", "train as a job of a SLURM cluster"),
     "status": ("launch.status:status", "show the progress of runs"),
+    "completion": ("cli.completion:completion", "print a script that completes words in a shell"),
 }
 """By command: module and function that run it, and a line of help."""
 

@@ -174,8 +174,8 @@ def _gallery(examples: list[_Example], class_names: tuple[str, ...]) -> bytes | 
 def _caption(example: _Example, class_names: tuple[str, ...]) -> Caption:
     answer, label = (_name(each, class_names) for each in (example.answer, example.label))
     correct = bool((example.answer == example.label).all())
-    text = f"{answer or 'nothing'} ({100 * example.probability:.0f} %)"
-    return Caption(text if correct else f"{label}, predicted {text}", correct)
+    text = f"{label} -> {answer or 'nothing'}\n{example.probability:.0%}"
+    return Caption(text, correct)
 
 
 def _name(label: Any, class_names: tuple[str, ...]) -> str:

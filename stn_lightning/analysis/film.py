@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from stn_lightning.callbacks.warp_images import cut
+from stn_lightning.callbacks.warp_images import PANEL, cut
 
-PANEL = "where it looks"
-"""Tag of `WarpImages` in TensorBoard."""
 FRAMES = 30
 """Largest number of frames of a film; of a longer training as many, evenly chosen."""
 STEPS = 6

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_lightning.batch import Batch
+from stn_lightning.callbacks.image_loggers import log_image
 from stn_lightning.callbacks.warp_images import (
     Caption,
     prediction_captions,
@@ -24,8 +25,9 @@ from stn_lightning.tasks import StepOutput
 class MisclassifiedImages(Callback):
     """Draw the first misclassified test images into `misclassified.png`.
 
-    Below each stands the prediction and the label. The file lies in the trainer's
-    `default_root_dir`; with several processes, the images are those of the first.
+    Below each stand its class, the predicted one and its probability. The file lies in the
+    trainer's `default_root_dir`, and the drawing goes to each logger that takes images; with
+    several processes, the images are those of the first.
 
     Args:
         num_images: largest number of images.
@@ -66,8 +68,10 @@ class MisclassifiedImages(Callback):
         if self.images and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
             images, captions = zip(*self.images, strict=True)
             file = Path(trainer.default_root_dir) / "misclassified.png"
+            drawn = gallery(torch.stack(images), captions)
             with only_informs(file):
-                Image.fromarray(gallery(torch.stack(images), captions)).save(file)
+                Image.fromarray(drawn).save(file)
+            log_image(trainer, "misclassified", drawn)
 
 
 def gallery(
@@ -84,7 +88,7 @@ def gallery(
         side: side of each image in the drawing, in pixels.
         columns: images in a row.
     """
-    cell_width, cell_height = side + 8, side + 20
+    cell_width, cell_height = side + 8, side + 34
     size = min(columns, len(image)) * cell_width, -(-len(image) // columns) * cell_height
     canvas = Image.new("RGB", size, "white")
     for i, (each, caption) in enumerate(zip(image, captions, strict=True)):

@@ -1,6 +1,8 @@
 """Draw images, the outlines of their crops, and the crops."""
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,13 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_lightning.batch import Batch
+from stn_lightning.callbacks.image_loggers import log_image
 from stn_lightning.datamodules.base import datamodule_of
-from stn_lightning.geometry import lattice, overlap
+from stn_lightning.geometry import alignment, lattice, overlap
 from stn_lightning.runtime.atomic_files import atomic_write, only_informs
 from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import WarpOutput, WarpRecord, compose_records
@@ -23,39 +25,49 @@ from stn_lightning.transformers import WarpOutput, WarpRecord, compose_records
 COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
 """Colours of the outlines of parallel transformers, in turn."""
 _GAP = 4
-_CAPTION = 14
+_CAPTION = 28
+_LETTERS = 9
 _SIDE = 112
+PANEL = "where it looks"
+"""tag of the drawing in the loggers"""
+LOGGED = 30
+"""about how many drawings of a training go to the loggers"""
 ROW = _SIDE + 2 * _GAP
 """height of a row of images in a drawing without captions, in pixels"""
 
 
 class Caption(NamedTuple):
-    """The text below an image."""
+    """The text below an image, at most two lines."""
 
     text: str
     correct: bool
     """whether the prediction is; else the caption is red"""
 
 
-class _Shown(NamedTuple):
-    """Images of a batch that are drawn, and their crops."""
+class _Example(NamedTuple):
+    """Images of a validation batch that are drawn."""
 
     image: Tensor
+    label: Tensor
+    logits: Tensor | None
     warp: WarpOutput
-    captions: list[Caption]
 
 
 class WarpImages(Callback):
     """Draw validation images and their crops after each epoch.
 
-    Each image has the outlines of its crops, and the crops beside it. Transformers in series have
-    one outline, that of their composition. Below each image stands the prediction, in red if it is
-    wrong. The drawing goes to TensorBoard, and to `panel.png` in the trainer's `default_root_dir`.
-    Without a transformer nothing is drawn.
+    Each image has the outlines of its crops, and the crops beside it. The thick edge of an outline
+    is the crop's upper one. Below an image stand its class, the predicted one and its probability,
+    red where the two differ; below a crop its angle, its size and how far its centre is from the
+    image's, see `crop_caption`.
+
+    Transformers in series have one outline, that of their composition. The drawing is `panel.png`
+    in the trainer's `default_root_dir`; it goes to each logger that takes images, too, after about
+    thirty of the epochs. Without a transformer nothing is drawn.
 
     Args:
-        num_images: how many, evenly spread over the validation split, so that one which is sorted
-            by class shows many classes. They are the same after each epoch.
+        num_images: how many at most: the first of each class, or, where there are more classes,
+            evenly spread over the validation split. They are the same after each epoch.
 
     Examples:
         >>> trainer = Trainer(callbacks=[WarpImages(8)], logger=False, accelerator="cpu")
@@ -63,10 +75,11 @@ class WarpImages(Callback):
 
     def __init__(self, num_images: int = 16) -> None:
         self.num_images = num_images
-        self.shown: list[_Shown] = []
+        self.examples: list[_Example] = []
+        self.counts: Counter[int] = Counter()
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.shown = []
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.examples, self.counts = [], Counter()
 
     def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
         self,
@@ -77,46 +90,65 @@ class WarpImages(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero or not outputs.records:
             return
-        batches = trainer.num_val_batches[dataloader_idx]
-        chosen = spread(self.num_images, int(batches), batch_idx, len(batch.label))
+        chosen = self._choose(trainer, batch, batch_idx, dataloader_idx)
         if not chosen:
             return
-        image, label, logits = batch.image[chosen], batch.label[chosen], outputs.logits
-        records = [select(record, chosen) for record in outputs.records]
-        record = compose_records(records, image)
-        if record is None:
-            return
-        shown, crop = to_displayable(image, record.output.image)
-        warp = WarpOutput(*(each.cpu() for each in record.output._replace(image=crop)))
-        names = datamodule_of(trainer).class_names
-        captions = (
-            prediction_captions(logits[chosen], label, names)
-            if logits is not None and label.dim() == 2
-            else []
-        )
-        self.shown.append(_Shown(shown.cpu(), warp, captions))
+        image, logits = batch.image[chosen], outputs.logits
+        record = compose_records([select(record, chosen) for record in outputs.records], image)
+        if record is not None:
+            logits = None if logits is None else logits[chosen]
+            self.examples.append(_Example(image, batch.label[chosen], logits, record.output))
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.shown:
+    def _choose(
+        self, trainer: Trainer, batch: Batch, batch_idx: int, dataloader_idx: int
+    ) -> list[int]:
+        """Return the places of a batch's images that are wanted."""
+        num_classes = len(datamodule_of(trainer).class_names)
+        if batch.label.dim() != 1 or num_classes > self.num_images:
+            batches = int(trainer.num_val_batches[dataloader_idx])
+            return spread(self.num_images, batches, batch_idx, len(batch.label))
+        missing = self.num_images - sum(self.counts.values())
+        if len(self.counts) >= min(self.num_images, num_classes) and missing <= 0:
+            return []
+        quota = -(-self.num_images // num_classes)
+        chosen = []
+        for i, label in enumerate(batch.label.tolist()):
+            if self.counts[label] < quota:
+                self.counts[label] += 1
+                chosen.append(i)
+        return chosen
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.examples:
             return
-        warps = zip(*(each.warp for each in self.shown), strict=True)
-        panel = draw(
-            torch.cat([each.image for each in self.shown]),
-            WarpOutput(*map(torch.cat, warps)),
-            captions=[caption for each in self.shown for caption in each.captions],
-        )
-        self.shown = []
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
+        panel = self._draw(datamodule_of(trainer).class_names)
+        self.examples = []
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
             # not trainer.log_dir, which waits for the other processes
             file = Path(trainer.default_root_dir) / "panel.png"
             with only_informs(file), atomic_write(file) as out:
                 Image.fromarray(panel).save(out, "PNG")
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_image(
-                "where it looks", panel, trainer.global_step, dataformats="HWC"
-            )
+        if is_logged(trainer.current_epoch, trainer.max_epochs):
+            log_image(trainer, PANEL, panel)
+
+    def _draw(self, class_names: Sequence[str]) -> UInt8[np.ndarray, "rows columns 3"]:
+        image, label = (
+            torch.cat([getattr(each, key) for each in self.examples]) for key in ("image", "label")
+        )
+        warp = WarpOutput(
+            *(torch.cat(parts) for parts in zip(*(e.warp for e in self.examples), strict=True))
+        )
+        order = spread_over_classes(label, self.num_images)
+        image, label = image[order], label[order]
+        warp = WarpOutput(*(values[order] for values in warp))
+        shown, crop = to_displayable(image, warp.image)
+        captions = None
+        logits = [each.logits for each in self.examples if each.logits is not None]
+        if logits:
+            captions = prediction_captions(torch.cat(logits)[order], label, class_names)
+        return draw(shown, warp._replace(image=crop), captions=captions)
 
 
 def spread(number: int, batches: int, batch: int, size: int) -> list[int]:
@@ -133,6 +165,42 @@ def spread(number: int, batches: int, batch: int, size: int) -> list[int]:
     begin, end = (-(-number * i // batches) for i in (batch, batch + 1))
     wanted = min(end - begin, size)
     return [size * k // wanted for k in range(wanted)]
+
+
+def spread_over_classes(label: Int64[Tensor, "batch *digits"], n: int) -> list[int]:
+    """Return places of `n` images: the first of each class, then the second of each.
+
+    Of sequences of labels, the first `n` images.
+    """
+    if label.dim() != 1:
+        return list(range(min(n, len(label))))
+    seen: Counter[int] = Counter()
+    keys = []
+    for i, each in enumerate(label.tolist()):
+        keys.append((seen[each], each, i))
+        seen[each] += 1
+    return [i for _, _, i in sorted(keys)[:n]]
+
+
+def is_logged(epoch: int, max_epochs: int | None) -> bool:
+    """Return True for epochs whose panel goes to the loggers.
+
+    They are evenly spread over the training, with the first and the last, so that events of a long
+    training stay small. Of a training without an end they are the first ten, each tenth of the
+    first hundred, and so on.
+
+    Args:
+        epoch: from 0.
+        max_epochs: of the training; None or -1 where it has no end.
+
+    Examples:
+        >>> [epoch for epoch in range(90) if is_logged(epoch, 90)][:4]
+        [0, 2, 5, 8]
+    """
+    number = epoch + 1
+    if max_epochs is None or max_epochs < 0:
+        return number % 10 ** (len(str(number)) - 1) == 0
+    return number in (1, max_epochs) or number % -(-max_epochs // LOGGED) == 0
 
 
 def select(record: WarpRecord, chosen: list[int]) -> WarpRecord:
@@ -154,7 +222,7 @@ def draw(
         warp: the output of a transformer, or of several in parallel.
         side: side of each image in the drawing, in pixels.
         columns: images (with their crops) in a row.
-        captions: below each image, if given.
+        captions: below each image, if given; what `crop_caption` says is then below each crop.
     """
     if warp.grid.shape[-1] == 3:
         image, warp = _project(image, warp)
@@ -164,23 +232,69 @@ def draw(
     step = (1 + crops.shape[1]) * (side + _GAP) + 2 * _GAP
     rows, high = -(-len(image) // columns), side + 2 * _GAP + (_CAPTION if captions else 0)
     panel = Image.new("RGB", (min(columns, len(image)) * step, rows * high), "white")
+    pen = ImageDraw.Draw(panel)
     for i in range(len(image)):
         x, y = i % columns * step + _GAP, i // columns * high + _GAP
         outlined = to_rgb_square(image[i], side)
         for n, grid in enumerate(grids[i]):
-            ImageDraw.Draw(outlined).line(
-                outline(grid, side), fill=COLOURS[n % len(COLOURS)], width=2
+            draw_outline(
+                ImageDraw.Draw(outlined),
+                outline(grid, side),
+                grid.shape[1],
+                COLOURS[n % len(COLOURS)],
             )
         panel.paste(outlined, (x, y))
         for n, crop in enumerate(crops[i]):
-            panel.paste(to_rgb_square(crop, side), (x + (n + 1) * (side + _GAP), y))
+            left = x + (n + 1) * (side + _GAP)
+            panel.paste(to_rgb_square(crop, side), (left, y))
+            if captions:
+                text = crop_caption(grids[i, n], tuple(image.shape[-2:]))
+                pen.text((left, y + side + 1), text, fill="grey")
         if captions:
-            ImageDraw.Draw(panel).text(
-                (x, y + side + 1),
-                captions[i].text,
-                fill="black" if captions[i].correct else COLOURS[0],
-            )
+            fill = "black" if captions[i].correct else COLOURS[0]
+            pen.text((x, y + side + 1), captions[i].text, fill=fill)
     return np.asarray(panel)
+
+
+def draw_outline(
+    pen: ImageDraw.ImageDraw, line: Sequence[tuple[float, float]], upper: int, colour: str
+) -> None:
+    """Draw a crop's outline, its upper edge thicker.
+
+    Args:
+        pen: of the image.
+        line: closed, from the upper left corner along the upper edge.
+        upper: number of points of the upper edge.
+        colour: of the line.
+    """
+    pen.line(list(line), fill=colour, width=2)
+    pen.line(list(line[:upper]), fill=colour, width=4)
+
+
+def crop_caption(grid: Float[Tensor, "height width 2"], size: tuple[int, int]) -> str:
+    """Describe a crop: its angle, its size, and how far it is from the image's centre.
+
+    Args:
+        grid: its sampling grid.
+        size: height and width of the image, in pixels.
+
+    Returns:
+        two lines: degrees, clockwise as one sees it, and the root of the crop's area as a part of
+        the image's; pixels to the right and down. Nothing for a grid of one row or column.
+
+    Examples:
+        >>> from stn_lightning.geometry import affine
+        >>> grid = affine.grid(torch.tensor([[1.0, 0, 0, 0, 1, 0]]), (28, 28))
+        >>> print(crop_caption(grid[0], (28, 28)))
+        0 deg, 1.00
+        +0.0, +0.0 px
+    """
+    if min(grid.shape[:2]) < 2:
+        return ""
+    found = alignment.pose(alignment.nearest_affine(grid[None]), size)
+    x, y = found.place[0].tolist()
+    angle = round(math.degrees(found.angle.item())) + 0
+    return f"{angle} deg, {found.scale.exp().item():.2f}\n{x:+.1f}, {y:+.1f} px"
 
 
 def cut(panel: Image.Image) -> list[Image.Image]:
@@ -217,20 +331,30 @@ def prediction_captions(
     label: Int64[Tensor, "batch *digits"],
     class_names: Sequence[str],
 ) -> list[Caption]:
-    """Describe each prediction, with the label where the two differ.
+    """Describe each prediction: label -> predicted class, and its probability.
 
     A sequence's classes are joined; its last class, "no digit here", has an empty name.
     """
 
     def name(classes: int | list[int]) -> str:
-        return "".join(class_names[i] for i in ([classes] if isinstance(classes, int) else classes))
+        if isinstance(classes, int):
+            return shorten(class_names[classes])
+        return "".join(class_names[i] for i in classes) or "nothing"
 
+    probability = logits.float().softmax(-1).amax(-1)
+    if label.dim() > 1:  # of all digits together
+        probability = probability.prod(-1)
     return [
-        Caption(name(predicted), True)
-        if predicted == true
-        else Caption(f"{name(predicted) or 'nothing'}, is {name(true)}", False)
-        for predicted, true in zip(logits.argmax(-1).tolist(), label.tolist(), strict=True)
+        Caption(f"{name(true)} -> {name(predicted)}\n{sure:.0%}", predicted == true)
+        for predicted, true, sure in zip(
+            logits.argmax(-1).tolist(), label.tolist(), probability.tolist(), strict=True
+        )
     ]
+
+
+def shorten(name: str) -> str:
+    """Cut a class's name so that two of them fit below an image."""
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 2]}.."
 
 
 def _project(

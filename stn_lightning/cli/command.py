@@ -40,7 +40,9 @@ from stn_lightning.callbacks import (
     WarpImages,
 )
 from stn_lightning.cli.arguments import complete_flags, configs, locate_configs
+from stn_lightning.cli.loggers import fill_in_run
 from stn_lightning.cli.messages import say
+from stn_lightning.cli.num_classes import num_classes_of_data
 from stn_lightning.cli.trainer_options import (
     listed,
     refuse_lonely_node,
@@ -197,7 +199,10 @@ class CommandLine(DeferredCLI):
             default_name(files) if self.options.name is None else self.options.name
         )
         self._choose_precision()
+        if (number := num_classes_of_data(self.options, self.arguments)) is not None:
+            self.options.model.init_args.backbone.init_args.num_classes = number
         self.experiment = self.settings()
+        fill_in_run(self.options.trainer.logger, self.run_folder)
 
     def _choose_precision(self) -> None:
         """Choose the run's earlier precision, else the machine's fastest."""

@@ -101,10 +101,12 @@ def _add(options: Any, parameter: inspect.Parameter, docstring: str) -> Callable
         required = parameter.default is parameter.empty and not several
         element = typing.get_args(kind)[0] if _is_sequence(kind) else kind
         count = "*" if several else "+" if _is_sequence(kind) else None if required else "?"
-        given = {} if required else {"default": [] if several else default}
-        options.add_argument(
-            name, type=element, nargs=count, metavar=_metavar(name), help=text, **given
-        )
+        given: dict[str, Any] = {} if required else {"default": [] if several else default}
+        if typing.get_origin(element) is Literal:
+            given["choices"] = typing.get_args(element)
+        else:
+            given |= {"type": element, "metavar": _metavar(name)}
+        options.add_argument(name, nargs=count, help=text, **given)
     return lambda chosen: getattr(chosen, name)
 
 

@@ -17,6 +17,8 @@ class ImageFolderDataModule(ImageDataModule):
         size: side of the crops, in pixels.
         side: smallest side that images are resized to before that, in pixels.
         cache: folder for resized images; null decodes them each time they are read.
+        skip_unreadable: whether files that cannot be read are left out and counted; else they are
+            all named before the training starts.
         options: other arguments of `ImageDataModule`.
     """
 
@@ -27,6 +29,8 @@ class ImageFolderDataModule(ImageDataModule):
         size: int = 224,
         side: int = 256,
         cache: str | None = None,
+        skip_unreadable: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(ImageFolder(folder, table, side, cache), size, **options)
+        source = ImageFolder(folder, table, side, cache, skip_unreadable=skip_unreadable)
+        super().__init__(source, size, **options)

@@ -188,13 +188,16 @@ def refuse_damaged(files: Sequence[Path], background: tuple[int, int, int] = WHI
     Raises:
         ValueError: with a line for each that cannot be read.
     """
-    problems = []
-    for path in files:
-        try:
-            decode(path, background)
-        except ValueError as problem:
-            problems.append(str(problem))
-    raise_unreadable(problems)
+    raise_unreadable([problem for path in files if (problem := problem_of(path, background))])
+
+
+def problem_of(path: Path, background: tuple[int, int, int] = WHITE) -> str:
+    """Decode a file; return why it cannot be read, or nothing."""
+    try:
+        decode(path, background)
+    except ValueError as problem:
+        return str(problem)
+    return ""
 
 
 def normalise_points(

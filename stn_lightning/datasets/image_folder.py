@@ -13,7 +13,12 @@ from typing import NamedTuple
 from stn_lightning.batch import Split
 from stn_lightning.datasets.decoding import SUFFIXES, WHITE
 from stn_lightning.datasets.files.paths import contained_path, printable
-from stn_lightning.datasets.image_files import ImageFileSource, ImageRecord
+from stn_lightning.datasets.image_files import (
+    ImageFileSource,
+    ImageRecord,
+    problem_of,
+    refuse_damaged,
+)
 
 
 class ImageFolder(ImageFileSource):
@@ -32,6 +37,8 @@ class ImageFolder(ImageFileSource):
         validation: share of the images.
         test: share of the images.
         background: red, green and blue of what shows through transparent pixels, 0 to 255.
+        skip_unreadable: whether files that cannot be read are left out, and counted by `prepare`;
+            each process then decodes all images once.
 
     Raises:
         ValueError: if a number makes no sense; when images are listed, if there are none, a class
@@ -47,6 +54,7 @@ class ImageFolder(ImageFileSource):
         validation: float = 0.1,
         test: float = 0.2,
         background: tuple[int, int, int] = WHITE,
+        skip_unreadable: bool = False,
     ) -> None:
         if not (validation > 0 and test > 0 and validation + test < 1):
             raise ValueError(
@@ -60,6 +68,8 @@ class ImageFolder(ImageFileSource):
         )
         self.table = Path(table) if table is not None else None
         self.validation, self.test = validation, test
+        self.skip_unreadable = skip_unreadable
+        self._unreadable: dict[str, str] | None = None
         self.empty_split_advice = (
             f"add images to {self.folder}, or give larger shares `validation` and `test`"
             if self.table is None
@@ -72,13 +82,20 @@ class ImageFolder(ImageFileSource):
         return tuple(sorted({image.label for image in self._images()}))
 
     def prepare(self) -> None:
+        """Name or leave out what cannot be read, and say what else is left out.
+
+        Raises:
+            ValueError: with a line for each image that cannot be read.
+        """
         super().prepare()
-        if note := self._skipped():
+        if self.cache is None and not self.skip_unreadable:
+            refuse_damaged(self.files(self.records()), self.background)
+        for note in filter(None, (self._skipped(), self._count_unreadable())):
             print(note, file=sys.stderr)
 
     def check(self) -> str:
-        note = self._skipped()
-        return super().check() + (f"; {note}" if note else "")
+        notes = filter(None, (self._skipped(), self._count_unreadable()))
+        return "; ".join([super().check(), *notes])
 
     def records(self) -> list[ImageRecord]:
         images = self._images()
@@ -87,12 +104,34 @@ class ImageFolder(ImageFileSource):
 
     def _images(self) -> list["_Image"]:
         images = self._from_table(self.table) if self.table is not None else self._from_folders()
+        if self.skip_unreadable:
+            if self._unreadable is None:
+                self._unreadable = self._find_unreadable(images)
+            images = [image for image in images if image.name not in self._unreadable]
         if not images:
             raise ValueError(
                 f"{self.table or self.folder}: no images; a folder holds one folder for each "
                 "class, a table the columns file and class"
             )
         return images
+
+    def _find_unreadable(self, images: list["_Image"]) -> dict[str, str]:
+        """Return the reason for each file that cannot be read, by its name."""
+        found = {}
+        for image in images:
+            if problem := problem_of(self.folder / image.name, self.background):
+                found[image.name] = problem
+        return found
+
+    def _count_unreadable(self) -> str:
+        """Count files that are left out as they cannot be read, and name the first, in one line."""
+        if not self._unreadable:
+            return ""
+        first = next(iter(self._unreadable.values()))
+        return (
+            f"{printable(self.folder)}: left out {len(self._unreadable):,} images that cannot be "
+            f"read; the first: {first}"
+        )
 
     def _from_folders(self) -> list["_Image"]:
         images = []

@@ -104,7 +104,7 @@ class RunRecord:
         """
         content = dataclasses.asdict(self)
         for name in RARE:
-            if not content[name]:
+            if content[name] in (None, []):
                 del content[name]
         try:
             return json.dumps(content, indent=indent, allow_nan=False)

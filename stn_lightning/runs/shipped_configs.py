@@ -21,3 +21,9 @@ def resolve_config(path: Path) -> Path:
     ):
         return own
     return path
+
+
+def shipped_configs() -> list[Path]:
+    """Return the names of the package's files, as `configs/quickstart.yaml`."""
+    folder = CONFIGS.resolve()
+    return [Path(CONFIGS.name, file.relative_to(folder)) for file in sorted(folder.rglob("*.yaml"))]

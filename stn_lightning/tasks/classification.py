@@ -1,9 +1,9 @@
 """Image classification, with or without a transformer in front."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -47,6 +47,9 @@ class ClassificationTask(LightningModule):
         overlap_penalty: weight in the loss of the overlap of parallel transformers' crops
             (`overlap_penalty`), so that they do not agree on one place.
         label_smoothing: part of each label that is spread over all classes, in training alone.
+        lr_scales: factors of the learning rate of parts, by their names: `backbone.conv1` or all of
+            `transformer`; a longer name goes before a shorter one. What has 0 is frozen, its batch
+            normalisation too.
         decay_biases_and_norms: whether weight decay applies to biases and to the weights of
             normalisation layers, too, as it does in torch's optimisers.
 
@@ -70,6 +73,7 @@ class ClassificationTask(LightningModule):
         overlap_penalty: float = 0.0,
         label_smoothing: float = 0.0,
         decay_biases_and_norms: bool = True,
+        lr_scales: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -82,6 +86,7 @@ class ClassificationTask(LightningModule):
         self.overlap_penalty = overlap_penalty
         self.label_smoothing = label_smoothing
         self.decay_biases_and_norms = decay_biases_and_norms
+        self.lr_scales = dict(lr_scales or {})
         metrics = self.split_metrics()
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")}
@@ -148,10 +153,11 @@ class ClassificationTask(LightningModule):
         )
 
     def configure_model(self) -> None:
-        """Size lazy layers and check the number of classes.
+        """Size lazy layers, check the number of classes, freeze parts.
 
         Raises:
-            ValueError: if backbone and data have not the same number of classes.
+            ValueError: if backbone and data have not the same number of classes, or `lr_scales`
+                names no part.
         """
         data = datamodule_of(self.trainer)
         self.eval()
@@ -161,10 +167,31 @@ class ClassificationTask(LightningModule):
         if logits.shape[-1] != len(data.class_names):
             raise ValueError(
                 f"the backbone has {logits.shape[-1]} classes, the data has "
-                f"{len(data.class_names)}; set the backbone's num_classes"
+                f"{len(data.class_names)}; leave the backbone's num_classes out, or give "
+                f"--model.init_args.backbone.init_args.num_classes {len(data.class_names)}"
             )
+        names = [name for name, _ in self.named_parameters()]
+        for part in self.lr_scales:
+            if not any(is_part(name, part) for name in names):
+                there = sorted({".".join(name.split(".")[:2]) for name in names})
+                raise ValueError(f"lr_scales: there is no part {part!r}; there are {there}")
+        for name, parameter in self.named_parameters():
+            if self.lr_scale(name) == 0:
+                parameter.requires_grad = False
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
+
+    def lr_scale(self, name: str) -> float:
+        """Return what `lr_scales` says of a parameter or module; 1 where it says nothing."""
+        parts = [part for part in self.lr_scales if is_part(name, part)]
+        return self.lr_scales[max(parts, key=len)] if parts else 1.0
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name, module in self.named_modules():
+            if self.lr_scales and self.lr_scale(name) == 0:
+                module.training = False
+        return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add image shape and class names to a checkpoint.
@@ -272,8 +299,8 @@ class ClassificationTask(LightningModule):
         }
         groups: dict[str, dict[str, Any]] = {}
         scales: dict[str, float] = {}
-        for p in self.parameters():
-            part, scale = "backbone", own.get(id(p), 1.0)
+        for full_name, p in self.named_parameters():
+            part, scale = "backbone", own.get(id(p), 1.0) * self.lr_scale(full_name)
             name = "" if scale == 1 else f"/lr_scale_{scale:.6g}"
             if id(p) in localising:
                 part, scale = "localisation", scale * self.localisation_lr_scale
@@ -291,6 +318,16 @@ class ClassificationTask(LightningModule):
         # Lightning forgets a resumed loader's position when it is asked for the training's length
         # before the first step (PL#20550)
         return min(step / self.trainer.estimated_stepping_batches, 1.0) if step else 0.0
+
+
+def is_part(name: str, part: str) -> bool:
+    """Return True for the name of a part of a network, and for all within it.
+
+    Examples:
+        >>> is_part("backbone.conv1.weight", "backbone.conv1"), is_part("backbone.conv10", "backbone.conv1")
+        (True, False)
+    """
+    return name == part or name.startswith(f"{part}.")
 
 
 def probabilities(

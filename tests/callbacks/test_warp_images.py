@@ -1,30 +1,37 @@
+import math
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from stn_lightning.batch import Batch
+from stn_lightning.callbacks.image_loggers import log_image
 from stn_lightning.callbacks.misclassified_images import gallery
 from stn_lightning.callbacks.warp_images import (
     COLOURS,
     Caption,
     WarpImages,
+    crop_caption,
     draw,
+    is_logged,
     outline,
     prediction_captions,
     spread,
+    spread_over_classes,
     to_displayable,
 )
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import EmbeddedDigits
 from stn_lightning.datasets.sources import ImageTensorSource
 from stn_lightning.geometry import affine, sampling
-from stn_lightning.tasks import ClassificationTask
+from stn_lightning.tasks import ClassificationTask, StepOutput
 from stn_lightning.transformers import (
     Affine,
     ConvolutionalLocalisation,
@@ -34,6 +41,7 @@ from stn_lightning.transformers import (
     SpatialTransformer,
     Tiling,
     Translation,
+    WarpOutput,
     compose_records,
     record_warps,
 )
@@ -132,21 +140,21 @@ def test_a_number_stands_below_its_image_in_red_where_it_is_misclassified() -> N
     label = torch.tensor([[2, 1, 10, 10, 10], [1, 7, 10, 10, 10], [3, 10, 10, 10, 10]])
     captions = prediction_captions(logits, label, (*"0123456789", ""))
     assert captions == [
-        Caption("21", True),
-        Caption("7, is 17", False),
-        Caption("nothing, is 3", False),
+        Caption("21 -> 21\n0%", True),
+        Caption("17 -> 7\n0%", False),
+        Caption("3 -> nothing\n0%", False),
     ]
     image = torch.zeros(3, 3, 32, 32)
     transformer = SpatialTransformer(
         FullyConnectedLocalisation([8]), Affine(), start=NoisyIdentity(0.1)
     )
     panel = draw(image, transformer.warp(image), side=64, columns=3, captions=captions)
-    strip = panel[4 + 64 : 4 + 64 + 14].astype(int)
+    strip = panel[4 + 64 : 4 + 64 + 28].astype(int)
     red = np.any(strip[..., 0] > strip[..., 1] + 60, axis=0)
     assert isinstance(red, np.ndarray)
-    assert not red[:140].any()
-    assert red[140:280].any()
-    assert red[280:].any()
+    assert not red[:144].any()
+    assert red[144:288].any()
+    assert red[288:].any()
 
 
 def test_normalised_images_are_drawn_in_their_whole_range_and_others_as_they_are() -> None:
@@ -166,9 +174,9 @@ def test_the_gallery_shows_each_image_with_its_caption() -> None:
     panel = gallery(
         torch.full((10, 3, 64, 64), 0.5), (Caption("12, is 17", False),) * 10, side=32, columns=8
     )
-    assert panel.shape == (2 * 52, 8 * 40, 3)
+    assert panel.shape == (2 * 66, 8 * 40, 3)
     assert (panel[4:36, 4:36] == 128).all()
-    assert (panel[36:52, :40] < 100).any()
+    assert (panel[36:66, :40] < 100).any()
 
 
 @pytest.mark.parametrize(("number", "batches", "size"), [(16, 10, 64), (12, 40, 256), (16, 1, 50)])
@@ -185,9 +193,9 @@ def test_after_each_epoch_the_same_images_of_several_batches_are_drawn(tmp_path:
     class Seen(WarpImages):
         batches: ClassVar[list[int]] = []
 
-        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            self.batches.append(len(self.shown))
-            super().on_validation_epoch_end(trainer, pl_module)
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.batches.append(len(self.examples))
+            super().on_validation_end(trainer, pl_module)
 
     class Few(ImageTensorSource):
         class_names = EmbeddedDigits.class_names
@@ -213,4 +221,66 @@ def test_after_each_epoch_the_same_images_of_several_batches_are_drawn(tmp_path:
     trainer.validate(task, MNISTDataModule(Few(), batch_size=50), verbose=False)
     assert Seen.batches == [4]
     with Image.open(tmp_path / "panel.png") as panel:
-        assert panel.size == (4 * (2 * 116 + 8), 2 * 120)
+        assert panel.size == (4 * (2 * 116 + 8), 2 * (120 + 28))
+
+
+@pytest.mark.parametrize("angle", [0, 30, -90])
+def test_a_crop_is_described_by_its_angle_its_size_and_its_place(angle: int) -> None:
+    turn = math.radians(angle)
+    c, s = 0.5 * math.cos(turn), 0.5 * math.sin(turn)
+    grid = affine.grid(torch.tensor([[c, -s, 0.25, s, c, -0.5]]), (7, 7))[0]
+    assert crop_caption(grid, (40, 40)) == f"{angle} deg, 0.50\n+5.0, -10.0 px"
+
+
+def test_the_upper_edge_is_thicker() -> None:
+    for turn, thick in (((0.5, 0, 0, 0, 0.5, 0), "top"), ((-0.5, 0, 0, 0, -0.5, 0), "bottom")):
+        grid = affine.grid(torch.tensor([turn]), (8, 8))
+        warp = WarpOutput(torch.zeros(1, 1, 8, 8), torch.tensor([turn]), grid)
+        panel = draw(torch.zeros(1, 1, 64, 64), warp, side=64)[4:68, 4:68]
+        red = (panel == np.array([255, 65, 54])).all(-1).sum(1)  # in each row
+        full = {"top": (red[:32] > 20).sum(), "bottom": (red[32:] > 20).sum()}
+        assert full[thick] == 2 * full[{"top": "bottom", "bottom": "top"}[thick]] == 4
+
+
+def test_each_class_is_drawn_wherever_the_validation_has_it(tmp_path: Path) -> None:
+    callback, task = WarpImages(10), LightningModule()
+    trainer = Trainer(logger=False, accelerator="cpu", default_root_dir=tmp_path)
+    trainer.datamodule = MNISTDataModule(EmbeddedDigits())  # type: ignore[attr-defined]
+    transformer = SpatialTransformer(FullyConnectedLocalisation([4]), Affine())
+    callback.on_validation_start(trainer, task)
+    for labels in ([0] * 8, [1, 0, 1, 2], list(range(10))):
+        image, label = torch.rand(len(labels), 1, 8, 8), torch.tensor(labels)
+        with record_warps(transformer) as records:
+            transformer(image)
+        logits = functional.one_hot(label, 10).float()
+        batch = Batch(image, label, label, 0, 1.0, "val")
+        callback.on_validation_batch_end(trainer, task, StepOutput(logits, records), batch, 1)
+    drawn = torch.cat([each.label for each in callback.examples])
+    assert drawn.tolist() == list(range(10))
+    callback.on_validation_end(trainer, task)
+    with Image.open(tmp_path / "panel.png") as panel:
+        assert panel.size == (4 * (2 * 116 + 8), 3 * (112 + 8 + 28))
+    assert spread_over_classes(torch.tensor([0, 0, 0, 1, 1, 2]), 5) == [0, 3, 5, 1, 4]
+
+
+def test_panels_of_a_long_training_are_few() -> None:
+    for max_epochs in (1, 7, 31, 60, 1000):
+        logged = [epoch for epoch in range(max_epochs) if is_logged(epoch, max_epochs)]
+        assert logged[0] == 0
+        assert logged[-1] == max_epochs - 1
+        assert min(max_epochs, 15) <= len(logged) <= 32
+    assert sum(is_logged(epoch, -1) for epoch in range(100_000)) < 50
+
+
+def test_loggers_that_take_images_get_them_and_others_do_not(tmp_path: Path) -> None:
+    class Images(WandbLogger):
+        def __init__(self) -> None:
+            self.got: list[tuple[str, tuple[int, ...], int]] = []
+
+        def log_image(self, key: str, images: list[Any], step: int | None = None, **_: Any) -> None:
+            self.got.append((key, images[0].shape, int(step or 0)))
+
+    taking = Images()
+    trainer = Trainer(logger=[CSVLogger(tmp_path), taking], accelerator="cpu")
+    log_image(trainer, "panel", np.zeros((4, 5, 3), np.uint8))
+    assert taking.got == [("panel", (4, 5, 3), 0)]

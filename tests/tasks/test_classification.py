@@ -488,7 +488,7 @@ def test_a_backbone_with_the_wrong_number_of_classes_is_refused_before_the_first
     trainer = trainer_of()
     with pytest.raises(
         ValueError,
-        match=f"the backbone has {classes} classes, the data has 10; set the backbone's num_",
+        match=f"the backbone has {classes} classes, the data has 10; leave the backbone's num_",
     ):
         trainer.fit(task_of(backbone=FCN([8], num_classes=classes)), digits())
     assert trainer.global_step == 0
@@ -721,3 +721,37 @@ def test_the_overlap_penalty_pushes_parallel_transformers_apart() -> None:
         return (theta[:, 0] - theta[:, 1]).abs().amax(1).mean().item()
 
     assert gap(3.0) > 2 * gap(0.0)
+
+
+def scaled_task(lr_scales: dict[str, float]) -> ClassificationTask:
+    return task_of(True, CNN(4, batch_norm=True), lr_scales=lr_scales)
+
+
+def test_parts_have_rates_of_their_own_and_the_longer_name_goes_first() -> None:
+    task = scaled_task({"backbone": 0.5, "backbone.conv1": 0.0, "backbone.norms.0": 0.0})
+    before: dict[str, Tensor] = {}
+    rates: dict[str, float] = {}
+
+    class Before(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            before.update({name: v.clone() for name, v in pl_module.state_dict().items()})
+            rates.update((g["name"], g["lr"]) for g in trainer.optimizers[0].param_groups)
+
+    trainer_of(Before()).fit(task, digits())
+    assert rates == {
+        "backbone/lr_scale_0": 0,
+        "backbone/lr_scale_0.5": pytest.approx(0.05),
+        "localisation": pytest.approx(0.1),
+    }
+    moved = {
+        name.rpartition(".")[0]
+        for name, value in task.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert {"backbone.conv2", "backbone.norms.1", "transformer.regression.linear"} <= moved
+    assert not {"backbone.conv1", "backbone.norms.0"} & moved, "what it measured stays, too"
+
+
+def test_a_rate_for_a_part_that_there_is_not_names_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no part 'backbone.conv'; there are \['backbone.classif"):
+        trainer_of().fit(scaled_task({"backbone.conv": 0.0}), digits())

@@ -1,0 +1,18 @@
+"""Send drawings to every logger that takes images."""
+
+import numpy as np
+from jaxtyping import UInt8
+from lightning import Trainer
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+
+
+def log_image(trainer: Trainer, tag: str, image: UInt8[np.ndarray, "rows columns 3"]) -> None:
+    """Send an image to the trainer's loggers; those that take none are left out."""
+    step = trainer.global_step
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(tag, image, step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(tag, [image], step=step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, image, key=tag, step=step)

@@ -1,0 +1,53 @@
+"""The number of classes that the data has, for a backbone that is not told."""
+
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from stn_lightning.cli.arguments import configs
+from stn_lightning.datamodules.base import BaseDataModule
+from stn_lightning.runs.shipped_configs import resolve_config
+
+NAME = "num_classes"
+
+
+def num_classes_of_data(options: Namespace, arguments: list[str]) -> int | None:
+    """Return the data's number of classes, for a backbone that takes one and is not told.
+
+    Args:
+        options: of the subcommand, parsed.
+        arguments: they were parsed from.
+
+    Returns:
+        None where files or options say a number, or the data cannot be asked yet.
+    """
+    backbone = options.get("model.init_args.backbone")
+    if backbone is None or NAME not in backbone.get("init_args", {}) or _is_told(arguments):
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(BaseDataModule, "data")
+    try:
+        parsed = parser.parse_object({"data": options.data.as_dict()})
+        return len(parser.instantiate_classes(parsed).data.class_names)
+    except Exception:  # the training's own preparation says what is missing
+        return None
+
+
+def _is_told(arguments: list[str]) -> bool:
+    if any(NAME in word for word in arguments if not word.startswith("--data")):
+        return True
+    files = map(resolve_config, configs(arguments))
+    contents = (yaml.safe_load(file.read_text()) for file in files)
+    return any(_has(content, ["model", "backbone", NAME]) for content in contents)
+
+
+def _has(content: Any, keys: list[str]) -> bool:
+    """Return True where nested mappings have the keys; `init_args` may stand between."""
+    for key in keys:
+        while isinstance(content, dict) and key not in content and "init_args" in content:
+            content = content["init_args"]
+        if not isinstance(content, dict) or key not in content:
+            return False
+        content = content[key]
+    return True
