@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 
 
 def log_image(trainer: Trainer, tag: str, image: UInt8[np.ndarray, "rows columns 3"]) -> None:
-    """Send an image to the trainer's loggers; those that take none are left out."""
+    """Send an image to the loggers that take images."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -66,8 +66,8 @@ class WarpImages(Callback):
     thirty of the epochs. Without a transformer nothing is drawn.
 
     Args:
-        num_images: how many at most: the first of each class, or, where there are more classes,
-            evenly spread over the validation split. They are the same after each epoch.
+        num_images: largest number of images. They are the first of each class, or, if there are
+            more classes, evenly spread over the validation split; the same after each epoch.
 
     Examples:
         >>> trainer = Trainer(callbacks=[WarpImages(8)], logger=False, accelerator="cpu")
@@ -168,9 +168,10 @@ def spread(number: int, batches: int, batch: int, size: int) -> list[int]:
 
 
 def spread_over_classes(label: Int64[Tensor, "batch *digits"], n: int) -> list[int]:
-    """Return places of `n` images: the first of each class, then the second of each.
+    """Return the places of `n` images of all classes.
 
-    Of sequences of labels, the first `n` images.
+    They are the first image of each class, then the second of each, and so on. Of sequences of
+    labels they are the first `n` images.
     """
     if label.dim() != 1:
         return list(range(min(n, len(label))))
@@ -190,8 +191,8 @@ def is_logged(epoch: int, max_epochs: int | None) -> bool:
     first hundred, and so on.
 
     Args:
-        epoch: from 0.
-        max_epochs: of the training; None or -1 where it has no end.
+        epoch: number of the epoch, from 0.
+        max_epochs: length of the training; None or -1 where it has no end.
 
     Examples:
         >>> [epoch for epoch in range(90) if is_logged(epoch, 90)][:4]
@@ -248,7 +249,7 @@ def draw(
             left = x + (n + 1) * (side + _GAP)
             panel.paste(to_rgb_square(crop, side), (left, y))
             if captions:
-                text = crop_caption(grids[i, n], tuple(image.shape[-2:]))
+                text = crop_caption(grids[i, n], (image.shape[-2], image.shape[-1]))
                 pen.text((left, y + side + 1), text, fill="grey")
         if captions:
             fill = "black" if captions[i].correct else COLOURS[0]
@@ -262,20 +263,20 @@ def draw_outline(
     """Draw a crop's outline, its upper edge thicker.
 
     Args:
-        pen: of the image.
-        line: closed, from the upper left corner along the upper edge.
+        pen: pen on the image.
+        line: closed line from the upper left corner along the upper edge.
         upper: number of points of the upper edge.
-        colour: of the line.
+        colour: colour of the line.
     """
     pen.line(list(line), fill=colour, width=2)
     pen.line(list(line[:upper]), fill=colour, width=4)
 
 
 def crop_caption(grid: Float[Tensor, "height width 2"], size: tuple[int, int]) -> str:
-    """Describe a crop: its angle, its size, and how far it is from the image's centre.
+    """Describe a crop by its angle, size and place.
 
     Args:
-        grid: its sampling grid.
+        grid: sampling grid of the crop.
         size: height and width of the image, in pixels.
 
     Returns:
@@ -331,7 +332,7 @@ def prediction_captions(
     label: Int64[Tensor, "batch *digits"],
     class_names: Sequence[str],
 ) -> list[Caption]:
-    """Describe each prediction: label -> predicted class, and its probability.
+    """Describe predictions: label -> predicted class, probability.
 
     A sequence's classes are joined; its last class, "no digit here", has an empty name.
     """
@@ -353,7 +354,7 @@ def prediction_captions(
 
 
 def shorten(name: str) -> str:
-    """Cut a class's name so that two of them fit below an image."""
+    """Cut a name so that two fit below an image."""
     return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 2]}.."
 
 

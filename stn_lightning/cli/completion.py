@@ -1,7 +1,8 @@
-"""`stn completion`: complete commands, configuration files and runs in a shell."""
+"""`stn completion`: complete commands, files and runs in a shell."""
 
 from typing import Literal
 
+from stn_lightning.cli.commands import COMMANDS
 from stn_lightning.runs.folder import RUNS
 from stn_lightning.runs.shipped_configs import shipped_configs
 from stn_lightning.runtime.exit_codes import FINISHED
@@ -34,8 +35,6 @@ def completion(shell: Literal["bash", "zsh"]) -> int:
     Returns:
         0.
     """
-    from stn_lightning.__main__ import COMMANDS
-
     words = {
         "@COMMANDS@": " ".join(COMMANDS),
         "@CONFIGS@": " ".join(map(str, shipped_configs())),

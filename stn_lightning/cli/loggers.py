@@ -9,7 +9,7 @@ from stn_lightning.runs.folder import RunFolder
 
 
 def fill_in_run(loggers: Any, run: RunFolder) -> None:
-    """Write the run's folder and name into the arguments of its loggers.
+    """Write the run's folder and name into its loggers.
 
     Args:
         loggers: as configured: nothing, true or false, one or several.
@@ -17,7 +17,7 @@ def fill_in_run(loggers: Any, run: RunFolder) -> None:
     """
     for logger in listed(loggers):
         arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
-        for name, value in vars(arguments or Namespace()).items():
+        for name, value in vars(arguments).items() if arguments else ():
             if isinstance(value, str):
                 filled = value.replace("RUN_FOLDER", str(run.path)).replace("RUN_NAME", run.name)
                 setattr(arguments, name, filled)

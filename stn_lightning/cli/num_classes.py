@@ -1,4 +1,4 @@
-"""The number of classes that the data has, for a backbone that is not told."""
+"""Number of classes for a backbone that is not told."""
 
 from typing import Any
 
@@ -13,14 +13,15 @@ NAME = "num_classes"
 
 
 def num_classes_of_data(options: Namespace, arguments: list[str]) -> int | None:
-    """Return the data's number of classes, for a backbone that takes one and is not told.
+    """Return the data's number of classes for the backbone.
 
     Args:
-        options: of the subcommand, parsed.
-        arguments: they were parsed from.
+        options: options of the subcommand, parsed.
+        arguments: words that they were parsed from.
 
     Returns:
-        None where files or options say a number, or the data cannot be asked yet.
+        None if the backbone takes no number, files or options say one, or the data cannot be
+        asked yet.
     """
     backbone = options.get("model.init_args.backbone")
     if backbone is None or NAME not in backbone.get("init_args", {}) or _is_told(arguments):
@@ -43,7 +44,10 @@ def _is_told(arguments: list[str]) -> bool:
 
 
 def _has(content: Any, keys: list[str]) -> bool:
-    """Return True where nested mappings have the keys; `init_args` may stand between."""
+    """Return True if nested mappings have the keys.
+
+    `init_args` may stand between them.
+    """
     for key in keys:
         while isinstance(content, dict) and key not in content and "init_args" in content:
             content = content["init_args"]

@@ -192,7 +192,7 @@ def refuse_damaged(files: Sequence[Path], background: tuple[int, int, int] = WHI
 
 
 def problem_of(path: Path, background: tuple[int, int, int] = WHITE) -> str:
-    """Decode a file; return why it cannot be read, or nothing."""
+    """Return why a file cannot be read, or nothing."""
     try:
         decode(path, background)
     except ValueError as problem:

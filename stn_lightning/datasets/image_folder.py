@@ -82,7 +82,7 @@ class ImageFolder(ImageFileSource):
         return tuple(sorted({image.label for image in self._images()}))
 
     def prepare(self) -> None:
-        """Name or leave out what cannot be read, and say what else is left out.
+        """Name or leave out images that cannot be read.
 
         Raises:
             ValueError: with a line for each image that cannot be read.
@@ -116,7 +116,7 @@ class ImageFolder(ImageFileSource):
         return images
 
     def _find_unreadable(self, images: list["_Image"]) -> dict[str, str]:
-        """Return the reason for each file that cannot be read, by its name."""
+        """Return the unreadable files and the reasons."""
         found = {}
         for image in images:
             if problem := problem_of(self.folder / image.name, self.background):
@@ -124,7 +124,7 @@ class ImageFolder(ImageFileSource):
         return found
 
     def _count_unreadable(self) -> str:
-        """Count files that are left out as they cannot be read, and name the first, in one line."""
+        """Count the unreadable images and name the first one."""
         if not self._unreadable:
             return ""
         first = next(iter(self._unreadable.values()))

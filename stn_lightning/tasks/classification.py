@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -182,11 +182,11 @@ class ClassificationTask(LightningModule):
             self.to(memory_format=torch.channels_last)
 
     def lr_scale(self, name: str) -> float:
-        """Return what `lr_scales` says of a parameter or module; 1 where it says nothing."""
+        """Return the learning rate's factor of a parameter or module."""
         parts = [part for part in self.lr_scales if is_part(name, part)]
         return self.lr_scales[max(parts, key=len)] if parts else 1.0
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "ClassificationTask":
         super().train(mode)
         for name, module in self.named_modules():
             if self.lr_scales and self.lr_scale(name) == 0:
@@ -321,11 +321,11 @@ class ClassificationTask(LightningModule):
 
 
 def is_part(name: str, part: str) -> bool:
-    """Return True for the name of a part of a network, and for all within it.
+    """Return True if a name is within a part.
 
     Examples:
-        >>> is_part("backbone.conv1.weight", "backbone.conv1"), is_part("backbone.conv10", "backbone.conv1")
-        (True, False)
+        >>> [is_part(name, "backbone.conv1") for name in ("backbone.conv1.bias", "backbone.conv10")]
+        [True, False]
     """
     return name == part or name.startswith(f"{part}.")
 
