@@ -727,6 +727,7 @@ def scaled_task(lr_scales: dict[str, float]) -> ClassificationTask:
     return task_of(True, CNN(4, batch_norm=True), lr_scales=lr_scales)
 
 
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")  # what is frozen
 def test_parts_have_rates_of_their_own_and_the_longer_name_goes_first() -> None:
     task = scaled_task({"backbone": 0.5, "backbone.conv1": 0.0, "backbone.norms.0": 0.0})
     before: dict[str, Tensor] = {}
