@@ -216,6 +216,18 @@ def test_a_whole_network_takes_a_step(
     assert moved == [True]
 
 
+def test_the_small_network_stands_in_for_the_papers(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cub(tmp_path / "data/cub")
+    write_weights_package(tmp_path / "packages", monkeypatch)
+    names = ["networks/st2_224", "data/224", "recipes/lite0"]
+    files = [f"--config=configs/cub/{name}.yaml" for name in names]
+    classes = f"--model.init_args.backbone.init_args.num_classes={CLASSES}"
+    code, _, err = stn("fit", *files, *ONE_STEP, classes)
+    assert (code, err) == (0, "")
+
+
 def test_the_papers_network_stands_in_for_the_small_one(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,9 +309,12 @@ def test_committed_records_are_those_of_the_committed_files(
 
 
 def _recipes(names: list[str], group: str) -> list[Path]:
-    """Files below configs by their stems."""
-    found = [sorted(Path("configs").glob(f"{group}/**/{name}.yaml")) for name in names]
-    return [paths[0] for paths in found]
+    """Files below configs by their stems: recipes of the group, or of the hardware."""
+    configs = Path("configs")
+    return [
+        [*sorted(configs.glob(f"{group}/**/{name}.yaml")), configs / f"hardware/{name}.yaml"][0]
+        for name in names
+    ]
 
 
 def digits() -> Table:
