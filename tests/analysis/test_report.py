@@ -147,7 +147,7 @@ def test_the_film_is_written_by_itself_where_it_is_asked_for(
         == 0
     )
     with Image.open(sheet) as image:
-        assert image.size == (2 * 240, 16 + 12 * 120)
+        assert image.size == (2 * 240, 16 + 12 * (120 + 28))  # with captions
     with Image.open(film) as image:
         assert getattr(image, "n_frames", 1) == 2
 
