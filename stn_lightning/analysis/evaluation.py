@@ -9,13 +9,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from stn_lightning.callbacks.warp_images import Caption, draw, to_displayable
+from stn_lightning.callbacks.warp_images import Caption, draw, shorten, to_displayable
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.transformers import WarpOutput
 
 GALLERY = 12
 """Images in a gallery."""
+LETTERS = 18
+"""Letters of a line below an image."""
 PAIRS = 6
 """Pairs of confused classes that are drawn."""
 
@@ -174,8 +176,8 @@ def _gallery(examples: list[_Example], class_names: tuple[str, ...]) -> bytes | 
 def _caption(example: _Example, class_names: tuple[str, ...]) -> Caption:
     answer, label = (_name(each, class_names) for each in (example.answer, example.label))
     correct = bool((example.answer == example.label).all())
-    text = f"{label} -> {answer or 'nothing'}\n{example.probability:.0%}"
-    return Caption(text, correct)
+    answered = f"{example.probability:.0%} {shorten(answer or 'nothing', LETTERS - 5)}"
+    return Caption(f"{shorten(label, LETTERS)}\n{answered}", correct)
 
 
 def _name(label: Any, class_names: tuple[str, ...]) -> str:

@@ -353,9 +353,9 @@ def prediction_captions(
     ]
 
 
-def shorten(name: str) -> str:
-    """Cut a name so that two fit below an image."""
-    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 2]}.."
+def shorten(name: str, letters: int = _LETTERS) -> str:
+    """Cut a long name; by default so that two fit below an image."""
+    return name if len(name) <= letters else f"{name[: letters - 2]}.."
 
 
 def _project(

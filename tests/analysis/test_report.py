@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from stn_lightning import load_run
+from stn_lightning.analysis import evaluation
 from stn_lightning.analysis.evaluation import confusion_table, evaluate, most_confused
 from stn_lightning.analysis.film import FRAMES, STEPS, animate, filmstrip
 from stn_lightning.analysis.page import render
@@ -118,6 +119,18 @@ def test_a_drawing_is_cut_into_its_images() -> None:
 
 def select_one(warp: WarpOutput, i: int) -> WarpOutput:
     return WarpOutput(*(values[i : i + 1] for values in warp))
+
+
+def test_long_names_fit_below_an_image_two_lines_high() -> None:
+    names = ("American Three toed Woodpecker", "Wren")
+    right, wrong = (
+        evaluation._caption(
+            evaluation._Example(0.0, torch.zeros(1), None, torch.tensor(0), answer, 0.36), names
+        )
+        for answer in (torch.tensor(0), torch.tensor(1))
+    )
+    assert right == Caption("American Three t..\n36% American Th..", True)
+    assert wrong == Caption("American Three t..\n36% Wren", False)
 
 
 def test_the_most_confused_classes_come_first() -> None:
