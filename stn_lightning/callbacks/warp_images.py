@@ -354,7 +354,7 @@ def prediction_captions(
 
 
 def shorten(name: str, letters: int = _LETTERS) -> str:
-    """Cut a long name; by default so that two fit below an image."""
+    """Cut a long name, by default so that two fit."""
     return name if len(name) <= letters else f"{name[: letters - 2]}.."
 
 
@@ -378,7 +378,10 @@ def outline(grid: Float[Tensor, "height width 2"], side: int) -> list[tuple[floa
 
 
 def to_rgb_square(image: Float[Tensor, "channels *size"], side: int) -> Image.Image:
-    """Return an image, 0 to 1, as a coloured square; a volume is projected along its depth."""
+    """Return an image, 0 to 1, as a coloured square.
+
+    A volume is projected along its depth.
+    """
     image = image.amax(1) if image.dim() == 4 else image
     values = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     colours = values.new_zeros(3, *values.shape[1:])
