@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stn_lightning import distortions, transformers
 from stn_lightning.distortions import (
+    Augmented,
     Cluttered,
     CounterRandom,
     Distortion,
@@ -226,6 +227,7 @@ DISTORTIONS: list[Distortion] = [
     Perspective(),
     Elastic(),
     Cluttered(),
+    Augmented(Rotated(), Elastic()),
     RandomPose3D(20),
 ]
 

@@ -131,6 +131,14 @@ class PartScore(Metric):
             images_of=self.images,
         )
 
+    def in_shape(self, shares: PartShares) -> PartShares:
+        """Give results their shapes: torchmetrics makes one number a scalar."""
+        n, parts = self.contained.shape
+        kinds, _, k = self.held.shape
+        sizes = [(n, parts), (n, n), (n, k), (n, k), (n, k), (kinds, n, k), (kinds,)]
+        pairs = zip(shares, sizes, strict=True)
+        return PartShares(*(values.cpu().reshape(size) for values, size in pairs))
+
 
 class PartScores(Callback):
     """Score which parts the last transformer's crops contain, in tests.
@@ -197,7 +205,7 @@ class PartScores(Callback):
         if self.score is None:
             return
         # waits for the other processes
-        shares = PartShares(*(values.cpu() for values in self.score.compute()))
+        shares = self.score.in_shape(self.score.compute())
         tables = PartTables(self.part_names, self.group_names, self.kinds, shares)
         for name, value in tables.metrics().items():
             pl_module.log(f"test/{name}", value, sync_dist=True)

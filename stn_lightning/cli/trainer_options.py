@@ -109,7 +109,7 @@ def refuse_lonely_node(trainer: Trainer) -> None:
     """Check that something starts the other nodes.
 
     Raises:
-        ValueError: where this process would wait for them in vain.
+        ValueError: if this process would wait for them in vain.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     started_by_hand = "MASTER_ADDR" in os.environ

@@ -90,7 +90,10 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _said(name: str, state: dict[str, Any]) -> tuple[float, Line] | None:
-    """Return a state's time and line; warn and return None if damaged."""
+    """Return a state's time and line.
+
+    If it is damaged, warn and return None.
+    """
     try:
         return float(state["time"]), line(name, state)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from stn_lightning.backbones import MultiCropClassifier, SmallConvNet
 from stn_lightning.callbacks.part_scores import PartScore, PartScores
+from stn_lightning.callbacks.part_tables import PartTables
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import EmbeddedDigits
 from stn_lightning.datasets.sources import ImageTensorSource
@@ -180,3 +181,12 @@ def test_pairs_are_a_red_digit_and_a_green_one_far_apart_whose_class_is_the_pair
         assert not rest.any()
     assert torch.equal(source.load("train").image, images.image)
     assert not torch.equal(source.load("val").image[:50], images.image[:50])
+
+
+def test_a_single_crop_group_and_kind_keep_their_shapes() -> None:
+    everything = affine.grid(affine.from_attention(torch.tensor([[1.0, 0.0, 0.0]])), (8, 8))
+    score = PartScore(1, 1, [[0]])
+    score.update(everything[None], torch.zeros(1, 1, 3) + torch.tensor([0.0, 0.0, 1.0]))
+    tables = PartTables(["beak"], ["head"], ["Others"], score.in_shape(score.compute()))
+    assert "| Others | 1 | 100.0 |" in tables.markdown()
+    assert tables.metrics() == {"head_crop_1": 100.0, "head_any_crop_1": 100.0}

@@ -86,7 +86,9 @@ def test_a_file_that_only_informs_is_reported_once_and_stops_nothing(
         with only_informs(damaged):
             json.loads(damaged.read_text())
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith(f"warning: {folder / 'state.json'}: Not a directory; it only informs")
+    assert first.startswith(
+        f"warning: {folder / 'state.json'}: Not a directory; training does not need it"
+    )
     assert second.startswith(f"warning: {damaged}: ")
 
 
