@@ -32,7 +32,9 @@ def test_a_notebook_runs_from_top_to_bottom(
     copied = shutil.copy(path, tmp_path)
     notebook = nbformat.read(copied, as_version=4)  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
-        cell.source = cell.source.replace("EPOCHS = 10", "EPOCHS = 2").replace("EPOCHS = 20", "EPOCHS = 2")
+        cell.source = cell.source.replace("EPOCHS = 10", "EPOCHS = 2").replace(
+            "EPOCHS = 20", "EPOCHS = 2"
+        )
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, "runs", "signs.py"} | {
