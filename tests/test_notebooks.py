@@ -3,18 +3,19 @@
 import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from tests.pages import REPOSITORY
+
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_kept_small_and_with_its_outputs(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
@@ -30,12 +31,14 @@ def test_a_notebook_runs_from_top_to_bottom(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     copied = shutil.copy(path, tmp_path)
-    notebook = nbformat.read(copied, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(copied, as_version=4)
     for cell in notebook.cells:
         cell.source = cell.source.replace("EPOCHS = 10", "EPOCHS = 2").replace(
             "EPOCHS = 20", "EPOCHS = 2"
         )
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
     assert {entry.name for entry in tmp_path.iterdir()} <= {path.name, "runs", "signs.py"} | {
         f"sign-{n}.png" for n in range(3)
