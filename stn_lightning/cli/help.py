@@ -33,7 +33,8 @@ CLASSES: dict[str, tuple[tuple[ModuleType, ...], str]] = {
     "transformers (--model.init_args.transformer)": ((transformers,), "Transformer"),
     "distortions (--data.init_args.distortion)": ((distortions,), ""),
 }
-ABSTRACT = ("FeatureExtractor", "BaseDataModule", "Distortion", "Transformer")
+NOT_LISTED = ("CounterRandom", "FeatureExtractor")
+"""Classes beside those that an option takes."""
 
 
 def answer_help(arguments: list[str]) -> bool:
@@ -99,7 +100,8 @@ def _listing(name: str) -> list[str]:
     for room in rooms:
         for public in room.__all__:
             thing = getattr(room, public)
-            if inspect.isclass(thing) and public.endswith(suffix) and public not in ABSTRACT:
+            concrete = inspect.isclass(thing) and not inspect.isabstract(thing)
+            if concrete and public.endswith(suffix) and public not in NOT_LISTED:
                 first = (inspect.getdoc(thing) or "").partition("\n")[0]
                 lines.append(_line(public, first))
     return lines

@@ -4,6 +4,7 @@ nothing else is touched.
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Container, Iterator
@@ -14,6 +15,7 @@ import yaml
 from PIL import Image
 
 from stn_lightning.launch import slurm
+from stn_lightning.runs.record import RunRecord
 from tests.pages import REPOSITORY, commands, do, words, write_files
 from tests.stn_command import CONFIGS
 
@@ -39,11 +41,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
-def follow(page: Path, left_out: Container[str] = ()) -> list[str]:
-    """Run a page's commands, trainings for a moment only; what was run."""
+def follow(
+    page: Path, left_out: Container[str] = (), shortened: tuple[str, ...] = MOMENT
+) -> list[str]:
+    """Run a page's commands, trainings with options that shorten them; what was run."""
     lines = [line for command in commands(page) if (line := words(command))[1] not in left_out]
     for line in lines:
-        assert do([*line, *MOMENT] if line[:2] == ["stn", "fit"] else line) == 0, " ".join(line)
+        assert do([*line, *shortened] if line[:2] == ["stn", "fit"] else line) == 0, " ".join(line)
     return [line[1] for line in lines]
 
 
@@ -104,6 +108,27 @@ def test_the_tests_of_the_family_pass_and_fail_where_it_is_wrong(folder: Path) -
     ):
         with pytest.raises(AssertionError):
             test()
+
+
+@pytest.mark.slow
+def test_fine_tuning_leads_from_the_zoo_to_ones_own_classes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = HOWTO / "fine_tuning.md"
+    assert write_files(page, folder) == ["signs.py", "signs.yaml"]
+    runs = follow(page, shortened=())
+    assert runs == ["fit", "fit", "fit", "signs.py", "predict", "fit"]
+    said = capsys.readouterr().out
+    (promised,) = re.findall(r"^    (weights of zoo:.*)$", page.read_text(), re.MULTILINE)
+    assert said.count(promised) == 2
+    error = {
+        name: RunRecord.read(folder / f"runs/{name}/results.json").metrics["test/error"]
+        for name in ("quickstart-signs", "frozen", "from_nothing")
+    }
+    assert error["quickstart-signs"] < min(error["frozen"], error["from_nothing"], 3)
+    answers = (folder / "answers.csv").read_text().splitlines()[1:]
+    right = [line.split(",")[1] == Path(line.split(",")[0]).stem.split("-")[0] for line in answers]
+    assert sum(right) >= 28
 
 
 def test_one_file_tells_the_job_script_what_is_the_clusters(

@@ -1,17 +1,22 @@
 """What is installed holds all that is needed: the command, the configurations, the types."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.request
 import venv
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
+from PIL import Image, ImageDraw
 
 from stn_lightning.cli.typed_command import call
 from stn_lightning.launch.table import table
@@ -97,7 +102,7 @@ def test_the_wheel_holds_every_module_every_configuration_and_the_types(wheel: P
     expected = {
         f"stn_lightning/{path.relative_to(package)}"
         for path in package.rglob("*.*")
-        if path.suffix in (".py", ".html", ".typed")
+        if path.suffix in (".py", ".html", ".typed", ".json", ".safetensors")
     }
     expected |= {
         f"stn_lightning/configs/{path.relative_to(CONFIGS)}" for path in CONFIGS.rglob("*.yaml")
@@ -105,56 +110,140 @@ def test_the_wheel_holds_every_module_every_configuration_and_the_types(wheel: P
     assert {name for name in names if ".dist-info/" not in name} == expected
 
 
-@pytest.mark.slow
-def test_an_installed_wheel_trains_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
-    home, work = tmp_path / "venv", tmp_path / "work"
+class Installed(NamedTuple):
+    """The wheel in an environment of its own, which borrows PyTorch and the rest from here."""
+
+    programs: Path
+    packages: Path
+    work: Path
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        hidden = ("PYTHONPATH", "STN_DATA")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        return subprocess.Popen(
+            [str(self.programs / program), *arguments],
+            cwd=self.work,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, program: str, *arguments: str) -> str:
+        process = self.start(program, *arguments)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return out
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installed")
+    home, work = folder / "venv", folder / "work"
     venv.create(home, with_pip=False)
     packages = home / f"lib/python{sysconfig.get_python_version()}/site-packages"
-    (packages / "lent.pth").write_text(
-        sysconfig.get_path("purelib") + "\n"
-    )  # PyTorch and the rest, as they are here
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        str(home),
-        "install",
-        "--no-deps",
-        "--no-index",
-        "--ignore-installed",
-        str(wheel),
-    ]
-    subprocess.run(install, check=True, capture_output=True)
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(home), "install", "--no-index"]
+    options = ["--no-deps", "--ignore-installed", str(wheel)]
+    subprocess.run([*pip, *options], check=True, capture_output=True)
     work.mkdir()
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "STN_DATA")
-    }
+    return Installed(home / "bin", packages, work)
 
-    def stn(*arguments: str) -> str:
-        command = [str(home / "bin/stn"), *arguments]
-        return subprocess.run(
-            command, cwd=work, env=environment, check=True, capture_output=True, text=True
-        ).stdout
 
-    about = stn("--version").splitlines()
-    assert f"installed in {packages / 'stn_lightning'}" in about
+@pytest.mark.slow
+def test_an_installed_wheel_trains_in_an_empty_folder(installed: Installed) -> None:
+    about = installed.run("stn", "--version").splitlines()
+    assert f"installed in {installed.packages / 'stn_lightning'}" in about
     assert not [line for line in about if line.startswith("commit")]
-    (work / "mine.py").write_text(
+    (installed.work / "mine.py").write_text(
         "from stn_lightning.backbones import CNN\n\n\nclass Mine(CNN): ...\n"
     )
-    (work / "mine.yaml").write_text(
+    (installed.work / "mine.yaml").write_text(
         "model: {init_args: {backbone: {class_path: mine.Mine, init_args: {num_filters: 8}}}}\n"
     )
-    short = (
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.limit_train_batches",
-        "1",
-        "--trainer.log_every_n_steps",
-        "1",
-    )
-    said = stn("fit", "--config", "configs/quickstart.yaml", "--config", "mine.yaml", *short)
+    files = ("--config", "configs/quickstart.yaml", "--config", "mine.yaml")
+    said = installed.run("stn", "fit", *files, *MOMENT)
     assert "run folder runs/quickstart-mine" in said
-    config = yaml.safe_load((work / "runs/quickstart-mine/config.yaml").read_text())
+    config = yaml.safe_load((installed.work / "runs/quickstart-mine/config.yaml").read_text())
     assert config["model"]["init_args"]["backbone"]["class_path"] == "mine.Mine"
+
+
+MOMENT = (
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=1",
+    "--trainer.log_every_n_steps=1",
+)
+THREE_LINES = """\
+import stn_lightning
+run = stn_lightning.load_run("zoo:quickstart")
+(answer,) = run.predict(["scan.jpg"])
+import json
+crops = [{"theta": crop.theta, "corners": crop.corners} for crop in answer.crops]
+print(json.dumps([answer.label, answer.probability, crops]))
+"""
+
+
+@pytest.mark.slow
+def test_three_lines_of_an_installed_wheel_predict_an_image_as_the_command_does(
+    installed: Installed,
+) -> None:
+    seven = Image.new("RGB", (200, 160), "white")
+    ImageDraw.Draw(seven).line((60, 40, 120, 40, 85, 120), "navy", 12)
+    seven.rotate(20, fillcolor="white").save(installed.work / "scan.jpg")
+    label, probability, crops = json.loads(installed.run("python", "-c", THREE_LINES))
+    installed.run("stn", "predict", "zoo:quickstart", "scan.jpg", "--out", "answers.jsonl")
+    said = json.loads((installed.work / "answers.jsonl").read_text())
+    assert (said["label"], said["probability"]) == (label, probability)
+    assert said["crops"] == crops
+    assert label == "7"
+
+
+@pytest.mark.slow
+def test_the_demo_of_an_installed_wheel_answers_without_a_training(installed: Installed) -> None:
+    begin = time.monotonic()
+    process = installed.start("stn", "demo", "--port", "0")
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().partition(" on ")[2].split()[0]
+        request = urllib.request.Request(f"{address}draw", bytes(42 * 42), method="POST")
+        with urllib.request.urlopen(request) as reply:
+            answer = json.load(reply)
+    finally:
+        process.terminate()
+        process.communicate()
+    assert time.monotonic() - begin < 60
+    assert len(answer["classes"]) == 10
+    assert len(answer["outlines"]) == len(answer["crops"]) == 1
+
+
+FEW = """\
+from stn_lightning.datasets import EmbeddedDigits, ImageTensorDataset, ImageTensorSource
+
+
+class Few(ImageTensorSource):
+    def __init__(self, number: int) -> None:
+        self.class_names = tuple("0123456789")[:number]
+
+    def load(self, split):
+        image, label = EmbeddedDigits().load(split)
+        kept = label < len(self.class_names)
+        return ImageTensorDataset(image[kept], label[kept])
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_three_classes_goes_on_with_four(installed: Installed) -> None:
+    (installed.work / "few.py").write_text(FEW)
+
+    def fit(number: int, weights: str) -> str:
+        options = ("--name", f"few{number}", "--init_weights", weights, *MOMENT)
+        source = f"--data.init_args.source.init_args.number={number}"
+        files = ("--config", "configs/quickstart.yaml", "--data.init_args.source=few.Few", source)
+        return installed.run("stn", "fit", *files, *options)
+
+    left = "left as they start: of another shape: backbone.classifier."
+    for number, weights in ((3, "zoo:quickstart"), (4, "few3")):
+        said = fit(number, weights)
+        assert f"weights of {weights}" in said
+        assert said.count(left) == 1
+        assert "test error" in said
