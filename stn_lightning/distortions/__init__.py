@@ -8,11 +8,12 @@ Reference:
 
 from stn_lightning.distortions.clutter import Cluttered
 from stn_lightning.distortions.counter_random import CounterRandom
-from stn_lightning.distortions.distortion import Distortion, WarpingDistortion
+from stn_lightning.distortions.distortion import Augmented, Distortion, WarpingDistortion
 from stn_lightning.distortions.volumes import RandomPose3D
 from stn_lightning.distortions.warps import Elastic, Perspective, Rotated, RotatedScaledTranslated
 
 __all__ = [
+    "Augmented",
     "Cluttered",
     "CounterRandom",
     "Distortion",
