@@ -195,7 +195,8 @@ def answer_file(network: TrainedNetwork, content: bytes) -> dict[str, Any]:
 def _answer(prediction: Prediction | Unreadable, width: int, height: int) -> dict[str, Any]:
     """Return a prediction as the page takes it.
 
-    Outlines are 0 to 1 across the image; crops are data URLs.
+    Outlines are 0 to 1 across the image, each with the number of points of its upper edge; crops
+    are data URLs.
     """
     if isinstance(prediction, Unreadable):
         raise ValueError(prediction.reason)
@@ -205,6 +206,7 @@ def _answer(prediction: Prediction | Unreadable, width: int, height: int) -> dic
         "label": prediction.label,
         "classes": prediction.best(SHOWN_CLASSES),
         "outlines": [outline.tolist() for outline in outlines],
+        "upper": [crop.crop.shape[-1] for crop in prediction.crops],
         "crops": [_data_url(crop.draw()) for crop in prediction.crops],
     }
 

@@ -20,7 +20,7 @@ from stn_lightning.analysis.predictions import (
     find_images,
     predictions,
 )
-from stn_lightning.callbacks.warp_images import COLOURS
+from stn_lightning.callbacks.warp_images import COLOURS, draw_outline
 from stn_lightning.datasets.decoding import WHITE, decode
 from stn_lightning.runs.loading import TrainedNetwork
 
@@ -159,7 +159,10 @@ def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
 
 
 def draw_prediction(answer: Prediction, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """Draw the upright image with outlines, and crops beside it."""
+    """Draw the upright image with outlines, and crops beside it.
+
+    The thick edge of an outline is the crop's upper one.
+    """
     image = Image.fromarray(decode(answer.file, background))
     factor = SIDE / max(image.size)
     width, height = (max(1, round(side * factor)) for side in image.size)
@@ -173,7 +176,7 @@ def draw_prediction(answer: Prediction, background: tuple[int, int, int] = WHITE
     for n, crop in enumerate(answer.crops):
         rim = (crop.outline * factor - 0.5).clamp(-SIDE, 2 * SIDE)
         line = [(x, y) for x, y in [*rim.tolist(), rim[0].tolist()]]
-        pen.line(line, fill=COLOURS[n % len(COLOURS)], width=2)
+        draw_outline(pen, line, crop.crop.shape[-1], COLOURS[n % len(COLOURS)])
         square = crop.draw().resize((SIDE, SIDE), Image.Resampling.NEAREST)
         sheet.paste(square, (width + 4 + n * (SIDE + 4), 0))
     sheet.paste(enlarged, (0, 0))
