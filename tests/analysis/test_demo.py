@@ -239,5 +239,5 @@ def test_an_unknown_run_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(demo, []) == 2
-    assert "runs/quickstart/config.yaml does not exist" in capsys.readouterr().err
+    assert call(demo, ["nowhere"]) == 2
+    assert "runs/nowhere/config.yaml does not exist" in capsys.readouterr().err
