@@ -87,7 +87,8 @@ def take_weights(network: nn.Module, weights: dict[str, Tensor]) -> Taken:
         ValueError: if none fits.
     """
     own = network.state_dict()
-    taken = [n for n, value in weights.items() if n in own and own[n].shape == value.shape]
+    # in the network's order: that of safetensors changes from one reading to the next
+    taken = [n for n, value in own.items() if n in weights and weights[n].shape == value.shape]
     if not taken:
         raise ValueError(
             f"none of {len(weights)} tensors fits the network by name and shape, "
@@ -96,9 +97,9 @@ def take_weights(network: nn.Module, weights: dict[str, Tensor]) -> Taken:
     with torch.no_grad():
         for name in taken:
             own[name].copy_(weights[name])
-    other = [name for name in weights if name in own and name not in taken]
+    other = [name for name in own if name in weights and name not in taken]
     missing = [name for name in own if name not in weights]
-    return Taken(taken, other, missing, [name for name in weights if name not in own])
+    return Taken(taken, other, missing, sorted(weights.keys() - own.keys()))
 
 
 def describe(source: str, found: Taken) -> str:
