@@ -370,7 +370,7 @@ class CommandLine(DeferredCLI):
         if not folder.config.exists():
             return
         try:
-            before = self.reread(yaml.safe_load(folder.config.read_text()))
+            before = self.reread(folder.read_config())
         except ValueError as problem:
             raise ValueError(
                 f"{folder.config} is from another version, which this one does not read "

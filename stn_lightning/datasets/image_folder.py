@@ -100,6 +100,11 @@ class ImageFolder(ImageFileSource):
     def records(self) -> list[ImageRecord]:
         images = self._images()
         labels = {name: i for i, name in enumerate(sorted({image.label for image in images}))}
+        if len(labels) == 1:
+            raise ValueError(
+                f"{printable(self.table or self.folder)}: the only class is {next(iter(labels))}, "
+                "so there is nothing to tell apart; give two classes or more"
+            )
         return [ImageRecord(image.name, labels[image.label], image.split) for image in images]
 
     def _images(self) -> list["_Image"]:
@@ -147,8 +152,14 @@ class ImageFolder(ImageFileSource):
         return images
 
     def _class_folders(self) -> list[str]:
-        with os.scandir(self.folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+        try:
+            with os.scandir(self.folder) as entries:
+                names = [entry.name for entry in entries if entry.is_dir()]
+        except OSError as problem:
+            raise ValueError(
+                f"{printable(self.folder)}: {problem.strerror}; `folder` holds one folder for "
+                "each class"
+            ) from problem
         return sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
 
     def _skipped(self) -> str:

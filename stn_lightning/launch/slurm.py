@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from stn_lightning.runs.config_errors import check_yaml
+from stn_lightning.runs.config_errors import read_mapping
 from stn_lightning.runtime.exit_codes import PREEMPTED, PROCESS_LOST
 from stn_lightning.runtime.provenance import program_name
 
@@ -145,8 +143,7 @@ def read_site_config(given: Path | None) -> dict[str, Any]:
     if given is None and not SITE.exists():
         return {}
     file = given or SITE
-    check_yaml(file)
-    site = yaml.safe_load(file.read_text()) or {}
+    site = read_mapping(file)
     for key, value in site.items():
         if not isinstance(value, SITE_KEYS.get(key, type(None))):
             raise ValueError(

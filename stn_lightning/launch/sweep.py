@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from stn_lightning.launch.jobs import Ended, Job, run_jobs
-from stn_lightning.runs.config_errors import check_yaml
+from stn_lightning.runs.config_errors import check_yaml, read_mapping
 from stn_lightning.runs.folder import RUNS, check_name, default_name
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
@@ -87,7 +85,7 @@ def sweep(
         raise ValueError(f"--trials {trials}, --jobs {jobs}; give 1 or more")
     for path in (ranges, *config):
         check_yaml(resolve_config(path))
-    content = yaml.safe_load(resolve_config(ranges).read_text())
+    content = read_mapping(resolve_config(ranges))
     name = default_name([*config, ranges]) if name is None else check_name(name)
     distributions = read_ranges(content, ranges)
     begun_with = {"ranges": content, "configs": [str(path) for path in config]}

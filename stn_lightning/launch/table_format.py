@@ -5,10 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from stn_lightning.launch.part_cells import LEGEND, has_parts, part_cell
-from stn_lightning.runs.config_errors import check_yaml, did_you_mean
+from stn_lightning.runs.config_errors import did_you_mean, read_mapping
 from stn_lightning.runs.record import RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
 
@@ -68,8 +66,7 @@ def read_table(path: Path) -> Table:
         ValueError: names the file and what is missing or unknown in it.
     """
     file = resolve_config(path)
-    check_yaml(file)
-    content = yaml.safe_load(file.read_text())
+    content = read_mapping(file)
     try:
         rows, columns = (
             {str(name): Path(file) for name, file in content[key].items()}

@@ -60,6 +60,19 @@ def check_yaml(path: Path) -> None:
         raise ValueError(f"{path}: {' '.join(str(problem).split())}") from problem
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values; empty where it is.
+
+    Raises:
+        ValueError: names the file and its first mistake.
+    """
+    check_yaml(path)
+    content = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: this is a {type(content).__name__}; give keys and values")
+    return content
+
+
 def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> str:
     """Shorten an error message to one line with a suggestion.
 

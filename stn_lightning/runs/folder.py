@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from stn_lightning.runs.config_errors import read_mapping
 from stn_lightning.runtime.atomic_files import atomic_write
 from stn_lightning.runtime.provenance import program_name
 
 RUNS = Path("runs")
 
-NAME = re.compile(r"\w[\w.+=-]*")
+NAME = re.compile(r"\w[\w.+=-]{0,199}")
 """Valid names of runs: usable as a folder, a job's name and a word of a shell command."""
 
 MAY_CHANGE = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|enable_\w+|log_every_n_steps|profiler"
     r"|max_time|logger)(\..*)?"
-    r"|data\.(.*\.)?(num_workers|root|cache)"
+    r"|data\.(.*\.)?(num_workers|root|folder|table|cache)"
 )
 """Settings that do not change what is computed: hardware, output, where data lie."""
 
@@ -43,7 +44,7 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(
             f"--name {name!r}: give one word of letters, digits and any of _ . + = -, "
-            "which begins with a letter or a digit"
+            "which begins with a letter or a digit, at most 200"
         )
     return name
 
@@ -107,7 +108,7 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """Read `config.yaml`; return {} if there is none."""
-        return (yaml.safe_load(self.config.read_text()) or {}) if self.config.exists() else {}
+        return read_mapping(self.config) if self.config.exists() else {}
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Write `config.yaml`; rename an older, different one."""

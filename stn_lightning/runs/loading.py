@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-import yaml
 from jaxtyping import Float
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
@@ -180,7 +179,7 @@ def _from_run(name: str | Path, checkpoint: str | None) -> _Stored:
     run = RunFolder.found(name)
     file = _checkpoint(run, checkpoint)
     content = load_checkpoint(file)
-    config = yaml.safe_load(run.config.read_text())
+    config = run.read_config()
     weights, made_for = content["state_dict"], content.get(MADE_FOR)
     record = _read_record(run.path / RECORD)
     return _Stored(run.name, run.path, file, config, weights, made_for, record, run.config)

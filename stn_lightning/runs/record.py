@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
+from stn_lightning.runs.config_errors import read_mapping
 from stn_lightning.runtime.atomic_files import atomic_write
 
 RECORD = "results.json"
@@ -88,7 +87,7 @@ class RunRecord:
             ValueError: if it is no record.
         """
         try:
-            content = json.loads(text)
+            content = json.loads(text, parse_constant=_refuse_constant)
             known = {each.name for each in dataclasses.fields(cls)}
             record = cls(**{key: value for key, value in content.items() if key in known})
             _check_types(record)
@@ -131,7 +130,7 @@ class RunRecord:
             record = dataclasses.replace(record, date=written.date().isoformat())
         config = path.with_name("config.yaml")
         if not record.settings and config.exists():
-            record = dataclasses.replace(record, settings=yaml.safe_load(config.read_text()))
+            record = dataclasses.replace(record, settings=read_mapping(config))
         return record
 
     def write(self, path: Path) -> None:
@@ -173,15 +172,34 @@ def write_records(path: Path, records: Iterable[RunRecord]) -> None:
         file.write("".join(lines).encode())
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
 def _check_types(record: RunRecord) -> None:
-    """Check the types of fields that readers rely on.
+    """Check the types of all fields.
 
     Raises:
         TypeError: names a field of another type.
     """
-    for name, kind in {"name": str, "seed": int, "metrics": dict, "settings": dict}.items():
-        if not isinstance(getattr(record, name), kind):
-            raise TypeError(f"{name} is no {kind.__name__}")
+    for name, kind in get_type_hints(RunRecord).items():
+        if not _is_of(getattr(record, name), kind):
+            raise TypeError(f"{name} is no {getattr(kind, '__name__', kind)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Return True if a value has a type as fields of the record have them."""
+    arguments = get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_of(each, arguments[0]) for each in value)
+    if get_origin(kind) is dict:
+        pairs = value.items() if isinstance(value, dict) else [(None, None)]
+        return all(_is_of(key, arguments[0]) and _is_of(each, arguments[1]) for key, each in pairs)
+    if arguments:  # a union
+        return any(_is_of(value, each) for each in arguments)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return kind is Any or isinstance(value, (int, float) if kind is float else kind)
 
 
 def _not_finite(content: Any, path: str = "") -> str:

@@ -107,7 +107,7 @@ def newest_loadable(folder: Path) -> LoadableCheckpoint:
     """Find `last.ckpt`, or else the newest that loads."""
     candidates = sorted(
         folder.glob("*.ckpt"),
-        key=lambda path: (path.name == LAST, path.stat().st_mtime_ns),
+        key=lambda path: (path.name == LAST, path.lstat().st_mtime_ns),
         reverse=True,
     )
     skipped = []

@@ -353,7 +353,7 @@ def test_networks_of_the_proof_differ_in_their_transformers_alone() -> None:
 def test_two_transformers_learn_a_part_each_from_class_labels_alone(
     stn: Stn, tmp_path: Path
 ) -> None:
-    """Of seed 0 it depends on the order of sums whether one finds a part: docs/log.md."""
+    """Seed 0 finds both parts or one, by the order of sums: docs/log.md."""
     files = (
         "--config",
         "configs/digit_pairs/st2_apart.yaml",

@@ -229,6 +229,7 @@ MISTAKES = {
     ),
     "nothing to resume": (("--resume", "must"), "holds no checkpoint; leave --resume out"),
     "a name with a slash": (("--name", "a/b"), "give one word of letters"),
+    "a name too long for a file": (("--name", 201 * "x"), "at most 200"),
     "the wrong number of classes": (
         ("--model.init_args.backbone.init_args.num_classes", "7"),
         "has 7 classes, the data has 10",
@@ -409,7 +410,7 @@ def test_a_configuration_that_others_may_be_reading_is_never_half_written(tmp_pa
 
 def test_where_data_lie_and_what_is_shown_is_no_change_and_a_value_is() -> None:
     def settings(place: str, rate: float) -> dict[str, Any]:
-        source = {"class_path": "S", "init_args": {"root": place, "cache": place}}
+        source = {"class_path": "S", "init_args": {"root": place, "folder": place, "cache": place}}
         data = {"init_args": {"num_workers": len(place), "source": source, "rootless": rate}}
         return {"data": data, "trainer": {"devices": place, "enable_progress_bar": place}}
 

@@ -142,3 +142,13 @@ def test_a_finished_run_becomes_a_network_of_the_zoo(
     assert call(predict, ["zoo:quickstart", str(tmp_path / "a.png")]) == 0
     assert f",{tmp_path}/quickstart.safetensors" in capsys.readouterr().out
     assert initial_weights.read_weights("zoo:quickstart").keys() == run.task.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"\xff\xfe: [", "byte 0: this is not UTF-8"), (b"a: [", "config.yaml:"), (b"[1]", "a list")],
+)
+def test_a_damaged_configuration_is_named(content: bytes, complaint: str, copied: Path) -> None:
+    (copied / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=f"small/config.yaml:.*{complaint}|{complaint}"):
+        stn_lightning.load_run(copied)

@@ -46,7 +46,22 @@ def test_a_record_of_an_earlier_version_takes_its_settings_from_the_file_beside_
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"name": "a"}', '{"name": 1, "seed": 0, "metrics": {}}', "\x00"]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"name": "a"}',
+        '{"name": 1, "seed": 0, "metrics": {}}',
+        "\x00",
+        '{"name": "a", "seed": true, "metrics": {}}',
+        '{"name": "a", "seed": 0, "metrics": {"test/error": "low"}}',
+        '{"name": "a", "seed": 0, "metrics": {"test/error": NaN}}',
+        '{"name": "a", "seed": 0, "metrics": {}, "configs": 5}',
+        '{"name": "a", "seed": 0, "metrics": {}, "versions": [1]}',
+        '{"name": "a", "seed": 0, "metrics": {}, "epochs": "ten"}',
+        '{"name": "a", "seed": 0, "metrics": {}, "settings": [{}]}',
+    ],
 )
 def test_what_is_no_record_is_named(text: str, tmp_path: Path) -> None:
     file = tmp_path / "results.json"

@@ -69,6 +69,15 @@ def test_a_damaged_last_checkpoint_is_left_out_and_named(folder: RunFolder) -> N
     assert "last.ckpt: not a whole checkpoint" in line
 
 
+def test_a_checkpoint_that_is_a_link_to_nothing_is_left_out_and_named(folder: RunFolder) -> None:
+    best = save(folder, "best.ckpt", 3)
+    (folder.checkpoints / "last.ckpt").symlink_to("/no/such/file")
+    start = choose_start(folder, "auto", None)
+    assert (start.checkpoint, start.batches) == (best, 3)
+    (line,) = start.skipped
+    assert "runs/mine/checkpoints/last.ckpt" in line
+
+
 @pytest.mark.parametrize("resume", ["auto", "must", "never"])
 def test_a_given_checkpoint_that_is_not_there_is_named(folder: RunFolder, resume: str) -> None:
     save(folder, "last.ckpt")
