@@ -100,11 +100,6 @@ class ImageFolder(ImageFileSource):
     def records(self) -> list[ImageRecord]:
         images = self._images()
         labels = {name: i for i, name in enumerate(sorted({image.label for image in images}))}
-        if len(labels) == 1:
-            raise ValueError(
-                f"{printable(self.table or self.folder)}: the only class is {next(iter(labels))}, "
-                "so there is nothing to tell apart; give two classes or more"
-            )
         return [ImageRecord(image.name, labels[image.label], image.split) for image in images]
 
     def _images(self) -> list["_Image"]:

@@ -156,10 +156,15 @@ class ClassificationTask(LightningModule):
         """Size lazy layers, check the number of classes, freeze parts.
 
         Raises:
-            ValueError: if backbone and data have not the same number of classes, or `lr_scales`
-                names no part.
+            ValueError: if backbone and data have not the same number of classes, or one alone, or
+                `lr_scales` names no part.
         """
         data = datamodule_of(self.trainer)
+        if len(data.class_names) == 1:
+            raise ValueError(
+                f"the only class of the data is {data.class_names[0]}, so there is nothing to "
+                "tell apart; give two classes or more"
+            )
         self.eval()
         with torch.no_grad():
             logits = self(torch.zeros(1, *data.image_shape, device=self.device).to(self.dtype))

@@ -265,6 +265,15 @@ def test_each_label_is_looked_at_once(tmp_path: Path) -> None:
     assert len(guard.looked) == 83 + 26
 
 
+def test_one_class_alone_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stn_lightning.datasets.EmbeddedDigits.class_names", ("zero",))
+    with pytest.raises(ValueError, match="the only class of the data is zero, so there is nothing"):
+        train(tmp_path, network=nn.Sequential(nn.Flatten(), nn.Linear(784, 1)))
+    assert not (tmp_path / "record.jsonl").exists()
+
+
 def test_a_backbone_with_another_number_of_classes_is_refused_before_the_first_step(
     tmp_path: Path,
 ) -> None:
