@@ -6,6 +6,8 @@ A page on this machine alone; nothing leaves it.
 import base64
 import io
 import json
+import re
+import sys
 import tempfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -95,7 +97,15 @@ def make_server(network: TrainedNetwork, port: int) -> ThreadingHTTPServer:
     if not 0 <= port < 2**16:
         raise ValueError(f"--port {port}; give 0 to 65535")
     handler = type("Handler", (_Handler,), {"network": network})
-    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    return _Server(("127.0.0.1", port), handler)
+
+
+class _Server(ThreadingHTTPServer):
+    """Says nothing of browsers that leave."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     network: TrainedNetwork
     protocol_version = "HTTP/1.1"
+    timeout = 30
+    """seconds without a byte after which a connection is closed"""
     disable_nagle_algorithm = True  # else an answer waits until the one before is acknowledged
 
     def do_GET(self) -> None:  # the framework's name
@@ -115,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:  # the framework's name
         channels, height, width = self.network.flat_shape
-        length = int(self.headers.get("Content-Length", 0))
+        given = self.headers.get("Content-Length", "")
+        length = int(given) if re.fullmatch(r"[0-9]{1,12}", given) else 0
         drawn = self.path == "/draw" and length == channels * height * width
         if not drawn and not (self.path == "/image" and 0 < length <= LARGEST_FILE):
             self.close_connection = True  # what was sent is not read

@@ -85,6 +85,8 @@ def _problems(trainer: Namespace) -> Iterator[str]:
             f"--trainer.gradient_clip_algorithm {trainer['gradient_clip_algorithm']}: nothing is "
             "clipped without --trainer.gradient_clip_val"
         )
+    if (trainer["gradient_clip_val"] or 0) < 0:
+        yield f"--trainer.gradient_clip_val {trainer['gradient_clip_val']}: give 0 or more"
     least, most = trainer["min_epochs"] or 0, trainer["max_epochs"]
     if most is not None and 0 <= most < least:
         yield f"--trainer.min_epochs {least} is more than --trainer.max_epochs {most}"
@@ -122,11 +124,19 @@ def refuse_lonely_node(trainer: Trainer) -> None:
 
 
 def several_processes(trainer: Namespace) -> bool:
-    """Return whether the options ask for several processes."""
+    """Return whether the options ask for several processes.
+
+    Raises:
+        ValueError: if the devices are no number, no list and not "auto".
+    """
     devices = trainer["devices"]
+    if isinstance(devices, str) and "," in devices:  # as Lightning reads "0,1"
+        devices = [part for part in devices.split(",") if part.strip()]
     count = str(len(devices) if isinstance(devices, list) else devices)
     if count in ("auto", "-1"):
         count = "1" if trainer["accelerator"] == "cpu" else str(torch.cuda.device_count())
+    if not count.isdigit():
+        raise ValueError(f"--trainer.devices {devices}: give a number, a list or auto")
     return trainer["num_nodes"] > 1 or int(count) > 1
 
 

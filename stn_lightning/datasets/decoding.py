@@ -94,6 +94,8 @@ def raise_unreadable(problems: Sequence[str]) -> None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a file, and name it in all errors."""
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for its other end
+            raise ValueError("this is no regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and odd headers
             opened = Image.open(path, formats=FORMATS)

@@ -36,6 +36,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         partial.replace(path)
         sync_folder(path.parent)
+    except OSError as problem:  # a full disk has no file's name
+        problem.filename = problem.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

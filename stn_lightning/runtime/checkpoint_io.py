@@ -71,6 +71,8 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         BadCheckpointError: names the file and what is wrong with it.
     """
     file = _local(path)
+    if file.exists() and not file.is_file():  # to open a pipe would wait for its other end
+        raise BadCheckpointError(f"{file}: this is no regular file")
     try:
         # the format of torch.save; torch.load does not look at its checksums
         with zipfile.ZipFile(file) as archive:
@@ -80,7 +82,7 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
                     "go on from another checkpoint"
                 )
         checkpoint = torch.load(file, map_location, weights_only=True)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, BadCheckpointError):
+    except (FileNotFoundError, PermissionError, BadCheckpointError):
         raise
     except Exception as problem:  # whatever a damaged file makes of the two readers
         raise BadCheckpointError(

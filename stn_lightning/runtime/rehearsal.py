@@ -52,8 +52,8 @@ def require_room(folder: Path, checkpoint: Path, files: int) -> None:
     needed = files * checkpoint.stat().st_size - there
     if disk.total and disk.free < needed:
         raise OSError(
-            f"{folder}: {disk.free / 1e6:,.0f} MB are free on this disk, "
-            f"and {files} checkpoints take {needed / 1e6:,.0f} MB more; make room"
+            f"{folder}: {disk.free / 1e6:,.1f} MB are free on this disk, "
+            f"and {files} checkpoints take {needed / 1e6:,.1f} MB more; make room"
         )
 
 

@@ -5,6 +5,8 @@ import copy
 import dataclasses
 import io
 import json
+import socket
+import struct
 import threading
 import time
 import urllib.error
@@ -145,6 +147,25 @@ def test_strangers_and_nonsense_are_turned_away(
         urllib.request.urlopen(request)
     assert refused.value.code == code
     refused.value.close()
+
+
+@pytest.mark.parametrize(
+    "length", [b"abc", b"-1", b"1e9", b"", b"99999999999999999999999"], ids=lambda each: str(each)
+)
+def test_a_length_that_is_none_is_answered_and_nothing_is_printed(
+    length: bytes, address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, port = address.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        lines = [b"POST /draw HTTP/1.1", b"Host: " + f"localhost:{port}".encode()]
+        lines += [b"Content-Length: " + length, b"", b""]
+        connection.sendall(b"\r\n".join(lines))
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        reset = struct.pack("ii", 1, 0)  # leave without a word
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    with urllib.request.urlopen(f"{address}about") as reply:
+        assert reply.status == 200
+    assert capfd.readouterr().err == ""
 
 
 def decoded(url: str) -> Image.Image:

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 
 from stn_lightning.callbacks import EpochLogger, ParameterSummary
+from stn_lightning.cli import trainer_options
 from stn_lightning.cli.command import CommandLine
 from stn_lightning.cli.training import run
 from stn_lightning.runs.record import RunRecord
@@ -305,6 +306,8 @@ VALUES_REFUSED = [
     ("strategy=ddp_notebook", "give ddp"),
     ("num_nodes=2", "nothing starts the others; use stn submit, or torchrun"),
     ("accumulate_grad_batches=0", "give 1 or more"),
+    ("devices=two", "--trainer.devices two: give a number, a list or auto"),
+    ("gradient_clip_val=-1", "give 0 or more"),
     ("gradient_clip_algorithm=norm", "nothing is clipped without --trainer.gradient_clip_val"),
     ("min_epochs=9", "is more than --trainer.max_epochs"),
     ("plugins=TorchCheckpointIO", "leave out the CheckpointIO"),
@@ -350,6 +353,15 @@ def test_a_network_whose_weights_are_in_bfloat16_trains(start: Start) -> None:
     """The start of `MomentCrop` inverts a matrix, which no half precision can."""
     done = start(precision="bf16-true", max_epochs=1, limit_train_batches=1, limit_val_batches=1)
     assert "torch.bfloat16" in done.watch.modes
+
+
+@pytest.mark.parametrize(
+    ("devices", "several"),
+    [(1, False), ("1", False), ("0,", False), ("0,1", True), ([0, 1], True), ("auto", False)],
+)
+def test_devices_are_counted_as_lightning_counts_them(devices: object, several: bool) -> None:
+    options: Any = {"devices": devices, "num_nodes": 1, "accelerator": "cpu"}
+    assert trainer_options.several_processes(options) is several
 
 
 def test_a_progress_bar_of_the_users_takes_the_place_of_ours(start: Start) -> None:

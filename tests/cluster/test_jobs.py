@@ -30,6 +30,18 @@ def test_two_nodes_and_two_tasks_train_what_one_process_trains(
         torch.testing.assert_close(alone[key], value, rtol=0, atol=1e-6)
 
 
+def test_names_that_a_shell_would_act_on_are_names(
+    cluster: Cluster, straight: dict[str, Tensor]
+) -> None:
+    name, file = "ünï+x=2.b-c", "it's $(touch pwned) & `touch pwned`; # \"a.yaml"
+    cluster.describe(name)
+    (cluster.work / file).write_text("seed_everything: 0\n")
+    job = cluster.submit(name, "--config", file)
+    assert cluster.wait(job, *ENDED)["JobState"] == "COMPLETED", cluster.said()
+    assert same(cluster.weights(name), cluster.weights("alone"))
+    assert not (cluster.work / "pwned").exists()
+
+
 def test_a_second_job_of_a_run_waits_for_the_first(cluster: Cluster) -> None:
     cluster.describe("twice", linger=1)
     first, second = (cluster.submit("twice") for _ in range(2))

@@ -1,5 +1,6 @@
 """What an image file means, whatever its format, mode, orientation and transparency."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,17 @@ def test_a_damaged_file_is_named_and_so_is_a_missing_one(tmp_path: Path) -> None
         decode(path)
     with pytest.raises(ValueError, match=r"other\.png: is missing"):
         decode(tmp_path / "other.png")
+
+
+@pytest.mark.parametrize("read", [decode, image_size])
+def test_a_pipe_and_a_folder_are_no_images_and_nothing_waits_for_them(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(ValueError, match=f"{name}: this is no regular file"):
+            read(tmp_path / name)
 
 
 def test_a_file_whose_name_is_no_utf_8_is_read_and_can_be_named(tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ def test_killed_forty_times_while_saving_a_checkpoint_is_always_whole(tmp_path: 
 def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_of_before(saved: Path) -> None:
     before = saved.read_bytes()
     large = {"state_dict": {"weight": torch.zeros(100_000)}}
-    with files_no_larger_than(100_000), pytest.raises(OSError, match="File too large"):
+    with (
+        files_no_larger_than(100_000),
+        pytest.raises(OSError, match=r"File too large: .*last.ckpt"),
+    ):
         AtomicCheckpointIO().save_checkpoint(large, saved)
     assert saved.read_bytes() == before
     assert names(saved.parent) == ["last.ckpt"]
@@ -188,3 +191,11 @@ def test_resuming_falls_back_to_the_newest_checkpoint_that_loads(tmp_path: Path)
     path, skipped, _ = newest_loadable(tmp_path)
     assert path is None
     assert len(skipped) == 3
+
+
+def test_a_pipe_and_a_folder_are_named_and_nothing_waits_for_them(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    (tmp_path / "folder.ckpt").mkdir()
+    for name in ("pipe.ckpt", "folder.ckpt"):
+        with pytest.raises(BadCheckpointError, match=f"{name}: this is no regular file"):
+            load_checkpoint(tmp_path / name)

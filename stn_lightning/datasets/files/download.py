@@ -84,6 +84,12 @@ def _download(file: File, url: str, path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the checksum of a file's content, in hexadecimal."""
+    """Return the checksum of a file's content, in hexadecimal.
+
+    Raises:
+        ValueError: if it is a folder or a pipe, whose other end might never write.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: this is no regular file; move it away")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

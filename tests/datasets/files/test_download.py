@@ -250,3 +250,9 @@ def test_a_file_where_the_folder_should_be_is_an_error_that_names_it(tmp_path: P
     (tmp_path / "mnist").write_text("")
     with pytest.raises(OSError, match=f"{tmp_path / 'mnist'}"):
         fetch(FILE, tmp_path / "mnist", MIRRORS)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_named_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.gz")
+    with pytest.raises(ValueError, match=r"data\.gz: this is no regular file; move it away"):
+        sha256(tmp_path / "data.gz")
