@@ -61,7 +61,7 @@ def check_yaml(path: Path) -> None:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file of keys and values; empty where it is.
+    """Read a YAML file of keys and values.
 
     Raises:
         ValueError: names the file and its first mistake.

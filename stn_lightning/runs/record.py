@@ -188,7 +188,7 @@ def _check_types(record: RunRecord) -> None:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Return True if a value has a type as fields of the record have them."""
+    """Return whether a value has the type of a field."""
     arguments = get_args(kind)
     if get_origin(kind) is list:
         return isinstance(value, list) and all(_is_of(each, arguments[0]) for each in value)

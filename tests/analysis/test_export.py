@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from stn_lightning import load_run
 from stn_lightning.analysis import export as export_module
 from stn_lightning.analysis.export import ONNX, WRITERS, Format, Writer, export
 from stn_lightning.cli.typed_command import call
 from stn_lightning.datamodules.preprocessing import Preprocessing
+from stn_lightning.runs.loading import Network
 from tests.mnist_miniature import write_mnist
 from tests.stn_command import CONFIGS, Stn
 
@@ -141,23 +144,28 @@ def test_onnx_on_a_jpeg_gives_the_label_of_stn_predict(
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("safetensors", 2e-5), ("exported", 2e-5), pytest.param("onnx", 1e-4, marks=NEEDS_ONNX)],
+)
 def test_a_file_that_does_not_agree_is_not_written(
+    name: Format,
+    error: float,
     small_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write, read = export_module._write_safetensors, export_module._read_safetensors
-    monkeypatch.setitem(
-        WRITERS,
-        "safetensors",
-        Writer("weights.safetensors", write, lambda n, c: lambda image: read(n, c)(image) + 1e-3),
-    )
-    assert call(export, [str(small_run), "--out", str(tmp_path), "--formats", "safetensors"]) == 2
-    assert (
-        "weights.safetensors is not written: it differs from the run by" in capsys.readouterr().err
-    )
-    assert not (tmp_path / "weights.safetensors").exists()
+    file, write, read = WRITERS[name]
+
+    def read_wrong(network: Network, content: bytes) -> Callable[[Tensor], Tensor]:
+        logits = read(network, content)
+        return lambda image: logits(image) + error * logits(image).abs().max().clamp(min=1)
+
+    monkeypatch.setitem(WRITERS, name, Writer(file, write, read_wrong))
+    assert call(export, [str(small_run), "--out", str(tmp_path), "--formats", name]) == 2
+    assert f"{file} is not written: it differs from the run by" in capsys.readouterr().err
+    assert not (tmp_path / file).exists()
 
 
 def test_without_onnx_one_line_says_what_to_install(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
@@ -360,7 +361,7 @@ def test_a_network_whose_weights_are_in_bfloat16_trains(start: Start) -> None:
     [(1, False), ("1", False), ("0,", False), ("0,1", True), ([0, 1], True), ("auto", False)],
 )
 def test_devices_are_counted_as_lightning_counts_them(devices: object, several: bool) -> None:
-    options: Any = {"devices": devices, "num_nodes": 1, "accelerator": "cpu"}
+    options = Namespace(devices=devices, num_nodes=1, accelerator="cpu")  # type: ignore[no-untyped-call]  # jsonargparse does not type it
     assert trainer_options.several_processes(options) is several
 
 
