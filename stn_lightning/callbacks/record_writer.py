@@ -83,7 +83,7 @@ class RecordWriter(Callback):
             for key, value in trainer.callback_metrics.items()
             if key.startswith("test/")
         }
-        training = self.training or _earlier(file)
+        training = self.training or _earlier(file, self.settings)
         if trainer.ckpt_path and Path(trainer.ckpt_path).name != BEST:
             training = {**training, "best_validation": None}
         record = RunRecord(
@@ -122,12 +122,21 @@ def training_length(max_epochs: int | None, max_steps: int) -> str:
     return "no end" if max_epochs in (None, -1) else f"{max_epochs} epochs"
 
 
-def _earlier(file: Path) -> dict[str, Any]:
-    """Return an earlier record's fields of the training."""
+def _earlier(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return an earlier record's fields of the training.
+
+    They are empty where none has come to its end, and where it has gone on since.
+    """
     with contextlib.suppress(ValueError, OSError):
         record = RunRecord.read(file)
-        return {name: getattr(record, name) for name in TRAINING}
+        if _length(record.settings) == _length(settings):
+            return {name: getattr(record, name) for name in TRAINING}
     return {}
+
+
+def _length(settings: dict[str, Any]) -> list[Any]:
+    trainer = settings.get("trainer", {})
+    return [trainer.get(name) for name in ("max_epochs", "max_steps")]
 
 
 def _hyper_parameters(settings: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class StatusFile(Callback):
     """Keep `state.json` in the trainer's `default_root_dir`.
 
     It says what the run is doing, how far it is, where, and in which SLURM job. The first process
-    writes it at the start, after each epoch, and at the end, however that comes.
+    writes it at the start, after each epoch, and at the end, however that comes. An evaluation by
+    itself writes only where the training had come to its end: another process may be training.
 
     Examples:
         >>> trainer = Trainer(callbacks=[StatusFile()], logger=False, accelerator="cpu")
@@ -28,6 +29,10 @@ class StatusFile(Callback):
     def __init__(self) -> None:
         self.began = 0.0
         self.first_epoch = 0
+        self.trains = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.trains = self.trains or stage == "fit"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began, self.first_epoch = time.time(), trainer.current_epoch
@@ -65,6 +70,8 @@ class StatusFile(Callback):
             Path(trainer.default_root_dir) / "state.json"
         )  # trainer.log_dir waits for the other processes
         before = _before(file)
+        if not self.trains and (doing != "tested" or not _is_trained(before)):
+            return
         epoch = before.get("epoch", 0) if epoch is None else epoch
         trained = epoch - self.first_epoch
         state = {
@@ -85,6 +92,12 @@ class StatusFile(Callback):
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(file) as out:
                 out.write((json.dumps(state, indent=1) + "\n").encode())
+
+
+def _is_trained(before: dict[str, Any]) -> bool:
+    """Return whether a training has come to its end; also where nothing is known of one."""
+    at_the_end = before.get("epoch") == before.get("epochs")
+    return at_the_end or before.get("doing") in ("trained", "tested")
 
 
 def _before(file: Path) -> dict[str, Any]:

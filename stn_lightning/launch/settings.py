@@ -24,13 +24,15 @@ def settings_of(arguments: list[str]) -> dict[str, Any]:
 
 
 def describes(record: RunRecord, arguments: list[str]) -> bool:
-    """Return whether a record belongs to arguments of `stn fit`.
+    """Return whether a record is what arguments of `stn fit` lead to.
 
     Raises:
         ValueError: says in one line what is wrong with the arguments.
     """
     wanted = settings_of(arguments)
     if record.lengths:  # continued after its end: another schedule
+        return False
+    if record.epochs is None:  # tested before its training had come to an end
         return False
     if not any(differences(record.settings, wanted)):
         return True

@@ -38,7 +38,7 @@ class Preempted(SystemExit):
 class Preemption(Checkpoint):
     """Stop after a batch where any process was signalled.
 
-    The signals are SIGTERM, SIGINT and SIGUSR1. In training `last.ckpt` is written first; a
+    The signals are those of `signals.SIGNALS`. In training `last.ckpt` is written first; a
     validation is left between two of its batches and begun anew when the training goes on. A second
     signal, a second later or more, ends the process at once. Lightning's own handlers are left out,
     its requeueing on SLURM with them. Every process needs the same number of batches.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 AGAIN = 1.0
 """Seconds from the first signal on in which others count as the same."""
 
@@ -27,16 +27,31 @@ class _Listener:
         self.caught: signal.Signals | None = None
         self.leaving: int | None = None
         self.since = 0.0
-        self.previous = {number: signal.signal(number, self.note) for number in SIGNALS}
+        self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+        self.previous = {
+            number: signal.signal(number, self.note)
+            for number in SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup
+        }
         ear, self.mouth = os.pipe()
         os.set_blocking(self.mouth, False)
         self.previous_wakeup = signal.set_wakeup_fd(self.mouth, warn_on_full_buffer=False)
         threading.Thread(target=self.watch, args=(ear,), name="signals", daemon=True).start()
 
     def note(self, number: int, _: FrameType | None = None) -> None:
+        if number == signal.SIGHUP:
+            self.leave_closed_terminals()
         if self.caught is None:
             self.since = time.monotonic()
             self.caught = signal.Signals(number)
+
+    def leave_closed_terminals(self) -> None:
+        """Send to nowhere what would be printed there, as it would be an error before the save."""
+        for stream in self.terminals:
+            if not os.isatty(stream):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
 
     def watch(self, ear: int) -> None:
         while byte := os.read(ear, 1):
@@ -59,7 +74,9 @@ _listener: _Listener | None = None
 
 
 def start_listening() -> bool:
-    """Note SIGTERM, SIGINT and SIGUSR1 instead of dying.
+    """Note SIGTERM, SIGINT, SIGUSR1 and SIGHUP instead of dying.
+
+    A SIGHUP that is ignored, as under nohup, stays so.
 
     Returns:
         whether this call began it: False where it has begun before, and in a thread, where Python

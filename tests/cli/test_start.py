@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning import LightningModule, Trainer
 from safetensors.torch import save_file
 
+from stn_lightning.callbacks import StatusFile
 from stn_lightning.runs.initial_weights import take_weights
 from stn_lightning.runs.record import RunRecord
 from tests.stn_command import Stn
@@ -131,6 +133,23 @@ def test_more_epochs_after_the_end_go_on_and_the_record_keeps_both_lengths(stn: 
     code, _, err = stn("fit", *QUICK, "--trainer.max_epochs=2")
     assert code == 2
     assert "was started with trainer.max_epochs = 3, now it is 2" in err
+
+
+def test_a_test_while_a_finished_run_is_trained_on_is_no_result_of_the_longer_one(
+    stn: Stn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(self: StatusFile, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise RuntimeError("the machine was struck by lightning")
+
+    record = Path("runs/quickstart/results.json")
+    assert stn("fit", *QUICK, "--trainer.max_epochs=1")[0] == 0
+    assert stn("test", "--name=quickstart")[0] == 0
+    assert RunRecord.read(record).epochs == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(StatusFile, "on_train_epoch_end", crash)
+        assert stn("fit", *QUICK, "--trainer.max_epochs=3")[0] == 1
+    assert stn("test", "--name=quickstart")[0] == 0
+    assert RunRecord.read(record).epochs is None
 
 
 def test_a_finished_run_says_so_and_does_nothing(stn: Stn) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stn_lightning.cli.typed_command import call
 from stn_lightning.launch.status import line, status
@@ -69,6 +70,37 @@ def test_a_training_that_fails_says_why(stn: Stn) -> None:
     assert "not finite" in written["why"]
     assert line("quickstart", written).state == "failed"
     assert "not finite" in line("quickstart", written).why
+
+
+ENDS = [
+    ({"doing": "training", "epoch": 1}, "training"),
+    ({"doing": "stopped", "epoch": 1, "why": "stopped by SIGTERM"}, "stopped"),
+    ({"doing": "failed", "epoch": 1, "why": "a bug"}, "failed"),
+    ({"doing": "failed", "epoch": 2, "why": "a bug in the test"}, "tested"),
+    ({"doing": "trained", "epoch": 1, "why": None}, "tested"),
+]
+
+
+def test_a_test_by_itself_ends_no_training(stn: Stn) -> None:
+    """Not one that another process is busy with, nor one that was left half-way."""
+    file = Path("runs/quickstart/state.json")
+    options = ("--config=configs/quickstart.yaml", "--trainer.limit_train_batches=2")
+    assert stn("fit", *options, "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1")[0] == 0
+    whole = json.loads(file.read_text())
+    for known, expected in ENDS:
+        before = {**whole, **known}
+        file.write_text(json.dumps(before))
+        assert stn("test", "--name=quickstart")[0] == 0
+        after = json.loads(file.read_text())
+        assert after["doing"] == expected, before
+        assert (after == before) is (expected != "tested"), before
+    best = Path("runs/quickstart/checkpoints/best.ckpt")
+    checkpoint = torch.load(best, weights_only=True)
+    for weight in checkpoint["state_dict"].values():
+        weight.fill_(torch.nan)
+    torch.save(checkpoint, best)
+    assert stn("test", "--name=quickstart")[0] != 0
+    assert json.loads(file.read_text()) == after, "nor does a test that fails"
 
 
 @pytest.mark.parametrize(

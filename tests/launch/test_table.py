@@ -117,11 +117,11 @@ def test_a_stopped_table_goes_on_with_the_runs_that_it_left() -> None:
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=400)
     assert process.returncode == 75, out
     assert "stopped; the same command goes on with it" in out
     assert "stopped by SIGTERM" in log.read_text()
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
     assert "going on with runs/quickstart-cpu-0" in log.read_text()
     results = json.loads(Path("runs/quickstart-cpu-0/results.json").read_text())
@@ -241,9 +241,8 @@ RATE = "model.init_args.optimizer.init_args.lr"
 
 def recorded(*options: str, **changes: Any) -> RunRecord:
     """The record of a run that was started with `options`."""
-    made = RunRecord(
-        name="one", seed=0, metrics={}, settings=copy.deepcopy(settings_of([*FILES, *options]))
-    )
+    settings = copy.deepcopy(settings_of([*FILES, *options]))
+    made = RunRecord(name="one", seed=0, metrics={}, epochs=10, settings=settings)
     return dataclasses.replace(made, **changes)
 
 
@@ -272,6 +271,10 @@ def test_an_option_that_is_new_has_its_default_in_an_earlier_record() -> None:
     del before.settings["model"]["init_args"]["overlap_penalty"]
     assert describes(before, FILES)
     assert not describes(before, [*FILES, "--model.init_args.overlap_penalty", "0.1"])
+
+
+def test_a_test_before_the_end_of_its_training_is_no_result() -> None:
+    assert not describes(recorded(epochs=None), FILES)
 
 
 def test_a_run_that_was_made_longer_or_is_from_another_version_is_another_run() -> None:

@@ -282,7 +282,7 @@ def test_a_bug_in_one_process_is_a_failure_of_all_and_its_cause_is_their_last_li
     bug = Do(key_error, 5, rank=culprit)
     begin = time.monotonic()
     assert run(tmp_path, bug, ranks=ranks, function="command") == [1] * ranks, log(tmp_path)
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 120
     assert last_line(tmp_path, culprit) == 'KeyError: "of the user\'s own"'
     for rank in set(range(ranks)) - {culprit}:
         said = last_line(tmp_path, rank)
@@ -340,7 +340,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_in_all_processes(tmp_pa
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     begin = time.monotonic()
     assert run(tmp_path, ranks=2) == [1, 1], log(tmp_path)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 120
     for rank in (0, 1):
         assert "checkpoints: cannot hold checkpoints" in (tmp_path / f"log.{rank}").read_text()
 
@@ -348,7 +348,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_in_all_processes(tmp_pa
 def test_a_disk_that_is_full_for_the_process_that_writes_stops_all(tmp_path: Path) -> None:
     begin = time.monotonic()
     assert run(tmp_path, Do(fill_disk, 5, rank=0), ranks=2, seconds=0.0) == [1, 1], log(tmp_path)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 120
     for rank in (0, 1):
         assert "OSError: [Errno 27] File too large" in (tmp_path / f"log.{rank}").read_text()
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 5

@@ -53,7 +53,7 @@ def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(
                 time.sleep(0.005)
             time.sleep(random.uniform(0, 0.05))
             random.choice(processes).kill()
-            codes = finish(processes, 20)
+            codes = finish(processes)
             assert -9 in codes, f"it ended before it was killed, after {done} kills; {log(killed)}"
         done += 1
         left += len([name for name in names(killed / "checkpoints") if name.endswith(".tmp")])

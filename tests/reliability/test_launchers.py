@@ -1,5 +1,6 @@
 """Under the launchers that people use, which have signals and kills of their own."""
 
+import json
 import os
 import random
 import signal
@@ -49,7 +50,7 @@ def processes(launcher: subprocess.Popen[bytes]) -> list[int]:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("straight")
     launcher = start(*PROGRAM, str(folder), "2", "0", log=folder / "log")
-    assert launcher.wait(120) == 0, (folder / "log").read_text()
+    assert launcher.wait(400) == 0, (folder / "log").read_text()
     return told(folder)
 
 
@@ -73,14 +74,51 @@ def test_processes_of_lightnings_launcher_stop_together_with_exit_code_75(
         os.killpg(launcher.pid, number)
     else:
         os.kill(both[target == "second"], number)
-    assert launcher.wait(30) == 75, (tmp_path / "log").read_text()
-    end = time.monotonic() + 10
+    assert launcher.wait(120) == 75, (tmp_path / "log").read_text()
+    end = time.monotonic() + 60
     while Path(f"/proc/{both[1]}").exists():
         assert time.monotonic() < end, "the other process is left over"
         time.sleep(0.05)
     launcher = start(*PROGRAM, str(tmp_path), "2", "0", log=tmp_path / "log")
-    assert launcher.wait(120) == 0, (tmp_path / "log").read_text()
+    assert launcher.wait(400) == 0, (tmp_path / "log").read_text()
     assert sorted(record(tmp_path), key=repr) == straight
+
+
+AT_A_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from stn_lightning.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_a_training_whose_terminal_is_closed_saves_and_goes_on(tmp_path: Path) -> None:
+    """Its bar cannot be drawn any more."""
+    options = ("--trainer.max_epochs=2", "--trainer.limit_test_batches=1")
+    fit = ("fit", "--config", f"{ROOT}/configs/quickstart.yaml", *options)
+    own, its = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_A_TERMINAL, *fit],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+    )
+    try:
+        os.close(its)
+        said = b""
+        while b"Epoch 0" not in said:
+            said += os.read(own, 10_000)
+        os.close(own)
+        assert process.wait(400) == 75
+    finally:
+        process.kill()
+        process.wait()
+    state = json.loads((tmp_path / "runs/quickstart/state.json").read_text())
+    assert state["doing"] == "stopped"
+    assert state["why"].startswith("stopped by SIGHUP; runs/quickstart/checkpoints/last.ckpt")
 
 
 def test_torchrun_restarts_a_training_whose_process_is_killed_and_it_ends_in_the_same_weights(
@@ -107,5 +145,5 @@ def test_torchrun_restarts_a_training_whose_process_is_killed_and_it_ends_in_the
         wait_for(8 + 20 * kill, tmp_path)
         time.sleep(random.uniform(0, 0.3))
         os.kill(random.choice(processes(launcher)[1:]), signal.SIGKILL)
-    assert launcher.wait(200) == 0, (tmp_path / "log").read_text()
+    assert launcher.wait(600) == 0, (tmp_path / "log").read_text()
     assert told(tmp_path) == straight

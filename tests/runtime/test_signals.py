@@ -1,10 +1,13 @@
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -46,6 +49,64 @@ def test_a_thread_that_may_not_have_handlers_is_told_so() -> None:
     assert answers == [False]
 
 
+def test_a_hang_up_that_is_ignored_as_under_nohup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signals.start_listening()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.caught_signal() is None
+        signals.release()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+AT_A_TERMINAL = """
+import fcntl, sys, termios, time
+from pathlib import Path
+from stn_lightning.runtime import signals
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signals.start_listening()
+print("listening", flush=True)
+while signals.caught_signal() is None:
+    time.sleep(0.01)
+print("an epoch", flush=True)
+print("a warning", file=sys.stderr, flush=True)
+Path(sys.argv[1]).write_text(signals.caught_signal().name)
+"""
+
+
+@contextlib.contextmanager
+def at_a_terminal(said: Path) -> Iterator[tuple[subprocess.Popen[bytes], BinaryIO]]:
+    """The program, listening, and the terminal's other end."""
+    own, its = os.openpty()
+    command = [sys.executable, "-c", AT_A_TERMINAL, str(said)]
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, start_new_session=True)
+    os.close(its)
+    try:
+        with os.fdopen(own, "rb") as terminal:
+            assert terminal.readline() == b"listening\r\n"
+            yield process, terminal
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_is_printed_after_its_terminal_was_closed_is_no_error(tmp_path: Path) -> None:
+    with at_a_terminal(tmp_path / "caught") as (process, terminal):
+        terminal.close()
+        assert process.wait(60) == 0
+    assert (tmp_path / "caught").read_text() == "SIGHUP"
+
+
+def test_a_terminal_that_is_still_there_is_printed_on_after_a_hang_up(tmp_path: Path) -> None:
+    with at_a_terminal(tmp_path / "caught") as (process, terminal):
+        process.send_signal(signal.SIGHUP)
+        assert terminal.readline() == b"an epoch\r\n"
+        assert terminal.readline() == b"a warning\r\n"
+        assert process.wait(60) == 0
+
+
 PROGRAM = """
 import sys, ctypes
 from stn_lightning.runtime import signals
@@ -78,7 +139,7 @@ def test_a_second_signal_ends_a_process_that_is_stuck_in_c(
         time.sleep(signals.AGAIN + 0.1)
         assert process.poll() is None
         process.terminate()
-        _, said = process.communicate(timeout=5)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
