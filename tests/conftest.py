@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -9,7 +10,9 @@ from stn_lightning.runtime import signals
 from stn_lightning.runtime.precision import PrecisionChoice
 
 pytest_plugins = ["tests.stn_command"]
+# one of each process, those that tests start included: they share the cores
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 class TorchRandom:

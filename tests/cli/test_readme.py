@@ -19,7 +19,7 @@ MOMENT = [
 ]
 SHORTER = {
     "fit": [*MOMENT, "--trainer.accelerator=cpu"],
-    "table": ["--dry-run"],
+    "table": ["--dry-run", "--rows", "CNN", "--columns", "RTS"],
     "submit": ["--dry-run"],
     "export": ["--formats", "safetensors"],
 }

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stn_lightning.callbacks import EpochLogger, ParameterSummary
 from stn_lightning.cli import trainer_options
@@ -173,13 +174,15 @@ def steps_and_a_few_images(start: Start) -> None:
         enable_autolog_hparams=False,
         benchmark=True,
         logger=True,
+        log_every_n_steps=2,
     )
     watch = done.watch
     assert (watch.steps, watch.epochs) == (6, 3)
     assert watch.images[:2] == watch.images[2:4] == watch.images[4:]
     assert watch.batches["val"] == 12, "two batches after each of six"
     assert watch.modes == {"benchmark", "torch.float64"}
-    assert list(Path("runs/quickstart").glob("events.*")), "where the run is"
+    events = EventAccumulator("runs/quickstart").Reload()  # where the run is
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 3, 5]
     assert not done.trainer.enable_autolog_hparams
 
 

@@ -211,7 +211,7 @@ def test_the_demo_of_an_installed_wheel_answers_without_a_training(installed: In
     finally:
         process.terminate()
         process.communicate()
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 300
     assert len(answer["classes"]) == 10
     assert len(answer["outlines"]) == len(answer["crops"]) == 1
 

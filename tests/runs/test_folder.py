@@ -180,7 +180,7 @@ def test_two_processes_train_together_and_test_each_image_once(tmp_path: Path) -
         *options,
     ]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("test error") == 1

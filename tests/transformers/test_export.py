@@ -105,7 +105,7 @@ class Warp(nn.Module):
         self.sampler = (
             WideGradient(Bilinear(padding)) if sampler is WideGradient else sampler(padding)
         )
-        self.out = (3, 8, 9) if family is Affine3D else (8, 9)
+        self.out: tuple[int, ...] = (3, 8, 9) if family is Affine3D else (8, 9)
 
     def forward(self, image: Tensor, theta: Tensor) -> Tensor:
         read: Tensor = self.sampler(image, self.family(theta, self.out))
@@ -139,11 +139,17 @@ def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compiled_agrees(
-    family: Callable[[], Family], sampler: type[Sampler], padding: Padding, backend: str
+    family: Callable[[], Family],
+    sampler: type[Sampler],
+    padding: Padding,
+    backend: str,
+    small: bool = False,
 ) -> None:
     warp = Warp(family, sampler, padding)
-    fused = torch.compile(warp, fullgraph=True, backend=backend)
     image, theta = warp.inputs(3)
+    if small:
+        image, warp.out = image[..., :9, :7], (*warp.out[:-2], 4, 4)
+    fused = torch.compile(warp, fullgraph=True, backend=backend)
     actual = values_and_gradient(fused, image, theta)
     for one, other in zip(actual, values_and_gradient(warp, image, theta), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -175,7 +181,8 @@ def test_every_family_sampler_and_padding_compiles_into_one_graph(
 def test_compiled_into_machine_code_it_computes_the_same(
     family: Callable[[], Family], sampler: type[Sampler], padding: Padding
 ) -> None:
-    compiled_agrees(family, sampler, padding, "inductor")
+    # where `Antialiased` has four levels, not six: each is long code to a C++ compiler
+    compiled_agrees(family, sampler, padding, "inductor", small=True)
 
 
 @pytest.mark.usefixtures("_unchecked")
