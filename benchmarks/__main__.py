@@ -1,4 +1,6 @@
-"""Run benchmarks and print their tables: `python -m benchmarks [NAME ...]`.
+"""Run benchmarks and print their tables.
+
+    python -m benchmarks [NAME ...]
 
 Each runs in a process of its own, so that none warms the caches of another.
 """
@@ -22,7 +24,7 @@ BENCHMARKS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run benchmarks and write their tables to a folder; return the exit code."""
+    """Run benchmarks and write their tables; return the exit code."""
     options = argparse.ArgumentParser(
         "python -m benchmarks",
         description="Measure speed, side by side with other libraries.",

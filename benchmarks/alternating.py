@@ -1,8 +1,7 @@
-"""What all benchmarks share: cases that take turns, medians, and a Markdown table that says where
-its numbers are from.
+"""Run cases in alternation and print a table of medians.
 
-Other work on the machine slows consecutive cases alike, so a ratio is the median of the ratios of
-each turn, and means something where the times alone do not.
+Other work on the machine slows consecutive cases alike. So a ratio is the median of the ratios of
+all rounds; it means something where the times alone do not. Each table says where it was measured.
 """
 
 import argparse
@@ -31,8 +30,9 @@ LOAD = os.getloadavg()[0]
 
 
 def chosen(description: str | None, rounds: int) -> Namespace:
-    """Options of every benchmark: quick, rounds. Tensors of all cases get memory as in `stn fit`,
-    ours and others'.
+    """Read the options that all benchmarks have: quick, rounds.
+
+    Memory is allocated as in `stn fit`, for all cases.
     """
     keep_freed_memory()
     parser = argparse.ArgumentParser(
@@ -60,7 +60,10 @@ def alternate(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each case in each round; a first round, which warms up, is left out."""
+    """Return the seconds of each case in each round.
+
+    The first round warms up and is left out.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds + 1):
         for name, case in cases.items():
@@ -71,12 +74,12 @@ def alternate(
 
 
 def times_as_long(one: Sequence[float], other: Sequence[float]) -> float:
-    """How many times as long as `one` the `other` takes, in the middle of all rounds."""
+    """Return the median ratio of two cases' times."""
     return statistics.median(b / a for a, b in zip(one, other, strict=True))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """In Markdown; numbers with three digits."""
+    """Return a Markdown table, numbers with three digits."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
@@ -115,7 +118,7 @@ def _version(package: str) -> str:
 
 
 def in_a_process(command: Sequence[str]) -> dict[str, Any]:
-    """What a process prints as its last line, in JSON."""
+    """Run a process and read its last line as JSON."""
     run = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     lines = run.stdout.strip().splitlines()
     if run.returncode or not lines:

@@ -1,10 +1,10 @@
-"""Parallel transformers against the backbone alone, at the same number of 224 x 224 crops.
+"""Time parallel transformers beside the backbone alone.
 
     python -m benchmarks.crops [--quick]
 
-The localisation is small (two convolutions on the image averaged down to 28 x 28): measured are N
-grids, N crops and their backward. A localisation as large as a backbone, as the paper's for birds,
-costs a pass of that backbone more.
+Both process the same number of crops of 224 x 224. The localisation is small (two convolutions on
+the image averaged down to 28 x 28), so what is measured is N grids, N crops and their backward. A
+localisation as large as a backbone, as the paper's for birds, adds the time of that backbone.
 """
 
 import statistics
@@ -34,7 +34,10 @@ N = 4."""
 def step(
     backbone: nn.Module, transformer: Transformer | None, image: Tensor, crops: Tensor
 ) -> None:
-    """Forward and backward of `backbone` on the transformer's crops, or on crops that are ready."""
+    """Run forward and backward of a backbone.
+
+    Its input is the transformer's crops, or crops that are ready.
+    """
     crops.grad = None
     seen = crops if transformer is None else transformer(image).flatten(0, 1)
     backbone(seen.contiguous(memory_format=torch.channels_last)).square().mean().backward()

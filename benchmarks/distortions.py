@@ -1,11 +1,10 @@
-"""Distortions alone: 28 x 28 uint8 images to batches of 256 distorted float images, ours and
-others'.
+"""Time the distortions, ours beside torchvision's and kornia's.
 
     python -m benchmarks.distortions [--quick]
 
-torchvision works on one image at a time (a batch given to v2 gets one transformation for all), as
-its users write it: PIL images in `transforms`, uint8 tensors in `transforms.v2`. kornia and ours
-work on the batch.
+From uint8 images of 28 x 28 to batches of 256 distorted float images. torchvision works on one
+image at a time (a batch given to v2 gets one transformation for all), as its users write it: PIL
+images in `transforms`, uint8 tensors in `transforms.v2`. kornia and ours work on the batch.
 """
 
 import random
@@ -49,7 +48,7 @@ crop and paste."""
 
 
 class _Clutter:
-    """TC as one would write it for an image."""
+    """Make TC image by image, with torchvision's operations."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -67,7 +66,7 @@ class _Clutter:
 
 
 class Distorted(Dataset[Tensor]):
-    """Images, each distorted when it is read."""
+    """Distort each image when it is read."""
 
     def __init__(self, images: Tensor, transform: Callable[[Any], Tensor]) -> None:
         self.images = images
@@ -81,7 +80,7 @@ class Distorted(Dataset[Tensor]):
 
 
 def rts() -> Callable[[Any], Tensor]:
-    """RTS by torchvision, for one PIL image."""
+    """Distort one PIL image by torchvision: RTS."""
     bilinear = transforms.InterpolationMode.BILINEAR
     return transforms.Compose(
         [

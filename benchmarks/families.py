@@ -1,10 +1,9 @@
-"""What a family's grid costs beside reading an image at it: forward + backward from theta,
-processor time, one thread.
+"""Time the grid of each family beside reading one image.
 
     python benchmarks/families.py
 
-Medians of repeats that take turns in one process; in multiples of what `Bilinear` takes to read one
-channel at an affine grid.
+Forward and backward from theta, processor time, one thread. Medians of repeats that alternate in
+one process, in multiples of what `Bilinear` takes to read one channel at an affine grid.
 """
 
 import statistics
@@ -39,7 +38,10 @@ SIZES = {"64 of 28 x 28": (64, 28), "8 of 224 x 224": (8, 224)}
 
 
 def spent(family: Family, batch: int, side: int, read: bool) -> float:
-    """Seconds for a grid, or for a grid and an image read at it."""
+    """Return the seconds for a grid.
+
+    With an image, for reading it at the grid, too.
+    """
     theta = torch.tensor([family.identity] * batch) + 0.02 * torch.randn(
         batch, len(family.identity)
     )

@@ -1,9 +1,9 @@
-"""How cost grows with the number of images, their side, the batch and the number of transformers;
-peak memory beside each.
+"""Measure time and memory against the size of the problem.
 
     python -m benchmarks.growth [--quick]
 
-Each case is a process of its own; its peak memory includes 0.4 GB of imports.
+Sizes are the number of images, their side, the batch and the number of transformers. Each case is
+a process of its own; its peak memory includes 0.4 GB of imports.
 """
 
 import json
@@ -43,7 +43,7 @@ in every row of `images`, `batch` and, per transformer, `n`."""
 
 
 class _Noise(ImageTensorSource):
-    """As many images as wanted, of any side."""
+    """Give any number of random images of any side."""
 
     class_names = ("0", "1")
 
@@ -60,7 +60,11 @@ class _Noise(ImageTensorSource):
 
 
 def measure(images: int, side: int, batch: int, n: int) -> dict[str, float]:
-    """In this process: milliseconds an image, seconds to the first batch, peak memory in GB."""
+    """Measure one case in this process.
+
+    Returns:
+        Milliseconds an image, seconds to the first batch, peak memory in GB.
+    """
     keep_freed_memory()
     data = MNISTDataModule(
         _Noise(images, side), RotatedScaledTranslated(size=side * 3 // 2, digit=side), batch

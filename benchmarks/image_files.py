@@ -1,13 +1,12 @@
-"""Images read and cropped a second, beside bare loops of decoding and resizing.
+"""Count the images read and cropped in a second.
 
-    STN_DATA=/path/to/data python benchmarks/image_files.py              # 20 classes of CUB, a
-    minute or two STN_DATA=/path/to/data python benchmarks/image_files.py --classes 200
+    STN_DATA=/path/to/data python benchmarks/image_files.py
 
-One process, one thread, processor time, the median of repeats that take turns. Ours gives whole
-batches of random crops of 224; the bare loops give single images with a smallest side of 256,
-without a crop or a batch: Pillow's decoder and torchvision's resizing (as its data sets do), and
-torchvision's own decoder where it still has one (deprecated since 0.29, and damaged files can crash
-it).
+Takes a minute or two on 20 classes of CUB; `--classes 200` takes all. One process, one thread,
+processor time, the median of repeats that alternate. Ours gives whole batches of random crops of
+224 px. The bare loops give single images with a smallest side of 256, without a crop or a batch, by
+Pillow's decoder and torchvision's resizing (as its data sets do), and by torchvision's own decoder
+where it still has one (deprecated since 0.29; damaged files can crash it).
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""What the instruments cost: processor time of a training step, with the step read and not read, in
-turn.
+"""Time training steps with and without their monitoring.
 
-python benchmarks/monitoring.py
+    python benchmarks/monitoring.py
+
+Processor time; steps with and without alternate.
 """
 
 import statistics
@@ -27,7 +28,7 @@ EVERY = 10
 
 
 def step(network: nn.Module, image: torch.Tensor, label: torch.Tensor, read: bool) -> float:
-    """Seconds of one step of training, as the processor counts them."""
+    """Return the processor time of one training step, in seconds."""
     begun = time.thread_time()
     if read:
         with record_warps(network) as looks:

@@ -1,8 +1,10 @@
-"""Images predicted a second by `stn predict`, beside the bare forward, and its memory over the
-number of images.
+"""Count the images that `stn predict` predicts in a second.
 
-python -m benchmarks.predictions                    # 10,000 images of 42 x 42, the quickstart's
-network; a minute or two python -m benchmarks.predictions --quick --processor
+    python -m benchmarks.predictions
+    python -m benchmarks.predictions --quick --processor
+
+Beside it the bare forward, and the peak memory for two numbers of images. The first command takes a
+minute or two: 10,000 images of 42 x 42 by the quickstart's network.
 """
 
 import json
@@ -78,7 +80,10 @@ def main() -> None:
 
 
 def trained_run(folder: Path) -> Path:
-    """A moment of the quickstart; the rate does not depend on what it has learnt."""
+    """Train the quickstart for a moment.
+
+    The rate of predictions does not depend on what was learnt.
+    """
     short = [
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=1",
@@ -110,7 +115,7 @@ def write_images(folder: Path, number: int) -> None:
 
 
 def peak(run: Path, images: Path) -> None:
-    """Of this process, once it has gone through all images."""
+    """Return the peak memory of this process after all images."""
     call(predict, [str(run), str(images), "--out", f"{images}.csv"])
     print(json.dumps({"mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 

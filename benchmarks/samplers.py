@@ -1,13 +1,13 @@
-"""Our samplers beside plain PyTorch, kornia and MONAI: error against the exact area integral, and
-time.
+"""Measure samplers' errors and times beside other libraries'.
 
-    python benchmarks/samplers.py            # all cases, a minute python benchmarks/samplers.py
-    --markdown  # as in docs/speed.md
+    python benchmarks/samplers.py
+    python benchmarks/samplers.py --markdown
 
-One thread. Time is forward + backward from theta (theta's gradient alone, the image wants none),
-processor time, the median of repeats that take turns in one process, so that a disturbance hits all
-alike. Error is the RMS difference from the mean of 16 x 16 bilinear samples per output pixel, for
-white noise of standard deviation 1. kornia and MONAI are left out where they are not installed.
+The first takes a minute; the second prints the table of docs/speed.md. One thread. Time is forward
+and backward from theta (the image needs no gradient), processor time, the median of repeats that
+alternate in one process. The error is the RMS difference from the mean of 16 x 16 bilinear samples
+of each output pixel, for white noise of standard deviation 1. kornia and MONAI are left out where
+they are not installed.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def competitors() -> dict[str, Warp]:
 def thetas(
     batch: int, by: tuple[float, float], degrees: float, image: int, out: int, jitter: float
 ) -> Tensor:
-    """Crops that shrink by `by` along their own axes, turned, each at a place of its own."""
+    """Return crops that shrink along their axes, turned and moved."""
     generator = torch.Generator().manual_seed(1)
     a = math.radians(degrees)
     x, y = by[0] * out / image, by[1] * out / image
@@ -100,7 +100,10 @@ CASES = {
 
 
 def error(warp: Warp, by: tuple[float, float], degrees: float) -> float:
-    """On crops of half of a 128 x 128 image."""
+    """Return a sampler's RMS error.
+
+    Crops are half of a 128 x 128 image.
+    """
     out = round(64 / max(by))
     image = torch.randn(16, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     theta = thetas(len(image), by, degrees, 128, out, jitter=0.2)

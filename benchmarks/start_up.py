@@ -1,4 +1,4 @@
-"""Start-up: seconds until help, version and the first step of a training.
+"""Time help, version and the first step of a training.
 
 python -m benchmarks.start_up [--quick]
 """
@@ -32,7 +32,7 @@ GOALS = {
 
 
 class FirstStep(Callback):
-    """Leaves after the first step."""
+    """End the process after the first step."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

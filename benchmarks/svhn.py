@@ -1,10 +1,9 @@
-"""What transformers cost in networks for house numbers: a training step over one of the plain CNN,
-and where Multi's goes.
+"""Time the transformers of networks for house numbers.
 
     python -m benchmarks.svhn [--quick]
 
-Forward and backward at the paper's width, 64 px, on one thread in processor time, of which other
-work on the machine takes little. On a GPU, where there is one, in the wall's.
+A training step of each network over one of the plain CNN, and each part of Multi. Forward and
+backward at the paper's width, 64 px. On one thread in processor time; on a GPU by the clock.
 """
 
 import statistics
@@ -57,7 +56,7 @@ def step(network: nn.Module, image: Tensor, label: Tensor) -> None:
 
 
 def cells(width: float, batch: int, rounds: int, device: str) -> dict[str, str]:
-    """Of each network: milliseconds and its ratio to the CNN."""
+    """Return each network's milliseconds and their ratio to the CNN's."""
     image = torch.randn(batch, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
     label = torch.randint(0, 11, (batch, 5), device=device)
     cases: dict[str, Callable[[], object]] = {}
@@ -73,7 +72,11 @@ def cells(width: float, batch: int, rounds: int, device: str) -> dict[str, str]:
 
 
 def parts(batch: int, rounds: int) -> list[list[object]]:
-    """Milliseconds of forward and backward of each of Multi's transformers, part by part."""
+    """Time each part of each of Multi's transformers.
+
+    Returns:
+        Milliseconds of forward and backward.
+    """
     rows: list[list[object]] = []
     for channels, side in MAPS:
         maps = (

@@ -1,15 +1,14 @@
-"""Training steps: `stn fit` on RTS, ST-CNN Aff, batch 256, against the machine's limit and against
-other ways to do the same.
+"""Time a training step of `stn fit` beside other ways.
 
-    python -m benchmarks.training [--quick] python -m benchmarks.training --error CASE STEPS      #
-    what a case tests at after so many steps
+    python -m benchmarks.training [--quick]
+    python -m benchmarks.training --error CASE STEPS
 
-The limit is the same network fed with distorted images that are ready, in a bare PyTorch loop:
-same precision, memory format, optimiser, and memory of freed tensors kept as `stn fit` does. The
-other ways are as their users run them: float32, contiguous, the C library's own memory. Each case
-is a process of its own; they take turns. On a machine with a GPU all of them train on it: the
-limit's images lie there, kornia distorts there, and bfloat16 and compiled networks are cases of
-their own.
+ST-CNN Aff on RTS, batches of 256. The second command prints the test error of one case after some
+steps. The limit is the same network in a bare PyTorch loop on distorted images that are ready, with
+the same precision, memory format, optimiser and allocation of memory as `stn fit`. The other ways
+are as their users run them: float32, contiguous, the C library's own memory. Each case is a process
+of its own; they alternate. On a machine with a GPU all of them train on it: the limit's images lie
+there, kornia distorts there, and bfloat16 and compiled networks are cases of their own.
 """
 
 import json
@@ -63,7 +62,10 @@ PyTorch's own convolutions in the last three. bfloat16 is left out where the pro
 
 
 class Clock(Callback):
-    """Times the steps after the first few; prints them as JSON. Loops call `tick` after a step."""
+    """Time all steps but the first few.
+
+    It prints them as JSON. Loops call `tick` after each step.
+    """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -92,8 +94,9 @@ class Clock(Callback):
 
 
 class Examination(Clock):
-    """In the place of the clock: after so many steps prints the error on the frozen test set, as
-    JSON.
+    """Print the test error after a number of steps.
+
+    It takes the place of `Clock`, and prints JSON.
     """
 
     def tick(self) -> None:
@@ -119,8 +122,9 @@ class Examination(Clock):
 
 
 class Network(nn.Sequential):
-    """ST-CNN Aff as in configs/mnist/networks/st_cnn_affine.yaml; `plain` with PyTorch's own
-    convolutions, as others have them.
+    """ST-CNN Aff of configs/mnist/networks/st_cnn_affine.yaml.
+
+    `plain` uses PyTorch's own convolutions, as others have them.
     """
 
     def __init__(self, plain: bool) -> None:

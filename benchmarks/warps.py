@@ -1,4 +1,4 @@
-"""Geometry alone: grid, sampling and theta's gradient, against plain PyTorch and kornia.
+"""Time grid, sampling and theta's gradient beside PyTorch and kornia.
 
 python -m benchmarks.warps [--quick]
 """

@@ -1,7 +1,9 @@
-"""Draw the rooms of the package and what they import: `make figures`.
+"""Draw the parts of the package and their imports.
+
+    make figures
 
 The diagram and the table in docs/architecture.md are made from the import statements of the source,
-so they cannot say anything else than the code does.
+so they cannot differ from the code.
 """
 
 import ast
@@ -44,7 +46,7 @@ BEGIN, END = "<!-- imports: made by docs/architecture.py -->", "<!-- end of impo
 
 
 def imports() -> dict[str, list[str]]:
-    """Return the rooms that each room imports, read from the source."""
+    """Return the rooms that each room imports."""
     rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
     return {room: sorted(_imported(room) & set(rooms) - {room}) for room in rooms}
 
@@ -67,7 +69,7 @@ def table() -> str:
 
 
 def draw(file: Path) -> None:
-    """Draw each room as a box and each import as an arrow to what is imported."""
+    """Draw rooms as boxes and imports as arrows."""
     mpl.rcParams["svg.hashsalt"] = "architecture"
     figure = Figure(figsize=(11, 6), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))

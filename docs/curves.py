@@ -1,6 +1,6 @@
 """Draw validation error against epochs, for several runs.
 
-python docs/curves.py NAME RUN RUN ...
+    python docs/curves.py NAME RUN RUN ...
 
 It writes docs/results/curves-NAME.md and .png.
 """

@@ -1,8 +1,9 @@
-"""Draws the figure of every page in docs/operations. `make figures`, or python docs/figures.py; ten
-seconds, no data needed.
+"""Draw the figure of every page in docs/operations.
 
-Where an image has an outline with lines inside, these are the rows and columns of the sampling
-grid: what the output looks at.
+    make figures
+
+Takes ten seconds and needs no data. Where an image has an outline with lines inside, these are rows
+and columns of the sampling grid: what the output looks at.
 """
 
 import math
@@ -34,7 +35,10 @@ WarpImages = tuple[str, Image.Image]
 
 
 def example(side: int = 64) -> Tensor:
-    """(1, 3, side, side): a checkerboard with an F, which no turn or flip leaves as it is."""
+    """Return a checkerboard with an F, (1, 3, side, side).
+
+    No turn or flip leaves it as it is.
+    """
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     image = (
         torch.where(((x * 8 // side + y * 8 // side) % 2 == 0)[None], 0.82, 0.95)
@@ -56,8 +60,10 @@ def example(side: int = 64) -> Tensor:
 
 
 def panel(image: Tensor) -> Image.Image:
-    """An image (3 or 1, height, width) from 0 to 1, in the size of a panel, enlarged without
-    interpolation.
+    """Enlarge an image to a panel's size without interpolation.
+
+    Args:
+        image: (3 or 1, height, width), 0 to 1.
     """
     values = (
         (image.expand(3, -1, -1).clamp(0, 1) * 255)
@@ -70,8 +76,11 @@ def panel(image: Tensor) -> Image.Image:
 
 
 def outlined(image: Tensor, grid: Tensor, reach: float = 1.0) -> Image.Image:
-    """The image with the lines of a grid (height, width, 2) on it; `reach` > 1 shows the
-    surroundings too.
+    """Draw a grid's lines on an image.
+
+    Args:
+        grid: (height, width, 2).
+        reach: above 1, the surroundings are shown, too.
     """
     inner = round(SIDE / reach)
     drawn = Image.new("RGB", (SIDE, SIDE), "white")
@@ -96,7 +105,7 @@ def seen(
     padding: sampling.Padding = (1.0,),
     reach: float = 1.4,
 ) -> list[WarpImages]:
-    """An image with the outline of what a family looks at, and what it sees."""
+    """Return an image with a family's outline, and its output."""
     image, at = example(), torch.tensor([theta])
     with torch.no_grad():
         lines, output = (
@@ -266,8 +275,10 @@ def wide_figure() -> list[list[WarpImages]]:
 
 
 def deterministic_figure() -> list[list[WarpImages]]:
-    """Of one pixel that 4,096 points read: their contributions added in 2,000 orders, as atomics
-    would.
+    """Draw how the order of sums changes a gradient.
+
+    One pixel is read by 4,096 points; their contributions are added in 2,000 orders, as atomic
+    additions would.
     """
     generator = torch.Generator().manual_seed(0)
     parts = torch.randn(4096, generator=generator)
@@ -305,7 +316,7 @@ def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def sheet(rows: list[list[WarpImages]]) -> Image.Image:
-    """Rows of panels, each with a line above it."""
+    """Put panels in rows, each below a line of text."""
     heights = [max(image.height for _, image in row) + TEXT + GAP for row in rows]
     width = max(sum(image.width + GAP for _, image in row) for row in rows) - GAP
     drawn = Image.new("RGB", (width, sum(heights) - GAP), "white")

@@ -1,6 +1,6 @@
-"""Count and draw the test images that several networks get wrong.
+"""Count and draw the test images that several networks misclassify.
 
-python docs/floor.py NAME RUN RUN ...
+    python docs/floor.py NAME RUN RUN ...
 
 The runs share a data set. It writes docs/results/floor-NAME.md and .png.
 """
@@ -21,7 +21,7 @@ SIDE, TEXT, COLUMNS = 96, 14, 8
 
 
 class Answers(NamedTuple):
-    """What one network says of all test images."""
+    """One network's predictions of all test images."""
 
     label: Tensor
     probability: Tensor

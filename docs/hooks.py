@@ -1,9 +1,8 @@
-"""What MkDocs does not do by itself: whatever a page links to is in the site, wherever in the
-repository it lies.
+"""Add the files that pages link to to MkDocs' site.
 
-The readme is the front page. What pages link to outside of `docs` is a page too: Markdown as it is,
-another file as a listing, a folder as the list of its files. So a link works on a code host and in
-the site alike, and no text is there twice.
+The readme is the front page. What pages link to outside of `docs` becomes a page: Markdown as it
+is, another file as a listing, a folder as the list of its files. So a link works on a code host and
+in the site alike, and no text is there twice.
 """
 
 import os
@@ -48,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Have links lead to where their ends are in the site."""
+    """Change links to their targets' places in the site."""
     here = PurePosixPath(page.file.src_uri)
     places = {
         link: os.path.relpath(_place(end), here.parent)
@@ -58,7 +57,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def _ends(source: Path) -> dict[str, Path]:
-    """The files and folders that a page made of `source` links to, by the link."""
+    """Return the files and folders that a page links to."""
     if not source.is_dir() and (source.suffix != ".md" or not source.exists()):
         return {}
     folder = source if source.is_dir() else source.parent
@@ -67,7 +66,7 @@ def _ends(source: Path) -> dict[str, Path]:
 
 
 def _place(source: Path) -> str:
-    """Where in the site a file or folder is, as the path of a page in `docs`."""
+    """Return the site's path of a file or folder."""
     inside = source.relative_to(DOCS if source.is_relative_to(DOCS) else REPOSITORY).as_posix()
     if source.is_dir():
         return f"{inside}/index.md"
@@ -81,7 +80,7 @@ def _place(source: Path) -> str:
 
 
 def _text(source: Path) -> str:
-    """Of a page."""
+    """Return the text of a page."""
     if source.suffix == ".md":
         return source.read_text()
     if source.is_dir():

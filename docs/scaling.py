@@ -1,5 +1,8 @@
-"""A step of data-parallel training on paper: `python docs/scaling.py` prints the table of
-docs/scaling.md.
+"""Estimate a step of data-parallel training on many GPUs.
+
+    python docs/scaling.py
+
+Prints the table of docs/scaling.md.
 """
 
 import math
@@ -41,8 +44,10 @@ class Training(NamedTuple):
 
 
 def step(parameters: int, operations: float, batch: int, gpus: int) -> tuple[float, float, float]:
-    """Seconds of arithmetic, of the gradients' all-reduce (within each node, then between nodes),
-    and of the votes.
+    """Estimate the seconds of one step.
+
+    Returns:
+        Arithmetic, the gradients' all-reduce (within each node, then between nodes), and the votes.
     """
     nodes, inside = max(gpus // 8, 1), min(gpus, 8)
     size = 4 * parameters  # gradients are float32

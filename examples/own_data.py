@@ -1,8 +1,9 @@
-"""Your own images, trained and asked in Python: a folder for each class.
+"""Train on your own images and predict, in Python.
 
     python examples/own_data.py FOLDER --epochs 30
 
-FOLDER/cat/1.jpg, FOLDER/dog/1.jpg, ...: a fifth is kept for testing, a tenth for validation.
+A folder for each class: FOLDER/cat/1.jpg, FOLDER/dog/1.jpg, ... A fifth of the images is kept for
+testing, a tenth for validation.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A family of transformations of your own, in a transformer, against its inverse.
+"""Write a family of transformations and train with it.
 
     python examples/own_family.py
 
@@ -19,7 +19,7 @@ from stn_lightning.transformers import ConvolutionalLocalisation, Family, Spatia
 
 
 class Turn(Family):
-    """(angle,): a turn about the middle, in radians, clockwise as one sees it."""
+    """(angle,): a turn about the middle, in radians, clockwise."""
 
     identity = (0.0,)
 
@@ -29,7 +29,10 @@ class Turn(Family):
 
 
 def bars(angle: Tensor) -> Tensor:
-    """Images (N, 1, 32, 32) of a bar that is turned by `angle` from the vertical."""
+    """Return images (N, 1, 32, 32) of turned bars.
+
+    `angle` is measured from the vertical.
+    """
     axis = torch.linspace(-1, 1, 32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)

@@ -1,8 +1,8 @@
-"""The parts of this package with a Lightning Trainer of your own: no command line, no run folder.
+"""Use the parts of this package with Lightning's own Trainer.
 
     python examples/plain_lightning.py --epochs 10
 
-Any callback, logger or strategy of Lightning goes into the Trainer.
+No command line, no run folder. Any callback, logger or strategy of Lightning goes into the Trainer.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""A spatial transformer in a plain PyTorch loop: no Lightning, no command line.
+"""Train a spatial transformer in a plain PyTorch loop.
 
     python examples/plain_pytorch.py --epochs 10
 
-Trains on digits that are turned, scaled and moved at random, and prints the test error.
+No Lightning, no command line. Trains on digits that are turned, scaled and moved at random, and
+prints the test error.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +20,11 @@ from stn_lightning import backbones, datamodules, datasets, distortions, tasks, 
 
 PACKAGE = Path(stn_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(
+    file
+    for room in ("benchmarks", "docs", "examples")
+    for file in (PACKAGE.parent / room).glob("*.py")
+)
 CONFIGS = sorted((PACKAGE.parent / "configs").rglob("*.yaml"))
 ROOMS = sorted({file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES})
 
@@ -58,7 +63,7 @@ def first_lines(file: Path) -> Iterator[tuple[str, str]]:
             text = ast.get_docstring(node)
             if text:
                 name = getattr(node, "name", "module")
-                yield f"{file.relative_to(PACKAGE)}: {name}", text.split("\n")[0]
+                yield f"{file.relative_to(PACKAGE.parent)}: {name}", text.split("\n")[0]
 
 
 def public_names() -> dict[str, object]:
@@ -114,13 +119,22 @@ def test_help_shows_a_familys_own_signature(family: type) -> None:
     assert str(inspect.signature(family)) == "() -> None"
 
 
-@all_rooms
-def test_a_first_line_is_short_plain_and_says_what_it_does(room: str) -> None:
-    lines = [pair for file in files_of(room) for pair in first_lines(file)]
+def check_first_lines(files: Iterable[Path]) -> None:
+    lines = [pair for file in files for pair in first_lines(file)]
     long = [f"{place}: {line}" for place, line in lines if len(line.split()) > 10]
     riddles = [f"{place}: {line}" for place, line in lines if line.split()[0] in FIRST_WORDS]
     open_ends = [f"{place}: {line}" for place, line in lines if line[-1] not in ".:?!"]
     assert long == riddles == open_ends == []
+
+
+@all_rooms
+def test_a_first_line_is_short_plain_and_says_what_it_does(room: str) -> None:
+    check_first_lines(files_of(room))
+
+
+def test_first_lines_of_scripts_are_too() -> None:
+    assert SCRIPTS
+    check_first_lines(SCRIPTS)
 
 
 @all_rooms
@@ -135,7 +149,7 @@ def test_first_lines_have_eight_words_at_the_median() -> None:
     assert statistics.median(len(line.split()) for line in lines) <= 8
 
 
-def strange_words(files: Iterator[Path]) -> list[str]:
+def strange_words(files: Iterable[Path]) -> list[str]:
     return [
         f"{file.name}: {line}"
         for file in files
@@ -149,5 +163,5 @@ def test_words_are_the_fields(room: str) -> None:
     assert strange_words(files_of(room)) == []
 
 
-def test_words_of_configurations_are_the_fields() -> None:
-    assert strange_words(iter(CONFIGS)) == []
+def test_words_of_configurations_and_scripts_are_the_fields() -> None:
+    assert strange_words([*CONFIGS, *SCRIPTS]) == []
