@@ -35,7 +35,7 @@ def export(
     run: str,
     *,
     out: Path | None = None,
-    formats: Sequence[Format] = FORMATS,
+    formats: Sequence[Format] | None = None,
     checkpoint: str | None = None,
 ) -> int:
     """Write a run's network as safetensors, torch.export and ONNX.
@@ -45,7 +45,7 @@ def export(
     Args:
         run: name of a run, its folder, or zoo:NAME.
         out: folder; export/ in the run's folder when left out.
-        formats: formats to write.
+        formats: formats to write; all that the installed libraries can when left out.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
@@ -63,7 +63,7 @@ def export(
 def write_formats(
     network: TrainedNetwork,
     folder: str | Path | None = None,
-    formats: Sequence[Format] = FORMATS,
+    formats: Sequence[Format] | None = None,
     announce: Callable[[str], object] = lambda _: None,
 ) -> Path:
     """Write a network in each format.
@@ -73,7 +73,7 @@ def write_formats(
     Args:
         network: on the CPU or a GPU; what is written runs on either.
         folder: `export` in the run's folder when left out.
-        formats: formats to write.
+        formats: formats to write; None: all, but ONNX only where its libraries are installed.
         announce: is called with a line about each file.
 
     Returns:
@@ -89,8 +89,13 @@ def write_formats(
     (folder / "about.json").write_text(json.dumps(about(network), indent=2) + "\n")
     if (code := preprocess_code(network)) is not None:
         (folder / "preprocess.py").write_text(code)
-    for name in formats:
-        announce(_write(network, name, folder))
+    missing = ", ".join(name for name in ONNX if importlib.util.find_spec(name) is None)
+    needed = f"ONNX needs {missing}; pip install 'stn-lightning[export]'"
+    if missing and "onnx" in (formats or ()):
+        raise ValueError(needed)
+    for name in formats or FORMATS:
+        left_out = missing and name == "onnx"
+        announce(f"not written: {needed}" if left_out else _write(network, name, folder))
     return folder
 
 
@@ -128,9 +133,6 @@ def preprocess_code(network: TrainedNetwork) -> str | None:
 
 def _write(run: TrainedNetwork, name: Format, folder: Path) -> str:
     """Make one format, read it back, compare; write it."""
-    missing = [each for each in ONNX if importlib.util.find_spec(each) is None]
-    if name == "onnx" and missing:
-        raise ValueError(f"ONNX needs {', '.join(missing)}; pip install 'stn-lightning[export]'")
     file, write, read = WRITERS[name]
     network = copy.deepcopy(run.network).float().cpu()
     with warnings.catch_warnings():

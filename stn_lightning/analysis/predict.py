@@ -85,8 +85,9 @@ def predict(
 
 def _summarise(network: TrainedNetwork, number: int, seconds: float) -> None:
     channels, height, width = network.image_shape
+    images = "image" if number == 1 else "images"
     print(
-        f"{number:,} images, {number / seconds:,.0f} a second, by {network.checkpoint}; each "
+        f"{number:,} {images}, {number / seconds:,.0f} a second, by {network.checkpoint}; each "
         f"became {width} x {height} px in {'grey' if channels == 1 else 'colour'}, "
         f"{network.data.preprocessing}",
         file=sys.stderr,

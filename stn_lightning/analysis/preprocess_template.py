@@ -26,7 +26,7 @@ def preprocess(path: str) -> NDArray[np.float32]:
     """Return an image file as the network's input."""
     image = decode(path)
     if NUMBERS["invert_light"] and is_light_background(np.asarray(image)):
-        image = ImageOps.invert(image)
+        image = ink_on_paper(np.asarray(image))
     how = {"fit": fit, "stretch": stretch, "crop": crop}[NUMBERS["resize"]]
     values = how(image, NUMBERS["image_shape"])
     if NUMBERS["subtract_mean"]:
@@ -54,9 +54,23 @@ def decode(path: str) -> Image.Image:
 
 def is_light_background(pixels: NDArray[np.uint8]) -> bool:
     """Return whether most of the border is lighter than half."""
-    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    sums = np.sort(rim.sum(1, dtype=np.int32))
+    sums = np.sort(border(pixels).sum(1))
     return bool(sums[(len(sums) - 1) // 2] > 3 * 127)
+
+
+def ink_on_paper(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return light ink on black: as light as the paper or lighter is 0, black is 255."""
+    rim = np.sort(border(pixels), 0)
+    last = len(rim) - 1
+    paper = np.maximum(rim[last // 10], rim[last // 2] * 7 // 10).clip(1)
+    ink = np.maximum(paper - pixels.astype(np.int32), 0)
+    return Image.fromarray(((ink * 255 + paper // 2) // paper).astype(np.uint8))
+
+
+def border(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return the pixels of the border: (pixels, 3)."""
+    rim = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+    return np.concatenate(rim).astype(np.int32)
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -96,7 +110,10 @@ def resized(image: Image.Image, rows: int, columns: int) -> NDArray[np.float32]:
 
 def main() -> None:
     """Print the label of each image."""
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError:
+        sys.exit("preprocess.py: labels need ONNX Runtime; pip install onnxruntime")
 
     session = onnxruntime.InferenceSession(Path(__file__).with_name("network.onnx"))
     classes = NUMBERS["classes"]

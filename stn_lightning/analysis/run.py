@@ -66,13 +66,14 @@ class Run(TrainedNetwork):
         return report.write_report([self], path)
 
     def export(
-        self, folder: str | Path | None = None, formats: Sequence[export.Format] = export.FORMATS
+        self, folder: str | Path | None = None, formats: Sequence[export.Format] | None = None
     ) -> Path:
         """Write the network for other programs; return the folder.
 
         Args:
             folder: `export` in the run's folder when left out.
-            formats: some of safetensors, exported (torch.export) and onnx.
+            formats: some of safetensors, exported (torch.export) and onnx; None: all that the
+                installed libraries can write.
 
         Raises:
             ValueError: if a file differs from the run, which is then not written.

@@ -108,4 +108,4 @@ def _listing(name: str) -> list[str]:
 
 
 def _line(name: str, text: str) -> str:
-    return f"  {name:<28} {text}"
+    return f"  {name:<37} {text}"

@@ -28,22 +28,21 @@ def prepare(*data_sets: str) -> int:
     Returns:
         the exit code.
     """
-    wrong = 0
+    code = FINISHED
+    said: set[str] = set()  # two data sets may lack the same file
     for name in data_sets or SETS:
-        if name not in SETS:
-            print(
-                f"stn prepare: there is no data set '{name}'{did_you_mean(name, SETS)}; "
-                f"there is {', '.join(SETS)}",
-                file=sys.stderr,
-            )
-            wrong += 1
-            continue
         try:
+            if name not in SETS:
+                known = ", ".join(SETS)
+                hint = did_you_mean(name, SETS)
+                raise ValueError(f"there is no data set '{name}'{hint}; there is {known}")
             source = SETS[name]()
             source.prepare()
             print(f"{name}: checked, {source.check()}")
         except (ValueError, OSError) as problem:
             for line in str(problem).splitlines():
-                print(f"stn prepare: {line}", file=sys.stderr)
-            wrong += 1
-    return USAGE if wrong else FINISHED
+                if line not in said:
+                    print(f"stn prepare: {line}", file=sys.stderr)
+                said.add(line)
+            code = USAGE
+    return code

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -47,7 +47,8 @@ class Preprocessing:
             it whatever its proportions; "crop" resizes its smallest side to `side` and cuts out
             the square in the middle. All antialiased, bilinear.
         side: smallest side before the crop, in pixels.
-        invert_light: invert an image whose border is light: dark ink becomes light ink on black.
+        invert_light: invert an image whose border is light: dark ink becomes light ink on black,
+            whatever the paper's own grey or colour.
         subtract_mean: subtract the image's mean over its pixels and channels.
 
     Examples:
@@ -70,7 +71,7 @@ class Preprocessing:
     ) -> PreprocessedImage:
         """Preprocess an upright image in colour to (channels, height, width)."""
         if self.invert_light and is_light_background(image):
-            image = 255 - image
+            image = ink_on_paper(image)
         if self.resize == "fit":
             result = fit_centre(image, shape)
         elif self.resize == "stretch":
@@ -142,5 +143,22 @@ def resize(
 
 def is_light_background(image: UInt8[Tensor, "3 rows columns"]) -> bool:
     """Return whether most of an image's border is light."""
-    rim = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
-    return bool(rim.sum(0, dtype=torch.int32).median() > 3 * 127)
+    return bool(_rim(image).sum(0).median() > 3 * 127)
+
+
+def ink_on_paper(image: UInt8[Tensor, "3 rows columns"]) -> UInt8[Tensor, "3 rows columns"]:
+    """Return light ink on black: as light as the paper or lighter is 0, black is 255.
+
+    The paper is grey, yellow, or in a shade on one side: its darkest tenth of the border counts.
+    Less than 0.7 of the border's median is no paper, but ink that reaches the border.
+    """
+    rim = _rim(image).sort(1).values
+    last = rim.shape[1] - 1
+    paper = torch.maximum(rim[:, last // 10], rim[:, last // 2] * 7 // 10)
+    paper = paper.clamp(min=1)[:, None, None]
+    ink = (paper - image.int()).clamp(min=0)
+    return ((ink * 255 + paper // 2) // paper).to(torch.uint8)
+
+
+def _rim(image: UInt8[Tensor, "3 rows columns"]) -> Int32[Tensor, "3 pixels"]:
+    return torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1).int()

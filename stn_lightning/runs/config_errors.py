@@ -47,7 +47,7 @@ def check_yaml(path: Path) -> None:
         ValueError: if there is no such file, or at a mistake, with its line.
     """
     if not path.is_file():
-        raise ValueError(f"--config {path}: there is no such file")
+        raise ValueError(f"{path}: there is no such file")
     try:
         yaml.load(path.read_text(), _UniqueKeys)
     except UnicodeDecodeError as problem:
@@ -112,6 +112,7 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
 def _plain(text: str) -> str:
     """Remove Python's notation for types from a line."""
     text = re.sub(r"an? (?:<class '(\w+)'>|typing.Literal)", r"\1", text)
+    text = re.sub(r"Expected a dot import path string: (\w+)$", r"there is no class \1", text)
     return re.sub(r"^Type .* expects a function or a callable class: ", "", text).rstrip(". ")
 
 
@@ -145,16 +146,17 @@ def _hint(found: str, class_path: str | None, parser: "LightningArgumentParser |
         )
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", found):
         return did_you_mean(match[2], dir(importlib.import_module(match[1])))
-    if match := re.search(r"Expected a dot import path string: (\w+)", found):
+    if match := re.search(r"there is no class (\w+)", found):
         return did_you_mean(match[1], _class_names())
-    pattern = r"(?:unrecognized arguments: --|does not accept option '|Key ')([\w.]+)"
+    pattern = r"(?:unrecognized arguments: (?=--)|does not accept option '|Key ')(-*)([\w.]+)"
     if parser and (match := re.search(pattern, found)):
         options = [
             option.removeprefix("--")
             for action in parser._actions
             for option in action.option_strings
         ]
-        return did_you_mean(match[1], [*options, *{option.split(".")[0] for option in options}])
+        known = {*options, *(option.split(".")[0] for option in options)}
+        return did_you_mean(match[1] + match[2], [match[1] + name for name in sorted(known)])
     return ""
 
 
@@ -176,5 +178,9 @@ def _parameters(class_path: str | None) -> list[str]:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest known word, if there is one."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f" - did you mean {close[0]}?" if close else ""
+
+    def likeness(name: str) -> tuple[float, bool]:  # of equally near ones the same first letter
+        return difflib.SequenceMatcher(None, name, word).ratio(), name[0] == word[0]
+
+    close = difflib.get_close_matches(word, list(known))
+    return f" - did you mean {max(close, key=likeness)}?" if close else ""

@@ -86,6 +86,10 @@ def write_images(folder: Path) -> list[Path]:
     image.resize((30, 25)).save(folder / "small.png")
     grey = (np.asarray(image).astype(np.uint16) * 257)[:, ::-1].copy()
     Image.fromarray(grey).save(folder / "16_bits.png")
+    paper = Image.new("RGB", (150, 120), (240, 230, 0))  # no blue at all
+    ImageDraw.Draw(paper).line([(40, 20), (60, 100)], fill=(50, 40, 0), width=9)
+    paper.paste((190, 180, 0), (0, 0, 20, 120))  # a shade
+    paper.save(folder / "yellow.png")
     transparent = Image.new("RGBA", (90, 70))
     ImageDraw.Draw(transparent).line([(20, 10), (60, 60)], fill=(30, 0, 90, 255), width=9)
     transparent.save(folder / "transparent.png")
@@ -168,7 +172,24 @@ def test_a_file_that_does_not_agree_is_not_written(
     assert not (tmp_path / file).exists()
 
 
-def test_without_onnx_one_line_says_what_to_install(
+def test_without_onnx_the_other_formats_are_written_and_a_line_says_what_to_install(
+    small_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert call(export, [str(small_run), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(
+        "not written: ONNX needs onnx, onnxscript, onnxruntime; "
+        "pip install 'stn-lightning[export]'\n"
+    )
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"weights.safetensors", "network.pt2", "preprocess.py"} <= written
+    assert not (tmp_path / "network.onnx").exists()
+
+
+def test_onnx_that_is_asked_for_and_cannot_be_written_is_an_error(
     small_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from stn_lightning.cli.prepare import prepare
+from stn_lightning.cli.prepare import SETS, prepare
 from stn_lightning.cli.typed_command import call
+from stn_lightning.datasets import MNIST
 from tests.cub_miniature import write_cub
 from tests.mnist_miniature import write_mnist
 
@@ -25,7 +26,8 @@ def test_all_that_is_wrong_is_said_at_once(
     monkeypatch.chdir(tmp_path)
     write_mnist(tmp_path / "data/mnist", monkeypatch)
     (tmp_path / "data/mnist/t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
-    assert call(prepare, ["mnsit", "mnist"]) == 2
+    monkeypatch.setitem(SETS, "again", MNIST)  # lacks the same file
+    assert call(prepare, ["mnsit", "mnist", "again"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(
         "stn prepare: there is no data set 'mnsit' - did you mean mnist?; there is mnist"

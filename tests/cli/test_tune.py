@@ -88,7 +88,10 @@ MISTAKES = {
         [*QUICK, "--batch-size"],
         "stn tune: --batch-size needs a GPU, as it doubles the batch",
     ),
-    "an unknown option": ([*QUICK, "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs?"),
+    "an unknown option": (
+        [*QUICK, "--trainer.max_epoch", "3"],
+        "did you mean --trainer.max_epochs?",
+    ),
 }
 
 

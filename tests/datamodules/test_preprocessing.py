@@ -8,13 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional
 
+from stn_lightning.analysis.run import load_run
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datamodules.preprocessing import (
     PreprocessedImage,
     Preprocessing,
     centre_crop,
     fit_centre,
+    ink_on_paper,
     is_light_background,
     stretch,
 )
@@ -99,3 +102,31 @@ def test_dark_ink_on_light_paper_becomes_light_ink_on_nothing() -> None:
         torch.testing.assert_close(
             module.preprocess(255 - digit, shape).image, digit[:1] / 255, rtol=0, atol=0
         )
+
+
+@pytest.mark.parametrize(
+    ("paper", "ink", "shade"),
+    [((245, 245, 245), 0, 0.0), ((240, 235, 210), 40, 0.0), ((190, 188, 180), 50, 0.15)],
+    ids=["off-white", "yellow", "a photo with a shade"],
+)
+def test_a_digit_on_paper_is_read_as_on_white(
+    paper: tuple[int, int, int], ink: int, shade: float
+) -> None:
+    digits = EmbeddedDigits().load("test")
+    run = load_run("zoo:quickstart", device="cpu")
+    rows = torch.arange(100)
+    strength = functional.interpolate(digits.image[rows].float() / 255, scale_factor=4)
+    strength = functional.pad(strength, 4 * [28])
+    level = torch.tensor(paper)[None, :, None, None] * (1 - strength) + ink * strength
+    level = level * (1 - shade * torch.linspace(0, 1, level.shape[3]))
+    noise = 3 * torch.randn(level.shape, generator=torch.Generator().manual_seed(0))
+    scans = (level + noise).round().clamp(0, 255).to(torch.uint8)
+    images = [run.data.preprocessing(scan, run.image_shape).image for scan in scans]
+    answer = run.infer(torch.stack(images))[0].argmax(1)
+    assert (answer != digits.label[rows]).float().mean() < 0.04
+
+
+def test_ink_that_reaches_the_border_is_no_paper() -> None:
+    image = torch.full((3, 20, 20), 255, dtype=torch.uint8)
+    image[:, :6] = 0  # more than a tenth of the border
+    assert ink_on_paper(image).eq(255 - image).all()

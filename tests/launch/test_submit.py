@@ -97,7 +97,7 @@ def test_a_clusters_own_settings_stand_in_one_file(call: Submit) -> None:
             ["--", "--trainer.num_nodes=2"],
             "--trainer.num_nodes 2 contradicts the job, which has 1",
         ),
-        (["--", "--trainer.max_epoch", "2"], "did you mean trainer.max_epochs?"),
+        (["--", "--trainer.max_epoch", "2"], "did you mean --trainer.max_epochs?"),
         (["--", "--model.init_args.backbone.init_args.filter", "8"], "did you mean num_filters?"),
         (["--time", "5:00"], "--time 5:00 is less than twice --signal-before 180 s"),
         (["--time", "soon"], "--time soon: give hours:minutes:seconds"),

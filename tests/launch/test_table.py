@@ -176,7 +176,7 @@ def test_a_mistake_in_the_options_of_all_runs_shows_before_the_first(
     assert call(table, arguments) == 2
     said = capsys.readouterr()
     assert said.err.startswith("stn table: ")
-    assert "did you mean trainer.max_epochs?" in said.err
+    assert "did you mean --trainer.max_epochs?" in said.err
     assert (said.out, Path("runs").exists()) == ("", False)
 
 

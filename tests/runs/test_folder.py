@@ -204,7 +204,8 @@ def test_resume_never_starts_over_and_keeps_the_old_run(stn: Stn, tmp_path: Path
 
 
 MISTAKES = {
-    "a misspelt option": (("--trainer.max_epoch", "3"), "did you mean trainer.max_epochs?"),
+    "a misspelt option": (("--trainer.max_epoch", "3"), "did you mean --trainer.max_epochs?"),
+    "a misspelt option of ours": (("--nam", "x"), "did you mean --name?"),
     "an option of another name": (("--trainr", "3"), "unrecognized arguments: --trainr"),
     "a wrong type": (
         ("--trainer.max_epochs", "three"),
@@ -216,7 +217,11 @@ MISTAKES = {
     ),
     "a misspelt class": (
         ("--model.init_args.backbone", "stn_lightning.backbones.CNM"),
-        "no attribute 'CNM'",
+        "no attribute 'CNM' - did you mean CNN?",
+    ),
+    "a misspelt short name of a class": (
+        ("--model.init_args.transformer", "SpatialTransfomer"),
+        "model.transformer: there is no class SpatialTransfomer - did you mean SpatialTransformer?",
     ),
     "a missing file": (("--config", "nope.yaml"), "nope.yaml: there is no such file"),
     "a value out of range": (
