@@ -155,8 +155,8 @@ def _hint(found: str, class_path: str | None, parser: "LightningArgumentParser |
             for action in parser._actions
             for option in action.option_strings
         ]
-        known = {*options, *(option.split(".")[0] for option in options)}
-        return did_you_mean(match[1] + match[2], [match[1] + name for name in sorted(known)])
+        options += sorted({option.split(".")[0] for option in options})
+        return did_you_mean(match[1] + match[2], [match[1] + option for option in options])
     return ""
 
 
