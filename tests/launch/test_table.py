@@ -84,7 +84,7 @@ def test_a_table_runs_what_is_missing_and_the_second_time_nothing(
     arguments = [str(write_table()), "--jobs", "2", "--", *SHORT]
     assert call(table, arguments) == 0
     first = capsys.readouterr().out
-    assert "2 runs to do, 2 at once" in first
+    assert "2 runs to do, 2 at a time" in first
     assert "| ST | " in first
     assert call(table, arguments) == 0
     assert "0 runs to do" in capsys.readouterr().out
