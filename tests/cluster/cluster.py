@@ -100,8 +100,8 @@ class Cluster:
             ),
         ]
         limits = {"limit_train_batches": 12, "limit_val_batches": 2, "limit_test_batches": 2}
-        # of Adam's steps 1e-6 could not be asked: a gradient that is nearly 0 has a sign, and its
-        # rounding another
+        # of Adam's steps so little could not be asked: a gradient that is nearly 0 has a sign, and
+        # its rounding another
         optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}}
         content = {
             # one process would choose bfloat16 where the processor is faster with it, two would not
