@@ -69,7 +69,7 @@ lint: .venv/.installed-dev  ## style and types
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy
 
-format: .venv/.installed-dev  ## put the sources into the house's style
+format: .venv/.installed-dev  ## format the sources
 	.venv/bin/ruff check --fix $(SOURCES)
 	.venv/bin/ruff format $(SOURCES)
 

@@ -1,4 +1,4 @@
-"""Draw the parts of the package and their imports.
+"""Draw the subpackages and their imports.
 
     make figures
 
@@ -35,7 +35,7 @@ PARTS = {
         ("zoo", 2, 1),
     ),
 }
-"""Rooms with their column and row in the diagram, by the part that they belong to."""
+"""Subpackages with their column and row in the diagram, by the part that they belong to."""
 COLOURS = {
     "The data": "#4477aa",
     "The method": "#228833",
@@ -46,14 +46,17 @@ BEGIN, END = "<!-- imports: made by docs/architecture.py -->", "<!-- end of impo
 
 
 def imports() -> dict[str, list[str]]:
-    """Return the rooms that each room imports."""
-    rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-    return {room: sorted(_imported(room) & set(rooms) - {room}) for room in rooms}
+    """Return the subpackages that each subpackage imports."""
+    subpackages = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    return {
+        subpackage: sorted(_imported(subpackage) & set(subpackages) - {subpackage})
+        for subpackage in subpackages
+    }
 
 
-def _imported(room: str) -> set[str]:
+def _imported(subpackage: str) -> set[str]:
     names: set[str] = set()
-    for path in (PACKAGE / room).rglob("*.py"):
+    for path in (PACKAGE / subpackage).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 first, *rest = node.module.split(".")
@@ -64,31 +67,40 @@ def _imported(room: str) -> set[str]:
 
 def table() -> str:
     """Return the imports as a Markdown table."""
-    rows = [f"| `{room}` | {', '.join(uses) or 'nothing'} |" for room, uses in imports().items()]
-    return "\n".join([BEGIN, "", "| room | imports |", "|---|---|", *rows, "", END])
+    rows = [
+        f"| `{subpackage}` | {', '.join(uses) or 'nothing'} |"
+        for subpackage, uses in imports().items()
+    ]
+    return "\n".join([BEGIN, "", "| subpackage | imports |", "|---|---|", *rows, "", END])
 
 
 def draw(file: Path) -> None:
-    """Draw rooms as boxes and imports as arrows."""
+    """Draw subpackages as boxes and imports as arrows."""
     mpl.rcParams["svg.hashsalt"] = "architecture"
     figure = Figure(figsize=(11, 6), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(-0.5, 3.5)
     axes.set_ylim(-0.6, 5.3)
-    place = {room: (x, y) for rooms in PARTS.values() for room, x, y in rooms}
-    colour = {room: COLOURS[part] for part, rooms in PARTS.items() for room, *_ in rooms}
-    for room, uses in imports().items():
+    place = {
+        subpackage: (x, y) for subpackages in PARTS.values() for subpackage, x, y in subpackages
+    }
+    colour = {
+        subpackage: COLOURS[part]
+        for part, subpackages in PARTS.items()
+        for subpackage, *_ in subpackages
+    }
+    for subpackage, uses in imports().items():
         for other in uses:
-            bend = 0.35 if place[room][0] == place[other][0] else 0.12
-            style = {"arrowstyle": "-|>", "color": colour[room], "alpha": 0.55, "lw": 1.1}
+            bend = 0.35 if place[subpackage][0] == place[other][0] else 0.12
+            style = {"arrowstyle": "-|>", "color": colour[subpackage], "alpha": 0.55, "lw": 1.1}
             style |= {"connectionstyle": f"arc3,rad={bend}", "shrinkA": 24, "shrinkB": 24}
-            axes.annotate("", xy=place[other], xytext=place[room], arrowprops=style)
-    for part, rooms in PARTS.items():
-        axes.text(rooms[0][1], 5.0, part, ha="center", fontsize=13, color=COLOURS[part])
-        for room, x, y in rooms:
+            axes.annotate("", xy=place[other], xytext=place[subpackage], arrowprops=style)
+    for part, subpackages in PARTS.items():
+        axes.text(subpackages[0][1], 5.0, part, ha="center", fontsize=13, color=COLOURS[part])
+        for subpackage, x, y in subpackages:
             box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS[part], "lw": 1.6}
-            axes.text(x, y, room, ha="center", va="center", fontsize=12, bbox=box)
+            axes.text(x, y, subpackage, ha="center", va="center", fontsize=12, bbox=box)
     figure.savefig(file, metadata={"Software": None})
 
 

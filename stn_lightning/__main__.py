@@ -1,6 +1,6 @@
 """The command `stn`.
 
-Nothing heavy is imported here, so help, version and mistyped commands answer at once.
+It imports neither PyTorch nor Lightning, so that help, version and misspelt commands are fast.
 """
 
 import difflib
@@ -36,7 +36,8 @@ def main() -> int:
     Returns:
         exit code: 0 finished, 2 wrong arguments or settings, 75 stopped and resumable, else failed.
     """
-    # a YAML may name classes of the working directory; last, so that no file there hides a library
+    # a YAML file may name classes in the working directory; the path is last, so that no file there
+    # hides a library
     sys.path.append(str(Path.cwd()))
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -52,10 +53,10 @@ def main() -> int:
         print(f"stn: there is no command '{arguments[0]}'; {hint}", file=sys.stderr)
         return USAGE
     if arguments[0] in ("fit", "validate", "test", "tune"):
-        signals.start_listening()  # before seconds of imports, in which a signal would kill
+        signals.start_listening()  # before PyTorch is imported, which takes seconds
     module, _, function = COMMANDS[arguments[0]][0].partition(":")
     command = getattr(importlib.import_module(f"stn_lightning.{module}"), function)
-    from stn_lightning.cli.typed_command import call  # a hundredth of a second
+    from stn_lightning.cli.typed_command import call  # takes 10 ms
 
     return _run(call, command, arguments[1:])
 
@@ -70,9 +71,9 @@ def _run(
         code = call(command, arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more on its way out
+        # Python flushes the output again at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("stn: stopped, as nothing reads its output any more", file=sys.stderr)
+        print("stn: stopped, as its output is no longer read", file=sys.stderr)
         return FAILED
     return code
 

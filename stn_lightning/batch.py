@@ -8,7 +8,7 @@ Split = Literal["train", "val", "test"]
 
 
 class Batch(NamedTuple):
-    """Images with their labels, and all that makes them reproducible."""
+    """Images with their labels, indices and epoch."""
 
     image: Tensor
     """(batch, channels, height, width)"""
@@ -17,13 +17,13 @@ class Batch(NamedTuple):
     indices: Tensor
     """(batch,), the index of each image in its split"""
     epoch: int
-    """epoch of the training; validation and test images are frozen whatever it is"""
+    """epoch of the training, from 0; validation and test images do not depend on it"""
     share: float
-    """images of this process times the number of processes, over all images of the global batch: 1
-    except where they do not divide
+    """(images of this process) x (number of processes) / (images of the global batch). It is 1
+    unless the number of processes does not divide the global batch.
     """
     split: Split
     box: Tensor | None = None
-    """(batch, 4), left, top, right and bottom of the object, -1 to 1 across the image; None where
-    it is not known
+    """(batch, 4): left, top, right and bottom of the object, from -1 to 1 across the image; None
+    if there are no boxes
     """

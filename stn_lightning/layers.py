@@ -1,8 +1,7 @@
-"""Lazy layers, and a convolution for few channels.
+"""Lazy layers, and a faster convolution of few channels.
 
-Lazy layers learn their input's size from the first batch: a network file needs no image size.
-PyTorch warns at each construction that lazy layers
-may change one day; that is no news to a user of this package and is kept from them.
+A lazy layer takes its input size from the first batch, so configurations need no image size.
+PyTorch's warning that lazy layers are a new feature is suppressed here.
 """
 
 import warnings
@@ -19,8 +18,8 @@ def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = N
 
     Args:
         out_features: width of the layer.
-        initialise: called once the layer's size is known, unless its weights come from a
-            checkpoint.
+        initialise: function that sets the weights as soon as the input size is known. It is not
+            called if the weights come from a checkpoint.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
@@ -32,7 +31,7 @@ def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = N
 def initialise_for_relu(layer: nn.Module) -> None:
     """Initialise for ReLUs (He et al. 2015), with zero biases.
 
-    Signals keep their size, however deep the network.
+    Activations then have the same variance in every layer, however deep the network is.
     """
     assert isinstance(layer.weight, Tensor)
     assert isinstance(layer.bias, Tensor)
@@ -59,9 +58,10 @@ def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
 class Conv2d(nn.Conv2d):
     """PyTorch's convolution, faster for few channels on a CPU.
 
-    oneDNN's gradient of an image of one or two channels runs at a small part of the CPU's speed.
-    Where that gradient is wanted, as behind a transformer, each row's windows become channels, and
-    a convolution of one column is left: the same sums in another order.
+    On a CPU PyTorch computes the gradient of an image with one or two channels slowly. If that
+    gradient is needed, as behind a spatial transformer, the pixels under a row of the kernel are
+    first copied into channels, and then convolved with a kernel one column wide. The result is the
+    same sum in another order.
     """
 
     def forward(
@@ -79,11 +79,11 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(image, weight, self.bias, (self.stride[0], 1), (down, 0))
 
     def _gathers_windows(self, image: Tensor) -> bool:
-        """Return True where that is faster.
+        """Return True if copying to channels is faster.
 
-        Measured in docs/log.md: without the image's gradient, and with half as many channels as
-        columns or more, PyTorch's own is faster. Traced graphs keep the operation that other
-        runtimes know.
+        By the measurement in docs/log.md PyTorch's own convolution is faster if the image needs no
+        gradient, or has at least half as many channels as the kernel has columns. Traced and
+        compiled graphs contain the plain convolution, which other runtimes support.
         """
         return (
             image.requires_grad
@@ -100,7 +100,7 @@ class Conv2d(nn.Conv2d):
 
 
 class _LazyConv2d(nn.LazyConv2d, Conv2d):  # type: ignore[misc]  # weights may be uninitialised
-    cls_to_become = Conv2d  # the base is for the first batch, before the class changes
+    cls_to_become = Conv2d  # PyTorch changes the class after the first batch
 
 
 class _InitialisedLinear(nn.LazyLinear):

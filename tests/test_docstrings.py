@@ -26,13 +26,13 @@ SCRIPTS = sorted(
     for file in (PACKAGE.parent / room).glob("*.py")
 )
 CONFIGS = sorted((PACKAGE.parent / "configs").rglob("*.yaml"))
-ROOMS = sorted({file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES})
+SUBPACKAGES = sorted({file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES})
 
 METHOD = ("geometry", "transformers", "distortions", "backbones", "tasks")
-"""Rooms whose public classes have an example each."""
+"""Subpackages whose public classes have an example each."""
 
 DATA = ("datasets", "datamodules", "synthetic")
-"""Rooms whose examples run too."""
+"""Subpackages whose examples run too."""
 
 WITHOUT_EXAMPLE = {"WarpOutput", "WarpRecord", "StepOutput"}
 """Public classes of the method without an example: transformers and tasks construct them."""
@@ -44,11 +44,11 @@ WORDS = re.compile(r"picture|photograph|misread|\bpasses\b|\bmarked\b", re.IGNOR
 LITERAL: set[tuple[str, str]] = set()
 """(file, line) where one of these words is meant literally."""
 
-all_rooms = pytest.mark.parametrize("room", ROOMS)
+all_subpackages = pytest.mark.parametrize("subpackage", SUBPACKAGES)
 
 
-def files_of(room: str) -> Iterator[Path]:
-    return (f for f in FILES if f.relative_to(PACKAGE).parts[0].removesuffix(".py") == room)
+def files_of(subpackage: str) -> Iterator[Path]:
+    return (f for f in FILES if f.relative_to(PACKAGE).parts[0].removesuffix(".py") == subpackage)
 
 
 def module_of(file: Path) -> str:
@@ -67,8 +67,10 @@ def first_lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def public_names() -> dict[str, object]:
-    rooms = (backbones, datamodules, datasets, distortions, tasks, transformers)
-    return {name: getattr(room, name) for room in rooms for name in room.__all__}
+    subpackages = (backbones, datamodules, datasets, distortions, tasks, transformers)
+    return {
+        name: getattr(subpackage, name) for subpackage in subpackages for name in subpackage.__all__
+    }
 
 
 @pytest.fixture
@@ -80,7 +82,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(
-    "name", [module_of(file) for room in (*METHOD, *DATA, "layers") for file in files_of(room)]
+    "name",
+    [module_of(file) for subpackage in (*METHOD, *DATA, "layers") for file in files_of(subpackage)],
 )
 def test_examples_run(name: str) -> None:
     names = {"torch": torch, "nn": nn, **public_names()}
@@ -91,9 +94,9 @@ def test_examples_run(name: str) -> None:
     assert results.failed == 0  # the difference is on the console
 
 
-@pytest.mark.parametrize("room", METHOD)
-def test_each_public_class_of_the_method_has_an_example(room: str) -> None:
-    module = importlib.import_module(f"stn_lightning.{room}")
+@pytest.mark.parametrize("subpackage", METHOD)
+def test_each_public_class_of_the_method_has_an_example(subpackage: str) -> None:
+    module = importlib.import_module(f"stn_lightning.{subpackage}")
     classes = [getattr(module, name) for name in module.__all__]
     without = {
         value.__name__
@@ -127,9 +130,9 @@ def check_first_lines(files: Iterable[Path]) -> None:
     assert long == riddles == open_ends == []
 
 
-@all_rooms
-def test_a_first_line_is_short_plain_and_says_what_it_does(room: str) -> None:
-    check_first_lines(files_of(room))
+@all_subpackages
+def test_a_first_line_is_short_plain_and_says_what_it_does(subpackage: str) -> None:
+    check_first_lines(files_of(subpackage))
 
 
 def test_first_lines_of_scripts_are_too() -> None:
@@ -137,10 +140,10 @@ def test_first_lines_of_scripts_are_too() -> None:
     check_first_lines(SCRIPTS)
 
 
-@all_rooms
-def test_an_argument_is_described_by_a_noun(room: str) -> None:
+@all_subpackages
+def test_an_argument_is_described_by_a_noun(subpackage: str) -> None:
     fragment = re.compile(r"^ +\w+: (of|for|where|how many|which) .*[.,;]$", re.MULTILINE)
-    texts = {file.name: fragment.findall(file.read_text()) for file in files_of(room)}
+    texts = {file.name: fragment.findall(file.read_text()) for file in files_of(subpackage)}
     assert {name: found for name, found in texts.items() if found} == {}
 
 
@@ -158,9 +161,9 @@ def strange_words(files: Iterable[Path]) -> list[str]:
     ]
 
 
-@all_rooms
-def test_words_are_the_fields(room: str) -> None:
-    assert strange_words(files_of(room)) == []
+@all_subpackages
+def test_words_are_the_fields(subpackage: str) -> None:
+    assert strange_words(files_of(subpackage)) == []
 
 
 def test_words_of_configurations_and_scripts_are_the_fields() -> None:

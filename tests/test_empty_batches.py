@@ -245,17 +245,19 @@ def test_a_distortion_returns_a_batch_of_0(distortion: Distortion, pool: int) ->
 
 
 @pytest.mark.parametrize(
-    ("room", "base", "tried"),
+    ("subpackage", "base", "tried"),
     [
         (transformers, nn.Module, [*TRANSFORMERS, *LOCALISATIONS, *FAMILIES]),
         (distortions, Distortion, DISTORTIONS),
     ],
 )
-def test_all_public_modules_are_tried(room: object, base: type, tried: list[nn.Module]) -> None:
+def test_all_public_modules_are_tried(
+    subpackage: object, base: type, tried: list[nn.Module]
+) -> None:
     public = {
         value
-        for name in getattr(room, "__all__")  # noqa: B009
-        if isinstance(value := getattr(room, name), type)
+        for name in getattr(subpackage, "__all__")  # noqa: B009
+        if isinstance(value := getattr(subpackage, name), type)
         and issubclass(value, base)
         and not getattr(value, "__abstractmethods__", None)
     }

@@ -59,12 +59,12 @@ TABLE: dict[str, set[str] | None] = {
     "launch": EVERYTHING,
     "__main__": EVERYTHING,
 }
-"""Room -> the rooms and libraries beyond Python's own that it may import. Nothing imports the last
-two.
+"""For each subpackage the subpackages and libraries, other than Python's own, that it may import.
+Nothing imports the last two.
 """
 
 
-def rooms() -> list[str]:
+def subpackages() -> list[str]:
     entries = [
         path
         for path in PACKAGE.iterdir()
@@ -73,16 +73,16 @@ def rooms() -> list[str]:
     return sorted(path.stem for path in entries if path.name != "__init__.py")
 
 
-def files(room: str) -> list[Path]:
+def files(subpackage: str) -> list[Path]:
     return (
-        [PACKAGE / f"{room}.py"]
-        if (PACKAGE / f"{room}.py").exists()
-        else sorted((PACKAGE / room).rglob("*.py"))
+        [PACKAGE / f"{subpackage}.py"]
+        if (PACKAGE / f"{subpackage}.py").exists()
+        else sorted((PACKAGE / subpackage).rglob("*.py"))
     )
 
 
 def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Rooms and libraries that a file imports, anywhere in it, with the line."""
+    """Subpackages and libraries that a file imports, anywhere in it, with the line."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -102,30 +102,30 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
             yield rest[0] if first == "stn_lightning" and rest else first, node.lineno
 
 
-def test_every_room_is_in_the_table() -> None:
-    assert not set(rooms()) - set(TABLE)
+def test_every_subpackage_is_in_the_table() -> None:
+    assert not set(subpackages()) - set(TABLE)
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_a_room_imports_only_what_the_table_lets_it(room: str) -> None:
-    allowed = TABLE[room]
+@pytest.mark.parametrize("subpackage", subpackages())
+def test_a_subpackage_imports_only_what_the_table_lets_it(subpackage: str) -> None:
+    allowed = TABLE[subpackage]
     found = 0
-    for path in files(room):
+    for path in files(subpackage):
         for name, line in imported(path):
             found += 1
-            if name == room or name in ANYWHERE or name in sys.stdlib_module_names:
+            if name == subpackage or name in ANYWHERE or name in sys.stdlib_module_names:
                 continue
             where = f"{path.relative_to(PACKAGE.parent)}:{line}"
-            assert name not in ("cli", "__main__") or room in ("__main__", "launch"), (
+            assert name not in ("cli", "__main__") or subpackage in ("__main__", "launch"), (
                 f"{where}: nothing imports the command line"
             )
             if allowed is not EVERYTHING:
-                assert name in allowed, f"{where}: {room} may not import {name}"
+                assert name in allowed, f"{where}: {subpackage} may not import {name}"
     assert found
 
 
 def test_the_table_has_no_circle() -> None:
-    graph = {room: allowed or set() for room, allowed in TABLE.items()}
+    graph = {subpackage: allowed or set() for subpackage, allowed in TABLE.items()}
     order = list(graphlib.TopologicalSorter(graph).static_order())
     assert (
         order.index("geometry")
@@ -135,11 +135,11 @@ def test_the_table_has_no_circle() -> None:
     )
 
 
-def test_pure_rooms_know_nothing_of_lightning() -> None:
+def test_pure_subpackages_know_nothing_of_lightning() -> None:
     knowing = {
-        room
-        for room in rooms()
-        for path in files(room)
+        subpackage
+        for subpackage in subpackages()
+        for path in files(subpackage)
         for name, _ in imported(path)
         if name in ("lightning", "pytorch_lightning")
     }
@@ -147,7 +147,7 @@ def test_pure_rooms_know_nothing_of_lightning() -> None:
     assert not knowing & {"geometry", "transformers", "distortions", "backbones", "datasets"}
 
 
-def test_no_room_or_file_is_called_by_a_name_that_means_nothing() -> None:
+def test_no_subpackage_or_file_is_called_by_a_name_that_means_nothing() -> None:
     names = {path.stem for path in PACKAGE.rglob("*") if path.suffix in ("", ".py")}
     assert not names & {
         "utils",

@@ -15,7 +15,7 @@ import pytest
 
 from tests.pages import REPOSITORY
 
-ROOMS = [page.stem for page in (REPOSITORY / "docs/api").glob("*.md")]
+SUBPACKAGES = [page.stem for page in (REPOSITORY / "docs/api").glob("*.md")]
 
 
 @pytest.fixture(scope="module")
@@ -103,18 +103,18 @@ def test_the_readme_is_the_front_page_and_links_to_files_outside_of_the_document
         assert (site / f"{name}.html").is_file(), name
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_the_reference_has_everything_public_of_a_room(
-    room: str, site: Path, pages: dict[Path, Addresses]
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_the_reference_has_everything_public_of_a_subpackage(
+    subpackage: str, site: Path, pages: dict[Path, Addresses]
 ) -> None:
-    name = f"stn_lightning.{room}"
+    name = f"stn_lightning.{subpackage}"
     module = importlib.import_module(name)
     submodules = {path.stem for path in Path(str(module.__file__)).parent.glob("[a-z]*.py")}
-    public = getattr(module, "__all__", submodules)  # some rooms are used by their modules
+    public = getattr(module, "__all__", submodules)  # some subpackages are used by their modules
     assert public
-    assert {f"{name}.{thing}" for thing in public} <= pages[site / f"api/{room}.html"].anchors
+    assert {f"{name}.{thing}" for thing in public} <= pages[site / f"api/{subpackage}.html"].anchors
 
 
-def test_the_reference_has_every_room_of_the_library() -> None:
+def test_the_reference_has_every_subpackage_of_the_library() -> None:
     packages = {path.parent.name for path in (REPOSITORY / "stn_lightning").glob("*/__init__.py")}
-    assert set(ROOMS) == packages - {"cli"}
+    assert set(SUBPACKAGES) == packages - {"cli"}

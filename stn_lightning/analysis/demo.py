@@ -1,6 +1,6 @@
-"""`stn demo`: a page to watch crops follow an image.
+"""`stn demo`: a page with the crops of a drawing.
 
-A page on this machine alone; nothing leaves it.
+The server accepts connections of this machine only.
 """
 
 import base64
@@ -29,31 +29,32 @@ from stn_lightning.transformers import Transformer
 
 PAGE = Path(__file__).with_name("demo.html")
 HOSTS = ("localhost", "127.0.0.1")
-"""The only names that the page answers to: a script of another site has its own."""
+"""Host names that requests may have; a script of another site sends that site's name."""
 DEFAULT = "quickstart"
 SHOWN_CLASSES = 10
 LARGEST_FILE = 32 * 2**20
-"""Largest image file that is taken, in bytes."""
+"""Largest size of an image file, in bytes."""
 SHOWN_SIDE = 1024
-"""Longest side of an image that is sent back, in pixels."""
+"""Longest side of the image that is sent back to the page, in pixels."""
 
 
 def demo(run: str | None = None, *, port: int = 8765, checkpoint: str | None = None) -> int:
-    """Watch crops follow an image in the browser.
+    """Open a page that shows the crops of a drawing.
 
-    Draw a digit there, or drop an image.
+    Draw a digit on it, or drop an image file.
 
     Args:
-        run: name of a run, its folder, or zoo:NAME; quickstart, or zoo:quickstart where there is
-            no such run, when left out.
-        port: port of this machine; 0 takes any free one.
+        run: name of a run, its folder, or zoo:NAME; when left out quickstart, or zoo:quickstart if
+            there is no such run.
+        port: port of this machine; 0 chooses a free one.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
         0, after Ctrl-C.
 
     Raises:
-        ValueError: if there is no such run, the port is none, or the images are not flat.
+        ValueError: there is no such run, the port is not valid, or the network does not take images
+            with 1 or 3 channels.
     """
     if run is None:
         trained = (RUNS / DEFAULT / "config.yaml").exists() or DEFAULT not in zoo.names()
@@ -70,7 +71,7 @@ def demo(run: str | None = None, *, port: int = 8765, checkpoint: str | None = N
 
 
 class Reply(NamedTuple):
-    """The answer to a request."""
+    """The response to a request."""
 
     code: int
     kind: str
@@ -78,22 +79,22 @@ class Reply(NamedTuple):
 
     @classmethod
     def json(cls, content: Any) -> "Reply":
-        """Return a successful answer."""
+        """Return a successful response."""
         return cls(200, "application/json", json.dumps(content, allow_nan=False).encode())
 
     @classmethod
     def refusal(cls, code: int, reason: str) -> "Reply":
-        """Return an answer that says what was wrong."""
+        """Return an error as a response."""
         return cls(code, "text/plain; charset=utf-8", reason.encode())
 
 
 def make_server(network: TrainedNetwork, port: int) -> ThreadingHTTPServer:
-    """Return a server of the page, on this machine alone.
+    """Return a server of the page, for this machine only.
 
     Raises:
-        ValueError: if the network's images are not flat, in grey or in colour, or the port is none.
+        ValueError: the network does not take images with 1 or 3 channels, or the port is not valid.
     """
-    _ = network.flat_shape  # else it is refused
+    _ = network.flat_shape  # raises an error if there are other channels
     if not 0 <= port < 2**16:
         raise ValueError(f"--port {port}; give 0 to 65535")
     handler = type("Handler", (_Handler,), {"network": network})
@@ -101,7 +102,7 @@ def make_server(network: TrainedNetwork, port: int) -> ThreadingHTTPServer:
 
 
 class _Server(ThreadingHTTPServer):
-    """Says nothing of browsers that leave."""
+    """Does not report closed connections."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):
@@ -115,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30
     """seconds without a byte after which a connection is closed"""
-    disable_nagle_algorithm = True  # else an answer waits until the one before is acknowledged
+    disable_nagle_algorithm = True  # send responses without waiting for acknowledgements
 
     def do_GET(self) -> None:  # the framework's name
         if self.path == "/":
@@ -131,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(given) if re.fullmatch(r"[0-9]{1,12}", given) else 0
         drawn = self.path == "/draw" and length == channels * height * width
         if not drawn and not (self.path == "/image" and 0 < length <= LARGEST_FILE):
-            self.close_connection = True  # what was sent is not read
+            self.close_connection = True  # the body is not read
             reason = f"POST {channels} x {height} x {width} bytes to /draw, or a file to /image"
             self._send(Reply.refusal(400, reason))
             return
@@ -155,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply.content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the framework's name
-        """Print nothing: there are dozens of requests a second."""
+        """Print nothing, as there are dozens of requests a second."""
 
 
 def about(network: TrainedNetwork) -> dict[str, Any]:
@@ -172,11 +173,11 @@ def about(network: TrainedNetwork) -> dict[str, Any]:
 
 
 def answer_drawing(network: TrainedNetwork, pixels: bytes) -> dict[str, Any]:
-    """Return what the network makes of a drawing.
+    """Return the prediction for a drawing.
 
     Args:
-        network: network of a run with two-dimensional images.
-        pixels: a byte for each value of its image: channel by channel, row by row.
+        network: trained network.
+        pixels: pixels from 0 to 255 in the order (channel, row, column).
     """
     values = torch.from_numpy(np.frombuffer(pixels, np.uint8).astype(np.float32) / 255)
     _, height, width = network.flat_shape
@@ -185,12 +186,10 @@ def answer_drawing(network: TrainedNetwork, pixels: bytes) -> dict[str, Any]:
 
 
 def answer_file(network: TrainedNetwork, content: bytes) -> dict[str, Any]:
-    """Return what the network makes of an image file.
-
-    The upright image comes with it, as a data URL.
+    """Return the prediction for an image file, with the image.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: it cannot be read.
     """
     with tempfile.NamedTemporaryFile(suffix=".image") as file:
         file.write(content)
@@ -206,10 +205,10 @@ def answer_file(network: TrainedNetwork, content: bytes) -> dict[str, Any]:
 
 
 def _answer(prediction: Prediction | Unreadable, width: int, height: int) -> dict[str, Any]:
-    """Return a prediction as the page takes it.
+    """Convert a prediction to JSON values.
 
-    Outlines are 0 to 1 across the image, each with the number of points of its upper edge; crops
-    are data URLs.
+    Outlines are from 0 to 1 across the image. `upper` is the number of points of the upper edge of
+    each outline. Crops are data URLs.
     """
     if isinstance(prediction, Unreadable):
         raise ValueError(prediction.reason)

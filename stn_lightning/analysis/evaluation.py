@@ -7,39 +7,40 @@ import torch
 from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from stn_lightning.callbacks.warp_images import Caption, draw, shorten, to_displayable
+from stn_lightning.callbacks.drawings import Caption, draw, shorten, to_displayable
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.runs.loading import TrainedNetwork
+from stn_lightning.tasks.metrics import cross_entropies
 from stn_lightning.transformers import WarpOutput
 
 GALLERY = 12
-"""Images in a gallery."""
+"""Number of images in a drawing."""
 LETTERS = 18
 """Letters of a line below an image."""
 PAIRS = 6
-"""Pairs of confused classes that are drawn."""
+"""Number of pairs of confused classes that are drawn."""
 
 
 class Evaluation(NamedTuple):
-    """The answers for all test images, and drawings of some."""
+    """Predictions for all test images, and drawings of some."""
 
     label: Int64[Tensor, "images *digits"]
     answer: Int64[Tensor, "images *digits"]
+    """predicted classes"""
     theta: Float[Tensor, "images n numbers"] | None
     examples: bytes | None
-    """PNG of images of every class with outlines and crops; None where nothing can be drawn"""
+    """PNG of images of every class with outlines and crops; None if nothing can be drawn"""
     worst: bytes | None
     """PNG of the images with the highest losses"""
     confused: bytes | None
-    """PNG of the most confused pairs: on the left an image of the one class that is taken for the
-    other, on the right one of the other
+    """PNG of the most confused pairs of classes: on the left an image of the first class that was
+    misclassified as the second, on the right an image of the second class
     """
 
 
 class _Example(NamedTuple):
-    """One test image and what the network made of it."""
+    """One test image and the network's output for it."""
 
     loss: float
     image: Tensor
@@ -52,7 +53,7 @@ class _Example(NamedTuple):
 def evaluate(network: TrainedNetwork) -> Evaluation:
     """Run the network over the test split once.
 
-    Only images that will be drawn are kept: some of each class, and those with the highest losses.
+    Images to draw are stored: some of each class, and those with the highest losses.
     """
     data = network.data
     data.prepare_data()
@@ -106,9 +107,10 @@ def most_confused(table: Int64[Tensor, "label answer"], number: int) -> list[tup
 
 
 def _confused_images(label: Tensor, answer: Tensor, num_classes: int) -> Int64[Tensor, " images"]:
-    """Return an image of each class of confused pairs.
+    """Return the indices of two images for each confused pair.
 
-    One that is misclassified, then one of the class that it is taken for: right where one is.
+    The first is of one class and was misclassified as the other. The second is of the other class,
+    correctly classified if there is such an image.
     """
     if label.dim() != 1:
         return torch.zeros(0, dtype=torch.int64)
@@ -123,7 +125,7 @@ def _confused_images(label: Tensor, answer: Tensor, num_classes: int) -> Int64[T
 
 
 def _again(network: TrainedNetwork, indices: Int64[Tensor, " images"]) -> list[_Example]:
-    """Evaluate some test images once more, which were not kept."""
+    """Evaluate some test images again, which were not stored."""
     data = network.data
     batch = data.transform_batch(data.dataset("test")[Draw(indices, 0, 1.0)])
     logits, record = network.infer(batch.image)
@@ -133,13 +135,12 @@ def _again(network: TrainedNetwork, indices: Int64[Tensor, " images"]) -> list[_
 def _examples(
     logits: Tensor, image: Tensor, label: Tensor, warp: WarpOutput | None
 ) -> list[_Example]:
-    losses = functional.cross_entropy(logits.movedim(-1, 1), label, reduction="none")
-    loss = losses.reshape(len(logits), -1).sum(1).tolist()
+    loss = cross_entropies(logits, label).tolist()
     probability = logits.softmax(-1).amax(-1).reshape(len(logits), -1).prod(1).tolist()
     return [
         _Example(
             loss[i],
-            image[i].cpu().clone(),  # not a view, which would keep its batch
+            image[i].cpu().clone(),  # a view would keep the whole batch in memory
             warp and WarpOutput(*(value[i].float().cpu().clone() for value in warp)),
             label[i],
             logits[i].argmax(-1),
@@ -158,7 +159,7 @@ def _spread(by_class: dict[tuple[int, ...], list[_Example]]) -> list[_Example]:
 
 
 def _gallery(examples: list[_Example], class_names: tuple[str, ...]) -> bytes | None:
-    """Draw examples as PNG, with their answers below."""
+    """Draw examples as PNG, with the predictions below."""
     warps = [each.warp for each in examples if each.warp is not None]
     image = torch.stack([each.image for each in examples])
     if image.dim() != 4 or image.shape[1] not in (1, 3) or len(warps) < len(examples):

@@ -24,10 +24,11 @@ from stn_lightning.runtime.atomic_files import atomic_write
 Format = Literal["safetensors", "exported", "onnx"]
 FORMATS: tuple[Format, ...] = ("safetensors", "exported", "onnx")
 TOLERANCES: dict[Format, float] = {"safetensors": 1e-5, "exported": 1e-5, "onnx": 5e-5}
-"""Largest difference of logits, over the largest logit where that is above 1. The runtime of ONNX
-adds in another order: crops that follow a sharp heat map were 1.1e-5 apart."""
+"""Largest difference of logits, relative to the largest logit if that is above 1. ONNX Runtime adds
+in another order; for crops that follow a sharp heat map the difference was 1.1e-5.
+"""
 OPSET = 20
-"""The first ONNX with a GridSample of its present form."""
+"""First version of ONNX with the present GridSample."""
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -40,19 +41,19 @@ def export(
 ) -> int:
     """Write a run's network as safetensors, torch.export and ONNX.
 
-    Each takes batches of any size, and is checked against the run before it is written.
+    Each works for any batch size, and is compared with the run's network before it is written.
 
     Args:
         run: name of a run, its folder, or zoo:NAME.
-        out: folder; export/ in the run's folder when left out.
-        formats: formats to write; all that the installed libraries can when left out.
+        out: folder for the files; export/ in the run's folder when left out.
+        formats: formats to write; when left out, all that the installed libraries can write.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
         0.
 
     Raises:
-        ValueError: if there is no such run, or a file does not agree with it.
+        ValueError: there is no such run, or an exported network gives other logits.
     """
     network = TrainedNetwork.load(run, checkpoint=checkpoint)
     print(f"weights of {network.checkpoint}", flush=True)
@@ -68,20 +69,20 @@ def write_formats(
 ) -> Path:
     """Write a network in each format.
 
-    Its configuration, `about.json` and `preprocess.py` lie beside them.
+    Its configuration, `about.json` and `preprocess.py` are written, too.
 
     Args:
-        network: on the CPU or a GPU; what is written runs on either.
-        folder: `export` in the run's folder when left out.
-        formats: formats to write; None: all, but ONNX only where its libraries are installed.
-        announce: is called with a line about each file.
+        network: network on the CPU or a GPU; the files work on both.
+        folder: folder for the files; `export` in the run's folder when left out.
+        formats: formats to write; None: all that the installed libraries can write.
+        announce: function that is called with a line about each file.
 
     Returns:
         the folder.
 
     Raises:
-        ValueError: if a format's libraries are missing, or its file differs from the run; that
-            file is then not written.
+        ValueError: libraries of a format are missing, or its logits differ from the run's; its file
+            is then not written.
     """
     folder = Path(folder) if folder is not None else network.folder / "export"
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def about(network: TrainedNetwork) -> dict[str, object]:
 def preprocess_code(network: TrainedNetwork) -> str | None:
     """Return code that preprocesses image files, or None.
 
-    There is none where the data module has a preprocessing of its own, or its images are not flat.
+    It is None if the data module does not use `Preprocessing`, or images have not 1 or 3 channels.
     """
     preprocessing, shape = network.data.preprocessing, network.image_shape
     if type(preprocessing) is not Preprocessing or len(shape) != 3 or shape[0] not in (1, 3):
@@ -132,30 +133,30 @@ def preprocess_code(network: TrainedNetwork) -> str | None:
 
 
 def _write(run: TrainedNetwork, name: Format, folder: Path) -> str:
-    """Make one format, read it back, compare; write it."""
+    """Convert to a format, read back, compare, and write."""
     file, write, read = WRITERS[name]
     network = copy.deepcopy(run.network).float().cpu()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's exporters warn of PyTorch's own ways
+        warnings.simplefilter("ignore")  # warnings of PyTorch's exporters about PyTorch
         content = write(network, (torch.rand(3, *run.image_shape),))
         loaded = read(network, content)
         worst = max(_difference(network, loaded, run.image_shape, batch) for batch in (1, 5))
-    if not worst <= TOLERANCES[name]:  # not ">": NaN is refused, too
+    if not worst <= TOLERANCES[name]:  # not ">", as NaN is refused, too
         raise ValueError(
-            f"{folder / file} is not written: it differs from the run by {worst:.1e}; leave it out "
-            "with --formats"
+            f"{folder / file} is not written: its logits differ from the run's by {worst:.1e}; "
+            "leave it out with --formats"
         )
     with atomic_write(folder / file) as out:
         out.write(content)
-    return f"{folder / file}: as the run, to {worst:.0e}"
+    return f"{folder / file}: the logits of the run, to {worst:.0e}"
 
 
 def _difference(
     network: nn.Module, loaded: Callable[[Tensor], Tensor], shape: Sequence[int], batch: int
 ) -> float:
-    """Return the largest difference of logits of noise.
+    """Return the largest difference of logits on random images.
 
-    It is relative to the largest logit where that is above 1.
+    It is relative to the largest logit if that is above 1.
     """
     image = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
@@ -211,7 +212,7 @@ def _any_batch() -> tuple[dict[int, torch.export.Dim]]:
 
 
 class Writer(NamedTuple):
-    """A format's file, and how it is written and read."""
+    """A format's file name, writer and reader."""
 
     file: str
     write: Callable[[Network, tuple[Tensor]], bytes]

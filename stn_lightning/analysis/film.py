@@ -6,30 +6,32 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from stn_lightning.callbacks.warp_images import PANEL, cut
+from stn_lightning.callbacks.drawings import cut
+from stn_lightning.callbacks.warp_images import PANEL
 
 FRAMES = 30
-"""Largest number of frames of a film; of a longer training as many, evenly chosen."""
+"""Largest number of frames of a film; they are evenly spread over a longer training."""
 STEPS = 6
 """Largest number of columns of a filmstrip."""
 ROWS = 12
-"""Largest number of its rows."""
+"""Largest number of rows of a filmstrip."""
 HEAD = 16
-"""Height of its first line, in pixels."""
+"""Height of the first line of a filmstrip, in pixels."""
 
 
 class Events(NamedTuple):
     """Curves and images that a training logged."""
 
     curves: dict[str, list[tuple[int, float]]]
-    """by their tags in TensorBoard: (step, value)"""
+    """for each tag in TensorBoard its points (step, value)"""
     panels: list[tuple[int, bytes]]
-    """step, and an image file of the same validation images with their crops"""
+    """step, and image file with validation images and their crops; always the same images"""
 
 
 def read_events(folder: Path) -> Events:
     """Read TensorBoard's files in a folder, if there are any."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # seconds
+    # takes seconds to import
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     limits = {"scalars": 0, "images": 0, "histograms": 1}
     events = EventAccumulator(str(folder), size_guidance=limits)
@@ -43,10 +45,7 @@ def read_events(folder: Path) -> Events:
 
 
 def animate(panels: list[tuple[int, bytes]]) -> bytes | None:
-    """Return the panels one after the other as WebP.
-
-    None of fewer than two.
-    """
+    """Return an animated WebP; None of fewer than two panels."""
     if len(panels) < 2:
         return None
     indices = sorted({round(i * (len(panels) - 1) / (FRAMES - 1)) for i in range(FRAMES)})
@@ -66,9 +65,9 @@ def animate(panels: list[tuple[int, bytes]]) -> bytes | None:
 
 
 def filmstrip(panels: list[tuple[int, bytes]]) -> bytes | None:
-    """Draw images with crops in rows, steps in columns.
+    """Return a PNG: images in rows, steps in columns.
 
-    A PNG; None of fewer than two panels. Each step is a constant factor after the one before.
+    Steps grow by a constant factor. It is None if there are fewer than two panels.
     """
     if len(panels) < 2:
         return None

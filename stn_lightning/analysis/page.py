@@ -28,16 +28,17 @@ CURVES = {
     "transformer/displacement": "Distance from the identity, px",
     "transformer/spread": "Spread over the batch, px",
 }
-"""Tags in TensorBoard, and the charts' titles."""
+"""Tags in TensorBoard, and the titles of their charts."""
 NUMBERS = (
     *("samples_tested", "parameters", "epochs", "samples_seen", "train_seconds"),
     *("images_per_second", "seed", "precision", "device", "devices", "commit", "date"),
 )
 """Fields of a run's record, in the order of the table."""
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 200, 44, 22
-"""Size of a chart, and its margins."""
+"""Size of a chart, and its margins, in pixels."""
 LARGEST_CONFUSION = 20
-"""Classes of the largest confusion matrix; of more the pairs confused most are listed."""
+"""Largest number of classes for a confusion matrix. With more, the most confused pairs are listed.
+"""
 
 
 class Line(NamedTuple):
@@ -45,11 +46,11 @@ class Line(NamedTuple):
 
     colour: str
     points: str
-    """as in SVG's `polyline`"""
+    """in the format of SVG's `polyline`"""
 
 
 class Chart(NamedTuple):
-    """Curves of several runs, and the ends of the axes."""
+    """Curves of several runs, and the limits of the axes."""
 
     title: str
     lines: list[Line]
@@ -61,7 +62,7 @@ class Chart(NamedTuple):
 def render(reports: Sequence[RunReport]) -> str:
     """Return the page about runs as HTML.
 
-    Images and curves are inside; there is no script.
+    It contains images and curves, and no script.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -122,7 +123,8 @@ def chart(title: str, curves: Sequence[tuple[str, list[tuple[int, float]]]]) -> 
 
     Args:
         title: title of the chart.
-        curves: the colour of each, and its (step, value); values that are not finite are left out.
+        curves: the colour of each, and its points (step, value). Values that are not finite are
+            left out.
     """
     thinned = [
         (colour, thin([point for point in points if math.isfinite(point[1])]))
@@ -144,7 +146,7 @@ def chart(title: str, curves: Sequence[tuple[str, list[tuple[int, float]]]]) -> 
 
 
 def thin(points: list[tuple[int, float]], limit: int = 200) -> list[tuple[int, float]]:
-    """Return at most `limit` points, means of those left out."""
+    """Return at most `limit` points by averaging successive ones."""
     size = math.ceil(len(points) / limit) or 1
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
@@ -153,8 +155,8 @@ def thin(points: list[tuple[int, float]], limit: int = 200) -> list[tuple[int, f
 def theta_rows(report: RunReport) -> list[tuple[str, list[float], list[float]]]:
     """Return name, statistics and histogram of each number of theta.
 
-    The histogram's heights are 0 to 24. The statistics are mean, standard deviation, smallest and
-    largest over the test images.
+    The statistics are mean, standard deviation, minimum and maximum over the test images. Heights
+    of the histogram are from 0 to 24.
     """
     theta = report.evaluation.theta
     if theta is None:
@@ -177,7 +179,8 @@ def confusion(report: RunReport) -> list[list[tuple[int, float]]] | None:
     """Return the confusion matrix: rows are labels, columns answers.
 
     Returns:
-        of each cell the count and its share of the row; None for sequences and for many classes.
+        for each cell the count, and its share of the row; None for sequences of labels, or more
+        than `LARGEST_CONFUSION` classes.
     """
     if report.evaluation.label.dim() != 1 or len(report.class_names) > LARGEST_CONFUSION:
         return None

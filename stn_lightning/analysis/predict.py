@@ -20,12 +20,12 @@ from stn_lightning.analysis.predictions import (
     find_images,
     predictions,
 )
-from stn_lightning.callbacks.warp_images import COLOURS, draw_outline
+from stn_lightning.callbacks.drawings import COLOURS, draw_outline
 from stn_lightning.datasets.decoding import WHITE, decode
 from stn_lightning.runs.loading import TrainedNetwork
 
 UNREADABLE = 1
-"""Exit code where some images have no answer."""
+"""Exit code if some images have no prediction."""
 SIDE = 256
 """Longest side of a drawn image, in pixels."""
 
@@ -42,16 +42,16 @@ def predict(
 
     Args:
         run: name of a run, its folder, or zoo:NAME.
-        images: files, folders with all that is in them, patterns such as `a/*.png`.
-        out: FILE.csv, or FILE.jsonl with a JSON object a line; CSV on the screen when left out.
+        images: files, folders (with all image files below them), patterns such as `a/*.png`.
+        out: FILE.csv, or FILE.jsonl with a JSON object in each line; printed as CSV when left out.
         draw: folder for a PNG of each image with the outlines of its crops, and the crops.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Returns:
-        0 each image has its answer, 1 some files could not be read.
+        0, or 1 if some files could not be read.
 
     Raises:
-        ValueError: if the run, the images or the file's ending make no sense.
+        ValueError: there is no such run, there are no images, or `out` has another suffix.
     """
     if out and out.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"--out {out}: give a file that ends in .csv or .jsonl")
@@ -96,10 +96,7 @@ def _summarise(network: TrainedNetwork, number: int, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _opened(out: Path | None) -> Iterator[Any]:
-    """Open the output.
-
-    File names that are not UTF-8 are written with their own bytes.
-    """
+    """Open the output, and keep invalid bytes of file names."""
     if out:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             yield file
@@ -148,9 +145,9 @@ def _csv_writer(file: Any, network: TrainedNetwork) -> Callable[[Prediction], An
 
 
 def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
-    """Name the columns of crops.
+    """Yield the names of the columns for crops.
 
-    With several transformers each has its number in front.
+    With several transformers they begin with the number of the transformer.
     """
     crops = list(crops)
     for n, crop in enumerate(crops):
@@ -162,7 +159,7 @@ def _columns(crops: Iterable[CropOutline]) -> Iterator[str]:
 def draw_prediction(answer: Prediction, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """Draw the upright image with outlines, and crops beside it.
 
-    The thick edge of an outline is the crop's upper one.
+    The upper edge of a crop has a thicker line.
     """
     image = Image.fromarray(decode(answer.file, background))
     factor = SIDE / max(image.size)
@@ -185,9 +182,9 @@ def draw_prediction(answer: Prediction, background: tuple[int, int, int] = WHITE
 
 
 def _save(image: Image.Image, folder: Path, file: Path, number: int) -> None:
-    """Save under a number and the file's name.
+    """Save a drawing under a number and the file's name.
 
-    Several folders may have files of one name.
+    The number is needed, as files in several folders may have the same name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     image.save(folder / f"{number:06d}-{file.stem}.png")

@@ -22,13 +22,13 @@ from stn_lightning.transformers import WarpRecord
 
 BATCH = 64
 CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
-"""Corners of a crop as the classifier sees it: of one that is upside down, top_left lies at the
-bottom right of the image.
+"""Corners of the crop itself: the top left corner of a crop that is rotated by 180 degrees is at
+the bottom right in the image.
 """
 
 
 class CropOutline(NamedTuple):
-    """The place of one transformer's crop in an image."""
+    """The outline of one transformer's crop."""
 
     theta: list[float]
     outline: Float[Tensor, "points 2"]
@@ -38,9 +38,9 @@ class CropOutline(NamedTuple):
     crop: Float[Tensor, "channels height width"]
 
     def draw(self) -> Image.Image:
-        """Draw the crop at its own size.
+        """Draw the crop in its own size.
 
-        Values beyond 0 to 1 are stretched to fit.
+        If it has values outside of 0 to 1, all values are rescaled.
         """
         values = self.crop - self.crop.min().clamp(max=0)
         levels = (values / values.max().clamp(min=1) * 255).round().byte().expand(3, -1, -1)
@@ -48,7 +48,7 @@ class CropOutline(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The network's answer for one image."""
+    """The network's prediction for one image."""
 
     file: Path
     label: str
@@ -61,7 +61,7 @@ class Prediction(NamedTuple):
     def best(self, n: int) -> list[tuple[str, float]]:
         """Return the `n` most probable classes with their probabilities.
 
-        For a sequence of digits it is only the most probable one.
+        For a sequence of digits only the most probable number is returned.
         """
         if self.probabilities.dim() > 1:
             return [(self.label, self.probability)]
@@ -71,18 +71,18 @@ class Prediction(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A file without an answer."""
+    """A file without a prediction."""
 
     file: Path
     reason: str
-    """names the file"""
+    """a line that names the file"""
 
 
 def predict_all(network: TrainedNetwork, paths: Iterable[str | Path]) -> list[Prediction]:
     """Return the prediction for each image.
 
     Raises:
-        ValueError: if a path stands for nothing, or files cannot be read; it names each.
+        ValueError: a path does not exist, or files cannot be read; the message names each.
     """
     answers = list(predictions(network, find_images(paths)))
     if bad := [answer.reason for answer in answers if isinstance(answer, Unreadable)]:
@@ -93,11 +93,11 @@ def predict_all(network: TrainedNetwork, paths: Iterable[str | Path]) -> list[Pr
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
     """Yield the files that paths, folders and patterns stand for.
 
-    A file that is named is taken whatever its ending; of a folder all JPEG, PNG and WebP files
-    below it, in the order of their names.
+    For a folder they are all image files in it and below it, in the order of their names. A file
+    that is named may have any suffix.
 
     Raises:
-        ValueError: if one stands for nothing.
+        ValueError: a path does not exist, or a pattern fits no file.
     """
     for path in map(str, paths):
         found = [path] if Path(path).exists() else sorted(glob.glob(path, recursive=True))  # noqa: PTH207  # Path's takes no absolute pattern
@@ -118,12 +118,12 @@ def _files_below(folder: str) -> Iterator[Path]:
 def predictions(
     network: TrainedNetwork, files: Iterable[Path]
 ) -> Iterator[Prediction | Unreadable]:
-    """Yield an answer for each file, in order.
+    """Yield a prediction for each file, in order.
 
-    A batch is read while the network works on the one before; there are never more than two.
+    While the network computes a batch, the next one is read; two are in memory at most.
 
     Raises:
-        ValueError: if the network does not take flat images in grey or in colour.
+        ValueError: the network does not take images with 1 or 3 channels.
     """
     shape = network.flat_shape
     files = iter(files)
@@ -140,7 +140,7 @@ def read_pixels(data: BaseDataModule, file: Path) -> UInt8[Tensor, "3 height wid
     """Return the upright image in a file.
 
     Raises:
-        ValueError: with the file's name, if it cannot be read.
+        ValueError: it cannot be read; the message names the file.
     """
     return torch.from_numpy(decode(file, data.background).copy()).permute(2, 0, 1)
 
@@ -161,7 +161,8 @@ def _answer(
         return
     logits, record = network.infer(torch.stack([each.image for _, each in images]))
     logits = logits.float().cpu()
-    labels = network.task.predictions(logits.nan_to_num(), network.class_names)  # checked below
+    # NaN, which `predictions` would raise an error for, is reported for each file below
+    labels = network.task.predictions(logits.nan_to_num(), network.class_names)
     crops = (
         crop_outlines(record, [each for _, each in images])
         if record is not None
@@ -175,13 +176,19 @@ def _answer(
             names = network.class_names
             yield Prediction(file, label, probability, probabilities, outlines, names)
         else:
-            yield Unreadable(file, f"{file}: the network's answer is NaN or infinite")
+            yield Unreadable(file, f"{file}: the network's logits are NaN or infinite")
 
 
 def predict_tensor(
     network: TrainedNetwork, file: Path, image: PreprocessedImage
 ) -> Prediction | Unreadable:
-    """Return the answer for a preprocessed image; `file` names it."""
+    """Return the prediction for an image that is preprocessed already.
+
+    Args:
+        network: trained network.
+        file: name of the image, for the result.
+        image: preprocessed image.
+    """
     return next(_answer(network, [(file, image)]))
 
 

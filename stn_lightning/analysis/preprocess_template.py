@@ -1,11 +1,11 @@
-"""Turn image files into what the exported network takes.
+"""Turn image files into the input of the exported network.
 
-It needs NumPy and Pillow alone.
+Only NumPy and Pillow are needed.
 
     from preprocess import preprocess          # (1, channels, height, width), float32
     python preprocess.py IMAGE ...             # label of each, by network.onnx (ONNX Runtime)
 
-Where a resized pixel lies between two values, Pillow and PyTorch may round it differently.
+Resized pixels may differ from PyTorch's by 1/255, as Pillow may round them differently.
 """
 
 import sys
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 NUMBERS: dict[str, Any] = {}
-"""Shape of the network's image, its classes, and how an image becomes one."""
+"""Shape of the network's input, class names, and the settings of the preprocessing."""
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue."""
 
@@ -59,7 +59,7 @@ def is_light_background(pixels: NDArray[np.uint8]) -> bool:
 
 
 def ink_on_paper(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Return light ink on black: as light as the paper or lighter is 0, black is 255."""
+    """Return light ink on black; paper becomes 0, black 255."""
     rim = np.sort(border(pixels), 0)
     last = len(rim) - 1
     paper = np.maximum(rim[last // 10], rim[last // 2] * 7 // 10).clip(1)
@@ -74,7 +74,7 @@ def border(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Shrink a larger image into the middle, on black."""
+    """Shrink a larger image, and centre it on black."""
     channels, height, width = shape
     factor = min(1.0, height / image.height, width / image.width)
     rows, columns = (max(1, round(side * factor)) for side in (image.height, image.width))
@@ -93,7 +93,7 @@ def stretch(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.float
 
 
 def crop(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Resize the smallest side to NUMBERS["side"]; cut out the middle."""
+    """Resize the smaller side to NUMBERS["side"]; crop the middle."""
     side, size, shortest = NUMBERS["side"], shape[1], min(image.size)
     rows, columns = (round(length * side / shortest) for length in (image.height, image.width))
     top, left = (rows - size + 1) // 2, (columns - size + 1) // 2

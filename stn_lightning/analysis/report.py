@@ -24,17 +24,17 @@ def report(
 
     Args:
         runs: names of runs, or their folders.
-        out: the page; report.html in the folder of the first run when left out.
-        film: also a WebP of the first run's crops, epoch by epoch.
-        strip: also a PNG of them at a few steps, below each other.
+        out: file of the page; report.html in the folder of the first run when left out.
+        film: file for an animated WebP of the first run's crops, a frame for each epoch.
+        strip: file for a PNG of the first run's crops at a few steps.
         checkpoint: a file in the runs' folders `checkpoints`; best.ckpt when left out.
 
     Returns:
         0.
 
     Raises:
-        ValueError: if there is no such run, or a film is asked for and there are no images of two
-            epochs.
+        ValueError: there is no such run, or film or strip are given and there are no drawings of
+            two epochs.
     """
     networks = [TrainedNetwork.load(name, checkpoint=checkpoint) for name in runs]
     file = write_report(networks, out, film, strip)
@@ -48,16 +48,19 @@ def write_report(
     film: str | Path | None = None,
     strip: str | Path | None = None,
 ) -> Path:
-    """Write a page about trained networks; return its path.
+    """Write a page about trained networks.
 
     Args:
-        networks: compared side by side where there are several.
-        path: report.html in the folder of the first run when left out.
-        film: also a WebP of the first run's crops, epoch by epoch.
-        strip: also a PNG of them at a few steps, below each other.
+        networks: networks to compare.
+        path: file of the page; report.html in the folder of the first run when left out.
+        film: file for an animated WebP of the first run's crops, a frame for each epoch.
+        strip: file for a PNG of the first run's crops at a few steps.
+
+    Returns:
+        the path of the page.
 
     Raises:
-        ValueError: if a film or strip is asked for and there are no images of two epochs.
+        ValueError: film or strip are given and there are no drawings of two epochs.
     """
     reports = [collect(network) for network in networks]
     file = Path(path) if path is not None else networks[0].folder / "report.html"

@@ -20,33 +20,33 @@ from stn_lightning.runs.loading import TrainedNetwork
 
 
 class Run(TrainedNetwork):
-    """A trained network, and what one does with it."""
+    """A trained network with methods to predict, report and export."""
 
     def predict(self, paths: Iterable[str | Path]) -> list[predictions.Prediction]:
         """Return label, probability and crop outlines of each image.
 
         Args:
-            paths: files, folders with all that is in them, or patterns such as `scans/*.png`.
+            paths: files, folders (with all image files below them), or patterns such as
+                `scans/*.png`.
 
         Raises:
-            ValueError: if a path stands for nothing, or files cannot be read; it names each.
+            ValueError: a path does not exist, or files cannot be read; the message names each.
         """
         return predictions.predict_all(self, paths)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Numbers that turn an image into what the network takes."""
+        """Steps that turn an image into the network's input."""
         return self.data.preprocessing
 
     def preprocess(
         self, image: str | Path | Image.Image | Tensor
     ) -> Float[Tensor, "channels height width"]:
-        """Turn an image into what the network takes.
-
-        Add a batch axis with `[None]`.
+        """Turn an image into the network's input, (channels, height, width).
 
         Args:
-            image: a file, a Pillow image, or (3, height, width) as uint8; upright.
+            image: a file, an upright Pillow image, or an upright RGB image as uint8,
+                (3, height, width).
         """
         if isinstance(image, Tensor):
             pixels = image
@@ -58,25 +58,31 @@ class Run(TrainedNetwork):
         return preprocessed.to(self.device, self.dtype)
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write a page about the run; return its path.
+        """Write a page about the run.
 
         Args:
-            path: report.html in the run's folder when left out.
+            path: file of the page; report.html in the run's folder when left out.
+
+        Returns:
+            the path.
         """
         return report.write_report([self], path)
 
     def export(
         self, folder: str | Path | None = None, formats: Sequence[export.Format] | None = None
     ) -> Path:
-        """Write the network for other programs; return the folder.
+        """Write the network for other programs.
 
         Args:
-            folder: `export` in the run's folder when left out.
+            folder: folder for the files; `export` in the run's folder when left out.
             formats: some of safetensors, exported (torch.export) and onnx; None: all that the
                 installed libraries can write.
 
+        Returns:
+            the folder.
+
         Raises:
-            ValueError: if a file differs from the run, which is then not written.
+            ValueError: an exported network gives other logits; its file is then not written.
         """
         return export.write_formats(self, folder, formats)
 
@@ -90,12 +96,13 @@ def load_run(
     """Load a finished run, or a network of the zoo.
 
     Args:
-        name: name of a run below `runs/`, its folder, or `zoo:NAME`.
-        device: a GPU where there is one, else the CPU, when left out.
-        dtype: data type of weights and images, by default float32. Sampling grids stay float32.
+        name: name of a run in `runs/`, its folder, or `zoo:NAME`.
+        device: device of the network; when left out a GPU, or the CPU if there is none.
+        dtype: data type of weights and images, by default float32. Sampling grids are always
+            float32.
         checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
     Raises:
-        ValueError: if there is no such run, or it cannot be read; one line says why.
+        ValueError: there is no such run, or it cannot be read; one line says why.
     """
     return Run.load(name, device, dtype, checkpoint)

@@ -1,4 +1,4 @@
-"""Collect what a report says of one run."""
+"""Collect the content of a report about one run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,25 +16,25 @@ from stn_lightning.runs.shipped_configs import resolve_config
 
 
 class RunReport(NamedTuple):
-    """All that a page says of a run."""
+    """Content of a report about one run."""
 
     name: str
     checkpoint: Path
     record: RunRecord | None
     config: str
-    """the resolved configuration, as YAML"""
+    """resolved configuration, as YAML"""
     class_names: tuple[str, ...]
     curves: dict[str, list[tuple[int, float]]]
-    """by their tags in TensorBoard: (step, value)"""
+    """for each tag in TensorBoard its points (step, value)"""
     paper: list[str]
-    """the paper's number beside the run's, for each table that the run belongs to"""
+    """for each table that the run belongs to, a line with the run's number and the paper's"""
     evaluation: Evaluation
     parts: PartTables | None
-    """which annotated parts crops contain, where the last test scored them"""
+    """scores of annotated parts, if the last test measured them"""
     animation: bytes | None
-    """WebP: the same images after each epoch"""
+    """animated WebP of the same images after each epoch"""
     filmstrip: bytes | None
-    """PNG: the first of them at a few steps"""
+    """PNG of the first images at a few steps"""
 
 
 def collect(network: TrainedNetwork) -> RunReport:
@@ -57,11 +57,11 @@ def collect(network: TrainedNetwork) -> RunReport:
 
 
 def paper_numbers(record: RunRecord, tables: Path) -> list[str]:
-    """Return the run's cells of the paper's tables, in words.
+    """Return the run's numbers beside the paper's.
 
     Args:
         record: record of the run.
-        tables: folder of the tables' files.
+        tables: folder of the YAML files that describe tables.
     """
     lines = []
     configs = set(map(Path, record.configs))

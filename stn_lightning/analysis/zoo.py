@@ -16,11 +16,11 @@ def zoo(
     data: str | None = None,
     licence: str = "MIT",
 ) -> int:
-    """List shipped networks; add one from a finished run.
+    """List the networks of the zoo; add a run's.
 
     Args:
         run: name of a run to add, or its folder; without it the networks are listed.
-        name: name in the zoo; the run's own when left out.
+        name: name in the zoo; by default that of the run.
         data: text that names the training data and their licence.
         licence: SPDX identifier of the weights' licence.
 
@@ -28,11 +28,11 @@ def zoo(
         0.
 
     Raises:
-        ValueError: if there is no such run, or it was not tested.
+        ValueError: there is no such run, or it was not tested.
     """
     if run is not None:
         if data is None:
-            raise ValueError("--data TEXT says what the network was trained on; it is missing")
+            raise ValueError("the training data are not named; give --data TEXT")
         network = TrainedNetwork.load(run, device="cpu")
         add_to_zoo(network, name or network.name, data, licence)
     for each in shipped.names():
@@ -57,7 +57,7 @@ def add_to_zoo(
         licence: SPDX identifier of the weights' licence.
 
     Raises:
-        ValueError: if the run was not tested.
+        ValueError: the run was not tested.
     """
     if network.record is None:
         raise ValueError(f"{network.folder} has no results.json; test it first")

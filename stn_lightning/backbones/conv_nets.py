@@ -19,10 +19,10 @@ class SmallConvNet(nn.Module):
         num_filters: filters of each convolution.
         strides: stride of each, in pixels, or one for all.
         kernel_sizes: odd kernel size of each, in pixels, or one for all.
-        bias: whether convolutions have a bias; batch normalisation makes it superfluous.
+        bias: whether convolutions have a bias. It changes nothing, as batch normalisation follows.
 
     Raises:
-        ValueError: if the numbers of filters, strides and kernels differ.
+        ValueError: the numbers of filters, strides and kernels differ, or a kernel size is even.
 
     Examples:
         >>> import torch
@@ -52,10 +52,10 @@ class SmallConvNet(nn.Module):
 
 
 class PlainConvNet(nn.Module):
-    """Convolutions with ReLUs between them and nothing else.
+    """Convolutions with ReLUs between them.
 
-    No ReLU follows the last one: heat maps of features that can only be positive die within a few
-    large steps.
+    No ReLU follows the last one: in experiments heat maps of non-negative features became zero
+    after a few large steps.
 
     Args:
         num_filters: filters of each convolution.
@@ -63,7 +63,7 @@ class PlainConvNet(nn.Module):
         strides: stride of each, in pixels, or one for all.
 
     Raises:
-        ValueError: if the numbers of filters, strides and kernels differ.
+        ValueError: the numbers of filters, strides and kernels differ, or a kernel size is even.
 
     Examples:
         >>> import torch
@@ -96,7 +96,7 @@ def _convolutions(
     strides: int | Sequence[int],
     bias: bool,
 ) -> list[nn.Conv2d]:
-    """Build padded convolutions, the first of any input channels."""
+    """Build padded convolutions; the first one is lazy."""
     n = len(num_filters)
     kernels = [kernel_sizes] * n if isinstance(kernel_sizes, int) else list(kernel_sizes)
     steps = [strides] * n if isinstance(strides, int) else list(strides)

@@ -1,4 +1,4 @@
-"""Classifiers for birds, of the features of crops.
+"""Classifiers for birds, on the features of crops.
 
 Reference:
     Jaderberg et al. 2015, section 4.3 (`MultiCropClassifier`). `SharedStemClassifier` is ours.
@@ -14,24 +14,25 @@ from torch.nn import functional
 from stn_lightning import layers
 
 CHUNK = 4
-"""Images that a frozen stem gets at a time on a CPU."""
+"""Number of images in each call of a frozen stem on a CPU."""
 
 
 class MultiCropClassifier(nn.Module):
     """Classify the concatenated mean features of crops.
 
-    One image counts as one crop, so the same backbone without transformers is the baseline.
+    The input is (batch, num_crops, 3, height, width), or (batch, 3, height, width) for the baseline
+    without transformers.
 
     Args:
         feature_extractor: image -> feature map.
         num_crops: crops of each image; the paper has 2 and 4.
-        shared: whether one feature extractor serves all crops, in one call; else each crop has its
-            own (the paper's), which begins as a copy of `feature_extractor`.
-        dropout: before the classifier; the paper's is 0.7.
+        shared: whether all crops share one feature extractor. By default, as in the paper, each
+            crop has its own, a copy of `feature_extractor`.
+        dropout: dropout rate before the classifier; the paper's is 0.7.
         num_classes: number of classes.
 
     Raises:
-        ValueError: if there are no crops; in `forward`, where an image has another number.
+        ValueError: `num_crops` is less than 1; in `forward`, an image has another number of crops.
 
     Examples:
         >>> from stn_lightning.backbones import SmallConvNet
@@ -65,8 +66,8 @@ class MultiCropClassifier(nn.Module):
         crops = image if image.dim() == 5 else image[:, None]
         if crops.shape[1] != self.num_crops:
             raise ValueError(
-                f"{crops.shape[1]} crops an image, the backbone expects {self.num_crops}; "
-                "give its num_crops and the transformer's num_transformers the same number"
+                f"an image has {crops.shape[1]} crops, the backbone expects {self.num_crops}; "
+                "set its num_crops to the transformer's num_transformers"
             )
         if len(self.feature_extractors) == 1:
             maps = self.feature_extractors[0](crops.flatten(0, 1))
@@ -81,21 +82,21 @@ class MultiCropClassifier(nn.Module):
 class SharedStemClassifier(nn.Module):
     """Classify crops of a stem's feature maps.
 
-    The stem runs once for each image. A transformer may stand anywhere in a network (section 3.4 of
-    the paper). Behind a frozen stem it costs least: no crop runs through the stem again, and no
-    gradient runs back through it. The localisation reads the stem's features of the whole image in
-    a smaller view.
+    A transformer may be anywhere in a network (section 3.4 of the paper). Here it crops the feature
+    maps of the stem, the first layers of a feature extractor, which run once for each image. If the
+    stem is frozen, no gradient has to be computed for it. The localisation's input is the stem's
+    feature map of a smaller view: the whole image, reduced by `shrink`.
 
     Args:
-        stem: image -> feature maps, for example a frozen feature extractor's first layers.
-        classifier: crops of feature maps -> logits: a `MultiCropClassifier` with the layers after
-            the stem.
-        transformer: `ParallelTransformer` or `SpatialTransformer` on feature maps, whose
-            localisation reads feature maps of the smaller view. Without one the classifier gets all
-            of the image: in the smaller view where `global_view` is true.
-        shrink: pixels of the image across a pixel of the smaller view.
-        global_view: whether the classifier gets the smaller view as its last crop. It has the size
-            of a crop where crops are 1 / `shrink` of the image.
+        stem: image -> feature maps.
+        classifier: crops of feature maps -> logits, for example a `MultiCropClassifier` with the
+            layers after the stem.
+        transformer: `ParallelTransformer` or `SpatialTransformer` on feature maps. Without one the
+            classifier gets the feature map of the whole image, or, with `global_view`, of the
+            smaller view.
+        shrink: factor by which the smaller view is reduced.
+        global_view: whether the classifier gets the feature map of the smaller view as its last
+            crop. The crops must have the same size, 1 / `shrink` of the image.
 
     Examples:
         >>> from stn_lightning.backbones import SmallConvNet
@@ -137,10 +138,10 @@ class SharedStemClassifier(nn.Module):
         return torch.cat([crops, small[:, None].to(crops.dtype)], 1) if self.global_view else crops
 
     def _stem(self, image: Tensor) -> Tensor:
-        """Run the stem, on a CPU in small parts.
+        """Run the stem, on a CPU in small batches.
 
-        A few images at a time, whose maps stay in the cache, halve its time (docs/birds.md). A stem
-        that is trained needs its whole batch.
+        Their maps stay in the processor's cache, which halves the time (docs/birds.md). A trained
+        stem gets the whole batch, for batch normalisation.
         """
         chunked = image.device.type == "cpu" and not torch.compiler.is_compiling()
         if self.stem.training or not chunked or len(image) <= CHUNK:

@@ -1,7 +1,7 @@
 """Depthwise convolutions with float32 gradients under bfloat16 autocast.
 
-There PyTorch 2.14 computes a depthwise convolution's gradient in bfloat16 five times as slowly as
-in float32; it is 72 % of a training step of EfficientNet-Lite0 (docs/log.md).
+On a CPU PyTorch 2.14 takes five times as long for the gradient of a depthwise convolution in
+bfloat16 as in float32: 72 % of a training step of EfficientNet-Lite0 (docs/log.md).
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from torch.nn import functional
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution, faster under bfloat16 autocast.
 
-    Elsewhere it is `torch.nn.Conv2d`. With padding "same" and a stride, padding is TensorFlow's, as
-    in timm's Conv2dSame.
+    Otherwise it is `torch.nn.Conv2d`.
     """
 
     pads_same = False
+    """Whether the input is padded as by TensorFlow's "same" (timm's Conv2dSame)."""
 
     def forward(
         self,
@@ -37,10 +37,10 @@ class DepthwiseConv2d(nn.Conv2d):
             )
         dtype = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
-            found: Tensor = _Float32Gradient.apply(
+            output: Tensor = _Float32Gradient.apply(
                 input.to(dtype), self.weight, self.stride, padding, self.dilation, self.groups
             )
-            return found if self.bias is None else found + self.bias.to(dtype)[:, None, None]
+            return output if self.bias is None else output + self.bias.to(dtype)[:, None, None]
 
     def _same(self, size: Sequence[int]) -> list[int]:
         """Return the padding: left, right, top, bottom."""
@@ -80,7 +80,7 @@ class _Float32Gradient(torch.autograd.Function):
 
 
 def speed_up_depthwise(network: nn.Module) -> None:
-    """Make each depthwise convolution a `DepthwiseConv2d`, weights and all."""
+    """Change the class of depthwise convolutions to `DepthwiseConv2d`."""
     kinds = {"Conv2d": DepthwiseConv2d, "Conv2dSame": _Same}
     for module in network.modules():
         kind = kinds.get(type(module).__name__)

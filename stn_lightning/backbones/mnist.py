@@ -46,16 +46,16 @@ class FCN(nn.Module):
 class CNN(nn.Module):
     """Two convolutions, each with pooling, and a classifier.
 
-    The convolutions are 9 x 9 and 7 x 7, without padding. Pooling keeps the odd last row and column
-    (ceil mode): a 42 x 42 image halved to 21 x 21, as the paper does for RTS, would not survive the
-    second pooling otherwise.
+    The convolutions are 9 x 9 and 7 x 7, without padding. Pooling keeps an odd last row and column
+    (ceil mode). Otherwise an image of 21 x 21 pixels, to which the paper's transformer reduces RTS,
+    would have no pixel left after the second pooling.
 
     Args:
         num_filters: filters of each convolution; the paper has 32 to 64.
         num_classes: number of classes.
-        batch_norm: whether batch normalisation follows each convolution, in place of its bias; the
+        batch_norm: whether batch normalisation follows each convolution and replaces its bias; the
             paper has none.
-        dropout: before the classifier; the paper's is 0.
+        dropout: dropout rate before the classifier; the paper's is 0.
 
     Examples:
         >>> import torch
@@ -89,6 +89,6 @@ class CNN(nn.Module):
         outputs, features = [], image
         for conv, norm in zip((self.conv1, self.conv2), self.norms, strict=True):
             pooled = functional.max_pool2d(norm(conv(features)), 2, ceil_mode=True)
-            features = functional.relu(pooled)  # the same as before pooling, of a quarter
+            features = functional.relu(pooled)  # after pooling: the same result, faster
             outputs.append(features)
         return [*outputs, self.classifier(self.dropout(features.flatten(1)))]

@@ -1,8 +1,7 @@
 """The paper's classifier for house numbers of five digits.
 
-Transformers may stand between its layers. Convolutions keep the size of their input and each
-pooling halves it, border to border, so a theta means the same place in the image and in all its
-feature maps.
+There may be transformers between its layers. Convolutions are padded, and pooling halves the size.
+So a point has the same normalised coordinates in the image and in all feature maps.
 
 Reference:
     Jaderberg et al. 2015, section 4.2 and appendix A.5; Finnveden et al. 2020, "Understanding when
@@ -21,26 +20,26 @@ from stn_lightning import layers
 FILTERS = (48, 64, 128, 160, 192, 192, 192, 192)
 """Filters of the paper's eight 5 x 5 convolutions; pooling follows the first, third, ..."""
 HIDDEN_SIZES = (3072, 3072, 3072)
-"""Width of its fully connected layers."""
+"""Width of the paper's fully connected layers."""
 
 
 class MultiDigitCNN(nn.Module):
     """Eight convolutions, three hidden layers, a classifier of each digit.
 
-    An image of 128 px leaves 8 x 8 pixels for the first fully connected layer where one of 64 px
-    leaves 4 x 4; the paper does not say what it changed, and here nothing else changes (?).
+    The first fully connected layer gets 4 x 4 pixels of an image of 64 px, and 8 x 8 of one of 128
+    px. The paper does not say how its network for 128 px differs; here nothing else does (?).
 
     Args:
-        width: width of every layer over the paper's; below 1 for smaller machines.
-        transformers: one before each of the first convolutions, from the first on; the paper's
-            ST-CNN Multi has four.
-        dropout: after every layer but the first; the paper's is 0.5.
+        width: factor of the width of every layer, relative to the paper's.
+        transformers: transformers before the first, second, ... convolution; the paper's ST-CNN
+            Multi has four.
+        dropout: dropout rate after every layer but the first; the paper's is 0.5.
         num_digits: largest number of digits.
         num_classes: classes of each position: the ten digits and "no digit here".
 
     Raises:
-        ValueError: if there are more transformers than convolutions, or no layer has a filter
-            left.
+        ValueError: there are more transformers than convolutions, or `width` leaves a layer without
+            filters.
 
     Examples:
         >>> import torch
@@ -100,7 +99,7 @@ class MultiDigitCNN(nn.Module):
             features = convolution(features)
             if i % 2 == 0:
                 features = functional.max_pool2d(features, 2)
-            features = functional.relu(features)  # the same as before pooling, of a quarter
+            features = functional.relu(features)  # after pooling: the same result, faster
             if i:
                 features = self.dropout(features)
         return features
@@ -109,20 +108,21 @@ class MultiDigitCNN(nn.Module):
 class SharedLayersCNN(MultiDigitCNN):
     """A transformer whose localisation shares the classifier's first layers.
 
-    A transformer of feature maps cannot undo what happened to the image: features of a turned digit
-    are not turned features. So the image itself is warped and goes through the same layers again.
+    Warping feature maps cannot undo a distortion of the image: the features of a rotated digit are
+    not the rotated features of the digit. So theta is regressed from feature maps, but the image
+    itself is warped, and the crop runs through the same layers again.
 
     Args:
         transformer: a `SpatialTransformer` whose localisation takes feature maps.
-        depth: number of convolutions that the two share; in the paper's Multi the last transformer
-            comes after three.
+        depth: number of shared convolutions; the last transformer of the paper's ST-CNN Multi comes
+            after three.
         width: see `MultiDigitCNN`.
         dropout: see `MultiDigitCNN`.
-        num_digits: likewise.
-        num_classes: likewise.
+        num_digits: see `MultiDigitCNN`.
+        num_classes: see `MultiDigitCNN`.
 
     Raises:
-        ValueError: if the network has not that many convolutions.
+        ValueError: the network has fewer than `depth` convolutions.
 
     Examples:
         >>> import torch

@@ -1,8 +1,8 @@
 """Classify volumes as images.
 
 Reference:
-    Jaderberg et al. 2015, appendix A.3: what the transformer has turned upright is flattened along
-    its depth and classified.
+    Jaderberg et al. 2015, appendix A.3: the transformed volume is projected along its depth and
+    classified as an image.
 """
 
 from jaxtyping import Float

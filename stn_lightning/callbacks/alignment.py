@@ -1,7 +1,6 @@
 """Log how well a transformer undoes a known distortion."""
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from stn_lightning.batch import Batch, Split
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry import alignment
 from stn_lightning.geometry.alignment import Agreement, Pose
 from stn_lightning.tasks import StepOutput
@@ -19,8 +19,8 @@ from stn_lightning.tasks import StepOutput
 class PoseAlignment(Metric):
     """Agreement of the crops' poses with the applied ones.
 
-    Kept are 8 numbers in float64 for each image: what is left of an angle, a scale or a place is
-    measured around its mean over all images, which is known at the end.
+    It stores 8 numbers in float64 for each image, since the means that are subtracted are known
+    only at the end.
     """
 
     full_state_update = False
@@ -39,7 +39,7 @@ class PoseAlignment(Metric):
         """Add the poses of a batch, which may be empty.
 
         Args:
-            applied: theta of the distortion, distorted image -> original.
+            applied: theta of the distortion, which maps the distorted image to the original.
             grid: sampling grid of the crop, of any family.
             image_size: (height, width) of the distorted image.
         """
@@ -53,20 +53,19 @@ class PoseAlignment(Metric):
 
 
 UNITS = {"angle": "degrees", "scale": "factor", "place": "pixels"}
-"""What an error is measured in."""
+"""Units of the errors."""
 
 
 class AlignmentLogger(Callback):
     """Log the transformer's alignment in validation and test.
 
-    `val/alignment_angle`, `_scale` and `_place` are correlations of what the crop undoes with what
-    was applied: 1 for a transformer that undoes the distortion, 0 for one that stays still.
-    `val/alignment_angle_degrees`, `_scale_factor` and `_place_pixels` are the mean absolute errors.
+    `val/alignment_angle`, `_scale` and `_place` are correlations between the pose of the crop and
+    the applied distortion: 1 if the transformer undoes the distortion, 0 if its crops do not vary.
+    `val/alignment_angle_degrees`, `_scale_factor` and `_place_pixels` are mean absolute errors.
     Quantities that the distortion does not change (scale and place for R) are not logged.
 
-    For data modules whose `applied_theta` knows the distortion, and a task with one transformer in
-    front of its backbone that reads one crop; else it does nothing. Nothing is computed again: the
-    grids are those of the step's output.
+    It needs a data module with `applied_theta`, and a task with a single transformer in front of
+    its backbone; otherwise nothing is logged. Grids are taken from the output of the step.
 
     Examples:
         >>> trainer = Trainer(callbacks=[AlignmentLogger()], logger=False, accelerator="cpu")
@@ -84,10 +83,11 @@ class AlignmentLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
         transformer = getattr(pl_module, "transformer", None)
         grids = [each.grids for each in outputs.records if each.transformer is transformer]
-        applied = data.applied_theta(batch) if grids and grids[0].shape[1] == 1 else None
+        if not grids or grids[0].shape[1] > 1:
+            return
+        applied = datamodule_of(trainer).applied_theta(batch)
         if applied is not None:
             size = tuple(batch.image.shape[2:])
             self.alignment.update(applied, grids[0][:, 0], size)
@@ -101,14 +101,14 @@ class AlignmentLogger(Callback):
         self._log(pl_module, "test")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.alignment.reset()  # an epoch that was broken off leaves poses behind
+        self.alignment.reset()  # poses of an epoch that was interrupted
 
     on_test_epoch_start = on_validation_epoch_start
 
     def _log(self, pl_module: LightningModule, split: Split) -> None:
         if not self.alignment.update_called:
             return
-        for name, agreement in self.alignment.compute().items():  # waits for the other processes
+        for name, agreement in self.alignment.compute().items():  # over all processes
             if math.isfinite(agreement.correlation):
                 values = {"": agreement.correlation, f"_{UNITS[name]}": agreement.error}
                 for suffix, value in values.items():

@@ -13,9 +13,9 @@ from stn_lightning.transformers import Family, Transformer
 class Compile(Callback):
     """Compile a task's networks in place before training.
 
-    Values stay the same to rounding, and so do names in checkpoints. A transformer is compiled part
-    by part (localisation, regression, family, sampler), because `record_warps` does not record one
-    that is compiled as a whole.
+    Results change by rounding only, names in checkpoints not at all. The parts of a transformer
+    (localisation, regression, family, sampler) are compiled separately, because `record_warps` does
+    not record compiled transformers.
 
     Args:
         options: options of `torch.compile`.
@@ -29,14 +29,14 @@ class Compile(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for module in without_transformers(pl_module):
-            if isinstance(module, Family):  # whose `grid` a transformer calls, not `forward`
+            if isinstance(module, Family):  # transformers call its `grid`, not its `forward`
                 object.__setattr__(module, "grid", torch.compile(module.grid, **self.options))
             else:
                 module.compile(**self.options)
 
 
 def without_transformers(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the largest modules that neither are nor contain transformers."""
+    """Yield the largest modules without transformers in them."""
     for part in network.children():
         if any(isinstance(module, Transformer) for module in part.modules()):
             yield from without_transformers(part)

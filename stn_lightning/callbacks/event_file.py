@@ -1,4 +1,4 @@
-"""TensorBoard's events only inform: a full disk stops no training."""
+"""Keep a training running if TensorBoard's events cannot be written."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from stn_lightning.runtime.atomic_files import only_informs
 
 
 class TolerantWriter:
-    """A writer of event files that reports an error once.
+    """TensorBoard's writer, which reports errors instead of raising them.
 
     Args:
-        writer: TensorBoard's.
-        file: file to name in the report.
+        writer: TensorBoard's writer.
+        file: path that the report names.
     """
 
     def __init__(self, writer: Any, file: Path) -> None:
         self.writer, self.file = writer, file
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method that reports errors instead of raising them."""
+        """Return a method that reports its errors once."""
         method = getattr(self.writer, name)
 
         def tolerant(*arguments: Any) -> Any:
@@ -32,11 +32,11 @@ class TolerantWriter:
 
 
 class TolerantEvents(Callback):
-    """Report events that cannot be written once, and go on."""
+    """Report once that events cannot be written, and continue."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            writer = trainer.logger.experiment._get_file_writer()  # made anew after it was closed
+            writer = trainer.logger.experiment._get_file_writer()  # a new one if it was closed
             if not isinstance(writer.event_writer, TolerantWriter):
                 file = Path(trainer.logger.log_dir) / "events.out.tfevents"
                 writer.event_writer = TolerantWriter(writer.event_writer, file)

@@ -1,4 +1,4 @@
-"""Send drawings to every logger that takes images."""
+"""Send drawings to all loggers that accept images."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 
 
 def log_image(trainer: Trainer, tag: str, image: UInt8[np.ndarray, "rows columns 3"]) -> None:
-    """Send an image to the loggers that take images."""
+    """Send an image to all loggers that accept images."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

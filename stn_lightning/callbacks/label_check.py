@@ -12,14 +12,14 @@ from stn_lightning.runtime.distributed import all_reduce_max, leave_together
 class LabelCheck(Callback):
     """Stop at a label that is no class.
 
-    Labels are checked in the first epoch: on a GPU, cross entropy of such a label would end the
-    whole process.
+    Labels are checked in the first epoch. On a GPU the cross entropy of such a label would crash
+    the process without saying why.
 
     Args:
-        num_classes: number of classes; by default the data module's.
+        num_classes: number of classes; by default that of the data module.
 
     Raises:
-        ValueError: naming the image whose label is no class.
+        ValueError: names the image whose label is no class.
 
     Examples:
         >>> trainer = Trainer(callbacks=[LabelCheck()], logger=False, accelerator="cpu")
@@ -48,7 +48,7 @@ class LabelCheck(Callback):
             self._check(trainer, "test", batch)
 
     def labels(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Return labels and indices; override it for other batches."""
+        """Return labels and indices; override this for other batches."""
         return batch.label, batch.indices
 
     def _check(self, trainer: Trainer, split: str, batch: Any) -> None:
@@ -59,12 +59,12 @@ class LabelCheck(Callback):
         )
         labels, indices = self.labels(batch)
         wrong = (labels < 0) | (labels >= classes)
-        if wrong.dim() > 1:  # a sequence has several
+        if wrong.dim() > 1:  # images have a sequence of labels
             wrong = wrong.flatten(1).any(1)
         if culprit := all_reduce_max(int(indices[wrong].max()) + 1 if wrong.any() else 0):
             leave_together(trainer)
             raise ValueError(
-                f"image {culprit - 1} of split {split!r} has a label that is none of the "
-                f"{classes} classes (0 to {classes - 1})"
+                f"image {culprit - 1} of split {split!r} has a label that is no class; "
+                f"give labels from 0 to {classes - 1}"
             )
         self.checked[split] += 1

@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_lightning.batch import Batch
-from stn_lightning.callbacks.image_loggers import log_image
-from stn_lightning.callbacks.warp_images import (
+from stn_lightning.callbacks.drawings import (
     Caption,
     prediction_captions,
     to_displayable,
     to_rgb_square,
 )
+from stn_lightning.callbacks.image_loggers import log_image
 from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.runtime.atomic_files import only_informs
 from stn_lightning.tasks import StepOutput
@@ -25,9 +25,9 @@ from stn_lightning.tasks import StepOutput
 class MisclassifiedImages(Callback):
     """Draw the first misclassified test images into `misclassified.png`.
 
-    Below each stand its class, the predicted one and its probability. The file lies in the
-    trainer's `default_root_dir`, and the drawing goes to each logger that takes images; with
-    several processes, the images are those of the first.
+    Captions are the class, the predicted class and its probability. The file is written into the
+    trainer's `default_root_dir` and sent to all loggers that accept images. With several processes
+    only the images of the first process are drawn.
 
     Args:
         num_images: largest number of images.
@@ -80,13 +80,13 @@ def gallery(
     side: int = 96,
     columns: int = 8,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Draw images with their captions below, side by side.
+    """Draw images with captions below them.
 
     Args:
-        image: from 0 to 1.
+        image: images from 0 to 1.
         captions: one for each image.
         side: side of each image in the drawing, in pixels.
-        columns: images in a row.
+        columns: number of images in a row.
     """
     cell_width, cell_height = side + 8, side + 34
     size = min(columns, len(image)) * cell_width, -(-len(image) // columns) * cell_height

@@ -1,6 +1,6 @@
 """Score which annotated parts crops contain.
 
-The paper saw one transformer find heads, another bodies.
+In the paper one transformer finds heads and another bodies.
 
 Reference:
     Jaderberg et al. 2015, section 4.3 and figure 3.
@@ -25,23 +25,23 @@ from stn_lightning.runtime.atomic_files import only_informs
 from stn_lightning.tasks import StepOutput
 
 OUTLINE = 64
-"""Pixels along a side of the grid whose outline stands for a crop's."""
+"""Height and width of the grid from which a crop's outline is computed."""
 SMALLEST_KIND = 3
-"""Classes of the smallest kind of image that is counted apart; the others are pooled."""
+"""Smallest number of classes in a class group with scores of its own; smaller groups are pooled."""
 OTHERS = "others"
 
 
 class PartScore(Metric):
-    """Count how often crops contain parts, and their overlap.
+    """Count how often crops contain parts, and how they overlap.
 
-    A crop holds a group of parts in an image where it contains at least half of the group's visible
-    parts. An image without a visible part of the group does not count.
+    A crop holds a group of parts if it contains at least half of the visible parts of the group.
+    Images without a visible part of the group do not count.
 
     Args:
-        num_transformers: crops of each image.
-        num_parts: parts that may be visible in an image.
+        num_transformers: number of crops of each image.
+        num_parts: number of annotated parts.
         groups: indices of the parts of each group.
-        num_kinds: kinds of images that are counted apart, too.
+        num_kinds: number of kinds of images for which `held` is counted separately.
 
     Examples:
         >>> from stn_lightning.geometry import affine
@@ -96,7 +96,7 @@ class PartScore(Metric):
         Args:
             grids: sampling grids of the crops.
             parts: (x, y, visible) of each part.
-            kind: kind of each image; 0 when left out.
+            kind: index of each image's kind; 0 when left out.
         """
         n = grids.shape[1]
         kind = torch.zeros_like(parts[:, 0, 0], dtype=torch.int64) if kind is None else kind
@@ -132,7 +132,7 @@ class PartScore(Metric):
         )
 
     def in_shape(self, shares: PartShares) -> PartShares:
-        """Give results their shapes: torchmetrics makes one number a scalar."""
+        """Restore the shapes of results; torchmetrics squeezes them."""
         n, parts = self.contained.shape
         kinds, _, k = self.held.shape
         sizes = [(n, parts), (n, n), (n, k), (n, k), (n, k), (kinds, n, k), (kinds,)]
@@ -141,14 +141,15 @@ class PartScore(Metric):
 
 
 class PartScores(Callback):
-    """Score which parts the last transformer's crops contain, in tests.
+    """Score which annotated parts crops contain, on the test images.
 
-    `parts.json`, `parts.md` and `parts.png` go into the trainer's `default_root_dir`. Logged, and
-    so in the run's record, are for each group and crop `test/head_crop_1`, % of the images whose
-    crop contains at least half of the visible head parts, and `test/head_any_crop_1`, % of those
-    whose crop contains one; and `test/crop_overlap`, the mean intersection over union of two crops.
-    Parts come from the data module's `annotations`; without them nothing is done. No training uses
-    them.
+    The crops are those of the last transformer, the parts are from the data module's `annotations`.
+    Without annotations nothing is done. For each group of parts and each crop two percentages of
+    the images are logged: for the group "head" and the first crop `test/head_crop_1`, of images
+    whose crop contains at least half of the visible head parts, and `test/head_any_crop_1`, of
+    images whose crop contains at least one. `test/crop_overlap` is the mean intersection over union
+    of two crops. `parts.json`, `parts.md` and `parts.png` are written into the trainer's
+    `default_root_dir`.
 
     Examples:
         >>> trainer = Trainer(callbacks=[PartScores()], logger=False, accelerator="cpu")
@@ -181,7 +182,7 @@ class PartScores(Callback):
         if self.score is None:
             score = self._begin(known, data.class_groups, record.grids.shape[1])
             self.score = score.to(pl_module.device)
-        # an outline runs through the centres of the outermost pixels: few pixels would cut its rim
+        # outlines pass through the outermost pixels' centres, which cuts off much of a coarse grid
         grids = record.grids_of_size((OUTLINE, OUTLINE))
         kind = self.kind_of_class.to(batch.label.device)[batch.label] if self.kinds else None
         self.score.update(grids.float(), known.parts.float(), kind)
@@ -204,8 +205,7 @@ class PartScores(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.score is None:
             return
-        # waits for the other processes
-        shares = self.score.in_shape(self.score.compute())
+        shares = self.score.in_shape(self.score.compute())  # over all processes
         tables = PartTables(self.part_names, self.group_names, self.kinds, shares)
         for name, value in tables.metrics().items():
             pl_module.log(f"test/{name}", value, sync_dist=True)

@@ -17,19 +17,19 @@ FILE = "parts.json"
 
 
 class PartShares(NamedTuple):
-    """Shares, from 0 to 1, of parts in crops.
+    """Shares of images, or of parts, from 0 to 1.
 
-    An image counts for a group only if it shows a part of it.
+    For a group of parts, only images with a visible part of the group count.
     """
 
     contained: Float[Tensor, "transformers parts"]
-    """of the images that show a part, those whose crop contains it"""
+    """share of the images with this part visible whose crop contains it"""
     overlap: Float[Tensor, "transformers transformers"]
     """mean intersection over union of two crops"""
     held: Float[Tensor, "transformers groups"]
-    """of the images, those whose crop contains at least half of the group's visible parts"""
+    """share of the images whose crop contains at least half of the group's visible parts"""
     any_part: Float[Tensor, "transformers groups"]
-    """of the images, those whose crop contains at least one of the group's visible parts"""
+    """share of the images whose crop contains at least one of the group's visible parts"""
     mean_share: Float[Tensor, "transformers groups"]
     """mean share of the group's visible parts that a crop contains"""
     held_of: Float[Tensor, "kinds transformers groups"]
@@ -39,7 +39,7 @@ class PartShares(NamedTuple):
 
 
 class TextTable(NamedTuple):
-    """A table in words."""
+    """A table of formatted cells."""
 
     head: list[str]
     rows: list[list[str]]
@@ -52,7 +52,7 @@ class PartTables:
     Args:
         parts: names of the parts.
         groups: names of the groups of parts.
-        kinds: names of the kinds of images; none where they are not told apart.
+        kinds: names of the kinds of images; empty if there are no kinds.
         shares: the scores.
     """
 
@@ -81,7 +81,7 @@ class PartTables:
         path.write_text(json.dumps({**names, **shares, **images}, indent=2) + "\n")
 
     def metrics(self) -> dict[str, float]:
-        """Return scores of groups, in %, and crops' mean overlap."""
+        """Return scores of groups, in %, and the mean overlap."""
         n, shares = len(self.shares.contained), self.shares
         values = {
             f"{group}{name}_crop_{i + 1}": 100 * float(share[i, k])
@@ -120,7 +120,7 @@ class PartTables:
         yield TextTable(["part", *crops], rows)
 
     def overlaps(self) -> str:
-        """Return the overlap of each two crops, in words."""
+        """Return the overlap of each two crops in words."""
         overlap, n = self.shares.overlap, len(self.shares.overlap)
         pairs = [
             f"crops {i + 1} and {j + 1}: {overlap[i, j]:.2f}"
@@ -138,8 +138,22 @@ class PartTables:
         return "\n".join([*lines, self.overlaps(), ""])
 
     def draw(self) -> UInt8[np.ndarray, "height width 3"]:
-        """Draw parts' scores as squares; high ones are dark."""
-        return draw_table(self.parts, self.shares.contained)
+        """Draw scores of parts as squares, darker if higher."""
+        side, left, top = 48, 90, 20
+        crops = self.shares.contained.tolist()
+        size = left + side * len(crops) + 4, top + side * len(self.parts) + 4
+        canvas = Image.new("RGB", size, "white")
+        pen = ImageDraw.Draw(canvas)
+        for i, row in enumerate(crops):
+            pen.text((left + side * i + 4, 4), f"crop {i + 1}", fill="black")
+            for k, value in enumerate(row):
+                x, y, shade = left + side * i, top + side * k, round(255 * (1 - value))
+                pen.rectangle((x, y, x + side - 2, y + side - 2), fill=(shade, shade, 255))
+                colour = "white" if value > 0.5 else "black"
+                pen.text((x + 12, y + 18), f"{100 * value:.0f} %", fill=colour)
+        for k, name in enumerate(self.parts):
+            pen.text((4, top + side * k + 18), name, fill="black")
+        return np.asarray(canvas)
 
 
 def percent(shares: Float[Tensor, "*shape"]) -> list[str]:
@@ -149,25 +163,3 @@ def percent(shares: Float[Tensor, "*shape"]) -> list[str]:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def draw_table(
-    names: list[str], contained: Float[Tensor, "transformers parts"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the scores as squares, dark where they are high."""
-    side, left, top = 48, 90, 20
-    canvas = Image.new(
-        "RGB", (left + side * len(contained) + 4, top + side * len(names) + 4), "white"
-    )
-    pen = ImageDraw.Draw(canvas)
-    for i, row in enumerate(contained.tolist()):
-        pen.text((left + side * i + 4, 4), f"crop {i + 1}", fill="black")
-        for k, value in enumerate(row):
-            x, y, shade = left + side * i, top + side * k, round(255 * (1 - value))
-            pen.rectangle((x, y, x + side - 2, y + side - 2), fill=(shade, shade, 255))
-            pen.text(
-                (x + 12, y + 18), f"{100 * value:.0f} %", fill="white" if value > 0.5 else "black"
-            )
-    for k, name in enumerate(names):
-        pen.text((4, top + side * k + 18), name, fill="black")
-    return np.asarray(canvas)

@@ -18,8 +18,8 @@ THRESHOLDS = 127
 class PRCurves(Callback):
     """Write precision-recall curves to TensorBoard.
 
-    They are written when training ends, one for each class, from the last validation: of the whole
-    split on any number of processes, for tasks that give an image one class.
+    There is one for each class, over all validation images of all processes. They are written at
+    the end of the training, from the last validation. Tasks with sequences of labels have none.
 
     Examples:
         >>> trainer = Trainer(callbacks=[PRCurves()], logger=False, accelerator="cpu")
@@ -75,7 +75,8 @@ def curves(
     They are true and false positives, true and false negatives, precision and recall.
 
     Args:
-        counts: torchmetrics' `confmat`, whose last axes are: belongs to the class, predicted as it.
+        counts: torchmetrics' `confmat`: number of images by threshold, class, whether they belong
+            to the class, and whether they are predicted as the class.
     """
     true_neg, false_pos, false_neg, true_pos = counts.double().flatten(2).unbind(2)
     precision = true_pos / (true_pos + false_pos).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Print the progress of a training in lines."""
+"""Print a line for each epoch of a training."""
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -67,7 +67,7 @@ class ParameterSummary(Callback):
         )
         if device == "cpu" and precision.startswith("bf16") and emulates_bf16():
             print(
-                f"this processor computes bfloat16 in software: {precision} takes several times "
+                f"this processor computes bfloat16 in software, so {precision} takes several times "
                 "as long as 32-true",
                 flush=True,
             )

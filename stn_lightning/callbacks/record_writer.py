@@ -1,4 +1,4 @@
-"""Write the record of a run after its test."""
+"""Write a run's record after its test."""
 
 import contextlib
 import platform
@@ -25,17 +25,19 @@ TRAINING = (
     "best_validation",
     "lengths",
 )
-"""Fields of the record that a training knows, and a later test takes from the earlier record."""
+"""Fields of the record that are known after a training. A later test copies them from the earlier
+record.
+"""
 
 
 class RecordWriter(Callback):
-    """Write `results.json` after a test, into the trainer's default_root_dir.
+    """Write `results.json` into the trainer's default_root_dir after a test.
 
-    TensorBoard gets the hyper-parameters with the final metrics.
+    Hyper-parameters and final metrics are also written to TensorBoard.
 
     Args:
         name: name of the run.
-        configs: the configuration files it was started with.
+        configs: configuration files that it was started with.
         seed: seed of the run.
         settings: its resolved configuration.
     """
@@ -59,7 +61,7 @@ class RecordWriter(Callback):
             self.lengths.append(length)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the training's totals, which a test's checkpoint overwrites."""
+        """Store the totals before a test loads a checkpoint."""
         throughput = next(
             callback
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -107,8 +109,8 @@ class RecordWriter(Callback):
         record.write(file)
         if isinstance(trainer.logger, TensorBoardLogger):
             final = {f"final/{key}": value for key, value in metrics.items()}
-            # without the first of these TensorBoard asks all runs what they have, and shows first
-            # what differs
+            # not the first of the three summaries: without it TensorBoard compares all runs, and
+            # lists first the hyper-parameters that differ
             _, start, end = hparams(_hyper_parameters(self.settings), final)
             for summary in (start, end):
                 trainer.logger.experiment.file_writer.add_summary(summary)
@@ -116,16 +118,16 @@ class RecordWriter(Callback):
 
 
 def training_length(max_epochs: int | None, max_steps: int) -> str:
-    """Return the length of a training in words."""
+    """Return the length of a training as text."""
     if max_steps is not None and max_steps >= 0:
         return f"{max_steps} steps"
     return "no end" if max_epochs in (None, -1) else f"{max_epochs} epochs"
 
 
 def _earlier(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return an earlier record's fields of the training.
+    """Return the fields of the training in an earlier record.
 
-    They are empty where none has come to its end, and where it has gone on since.
+    They are empty if there is no such record, or the training has become longer since.
     """
     with contextlib.suppress(ValueError, OSError):
         record = RunRecord.read(file)
@@ -146,35 +148,24 @@ def _hyper_parameters(settings: dict[str, Any]) -> dict[str, Any]:
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
-                name = (
-                    prefix
-                    if key == "init_args"
-                    else f"{prefix}.{key}".removesuffix(".class_path").strip(".")
-                )
-                walk(name, inner.rsplit(".", 1)[-1] if key == "class_path" else inner)
+                if key == "class_path":
+                    flat[prefix] = inner.rsplit(".", 1)[-1]
+                else:
+                    walk(prefix if key == "init_args" else f"{prefix}.{key}".strip("."), inner)
         elif value is not None:
             flat[prefix] = value if isinstance(value, int | float | str | bool) else str(value)
 
-    walk(
-        "", {key: settings[key] for key in ("seed_everything", "model", "data") if key in settings}
-    )
+    for key in ("seed_everything", "model", "data"):
+        walk(key, settings.get(key))
     return flat
 
 
 def _best(trainer: Trainer) -> dict[str, Any]:
     """Return the metric that chose the checkpoint, and its value."""
-    kept = (
-        callback
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(callback, AtomicCheckpoint) and callback.ranking
-    )
-    return next(
-        (
-            {"monitor": each.monitor, "best_validation": round(each.ranking[0][0], 6)}
-            for each in kept
-        ),
-        {},
-    )
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, AtomicCheckpoint) and each.ranking:
+            return {"monitor": each.monitor, "best_validation": round(each.ranking[0][0], 6)}
+    return {}
 
 
 def device_name(device: torch.device) -> str:

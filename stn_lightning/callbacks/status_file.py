@@ -1,4 +1,4 @@
-"""Write how far a run is into a small file."""
+"""Write the status of a run into a small file."""
 
 import json
 import os
@@ -16,11 +16,11 @@ SHOWN = ("val/error", "val/loss", "test/error")
 
 
 class StatusFile(Callback):
-    """Keep `state.json` in the trainer's `default_root_dir`.
+    """Write `state.json` into the trainer's `default_root_dir`.
 
-    It says what the run is doing, how far it is, where, and in which SLURM job. The first process
-    writes it at the start, after each epoch, and at the end, however that comes. An evaluation by
-    itself writes only where the training had come to its end: another process may be training.
+    It has the state of the run, its epoch and metrics, machine, process and SLURM job. The first
+    process writes it at the start, after each epoch, and at the end, also after an error. A test
+    without training writes it only if the training has ended, as another process may be training.
 
     Examples:
         >>> trainer = Trainer(callbacks=[StatusFile()], logger=False, accelerator="cpu")
@@ -66,21 +66,19 @@ class StatusFile(Callback):
     ) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run or trainer.sanity_checking:  # type: ignore[attr-defined]  # Lightning sets it
             return
-        file = (
-            Path(trainer.default_root_dir) / "state.json"
-        )  # trainer.log_dir waits for the other processes
+        file = Path(trainer.default_root_dir) / "state.json"  # trainer.log_dir waits for processes
         before = _before(file)
         if not self.trains and (doing != "tested" or not _is_trained(before)):
             return
         epoch = before.get("epoch", 0) if epoch is None else epoch
-        trained = epoch - self.first_epoch
+        trained, epoch_seconds = epoch - self.first_epoch, before.get("epoch_seconds")
+        if self.began and trained > 0:
+            epoch_seconds = (time.time() - self.began) / trained
         state = {
             "doing": doing,
             "epoch": epoch,
             "epochs": trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None,
-            "epoch_seconds": (time.time() - self.began) / trained
-            if self.began and trained > 0
-            else before.get("epoch_seconds"),
+            "epoch_seconds": epoch_seconds,
             "metrics": {**before.get("metrics", {}), **(metrics or {})},
             "why": why,
             "machine": MACHINE,
@@ -95,13 +93,13 @@ class StatusFile(Callback):
 
 
 def _is_trained(before: dict[str, Any]) -> bool:
-    """Return whether a training has come to its end; also where nothing is known of one."""
+    """Return True if training has ended, or nothing is known."""
     at_the_end = before.get("epoch") == before.get("epochs")
     return at_the_end or before.get("doing") in ("trained", "tested")
 
 
 def _before(file: Path) -> dict[str, Any]:
-    """Return the file's content, empty where it cannot be read."""
+    """Return the file's content; {} if it is unreadable."""
     if file.exists():
         with only_informs(file):
             return dict(json.loads(file.read_text()))
@@ -109,7 +107,7 @@ def _before(file: Path) -> dict[str, Any]:
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:
-    """Return the metrics to show; called on every process."""
+    """Return the metrics to show; every process must call it."""
     return {
         key: round(float(value), 4)
         for key, value in trainer.callback_metrics.items()

@@ -1,4 +1,4 @@
-"""Lay out TensorBoard's curves by the question that they answer."""
+"""Group TensorBoard's curves by the question that they answer."""
 
 import textwrap
 
@@ -30,13 +30,13 @@ LAYOUT = {
         "seconds an epoch": ["Multiline", ["^speed/epoch_seconds$"]],
     },
 }
-"""heading -> chart -> regular expressions of the tags that it shows of every run"""
+"""for each heading the charts, and for each chart regular expressions of its tags"""
 
 
 class TensorBoardLayout(Callback):
-    """Lay out TensorBoard's "Custom scalars", and describe the network.
+    """Write the layout of TensorBoard's tab "Custom scalars".
 
-    The network's modules are written as text.
+    The modules of the network are written as text, too.
 
     Examples:
         >>> trainer = Trainer(callbacks=[TensorBoardLayout()], logger=False, accelerator="cpu")

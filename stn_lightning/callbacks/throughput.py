@@ -1,4 +1,4 @@
-"""Measure how fast a training is."""
+"""Measure the speed of a training."""
 
 import time
 from typing import Any
@@ -11,8 +11,7 @@ from stn_lightning.batch import Batch
 class ThroughputLogger(Callback):
     """Log images per second and seconds per epoch, without validation.
 
-    Images are those of all processes. Totals are saved with the checkpoint, and go on after a
-    restart.
+    The images of all processes count. Totals are saved in checkpoints and continued after a resume.
 
     Examples:
         >>> trainer = Trainer(callbacks=[ThroughputLogger()], logger=False, accelerator="cpu")
@@ -28,7 +27,7 @@ class ThroughputLogger(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Mean over the whole training so far."""
+        """Mean speed of the training so far."""
         return self.samples / self.seconds if self.seconds else 0.0
 
     def _stop(self) -> None:
@@ -55,7 +54,7 @@ class ThroughputLogger(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        if len(batch.label):  # the first process, which saves the totals, always has some
+        if len(batch.label):  # always true on the first process, which saves the totals
             images = round(len(batch.label) * trainer.world_size / batch.share)  # of all processes
             self.samples += images
             self._epoch_samples += images
@@ -71,11 +70,11 @@ class ThroughputLogger(Callback):
                 "speed/images_per_second": self.epoch_rate,
                 "speed/epoch_seconds": self._epoch_seconds,
             }
-            for logger in trainer.loggers:  # not self.log, which would wait for the other processes
+            for logger in trainer.loggers:  # not by `log`, which waits for the other processes
                 logger.log_metrics(rates, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        if self._since is not None:  # saved in mid-epoch
+        if self._since is not None:  # saved in the middle of an epoch
             self._stop()
             self._since = time.perf_counter()
         return {"samples": self.samples, "seconds": self.seconds}

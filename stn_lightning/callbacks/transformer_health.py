@@ -1,39 +1,41 @@
-"""Recognise a transformer in trouble, and give advice."""
+"""Recognise transformers that do not train, and give advice."""
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 BATCHES = 3
-"""Batches in a row that must show a trouble before it is reported."""
+"""Number of batches in a row that must meet a condition before it is reported."""
 
 
 class WarpStatistics(NamedTuple):
-    """Measures of one transformer on one batch, NaN where unknown."""
+    """Measures of one transformer on one batch, NaN if unknown."""
 
     out_of_bounds: float = math.nan
-    """part of the samples that is out of bounds, 0 to 1; mean over the images"""
+    """share of the sampled points that are out of bounds, 0 to 1; mean over the images"""
     largest_scale: float = math.nan
-    """singular value of the grid's Jacobian; median over images and places"""
+    """largest singular value of the grid's Jacobian; median over images and cells of the grid"""
     smallest_scale: float = math.nan
-    """likewise"""
+    """smallest singular value of the grid's Jacobian; likewise"""
     displacement: float = math.nan
-    """distance of samples from the identity's, in pixels of the input; median over the images"""
+    """mean distance of points from those of the identity, in pixels of the input; median over the
+    images
+    """
     spread: float = math.nan
-    """standard deviation of a sample's place over the images, in pixels of the input"""
+    """standard deviation of a point over the images, in pixels of the input"""
     gradient: float = math.nan
     """norm of the gradient of an image's loss with respect to its theta; mean over the images"""
 
 
 class Trouble(NamedTuple):
-    """A condition that a warning is printed for."""
+    """A condition that is warned of."""
 
     name: str
     shows: Callable[[WarpStatistics], bool]
     figures: Callable[[WarpStatistics], str]
     advice: str
     steps: int = 0
-    """Steps that it must last before it is reported."""
+    """number of steps that it must last before it is reported"""
 
 
 LEFT = Trouble(
@@ -69,8 +71,8 @@ CONSTANT = Trouble(
     steps=500,
 )
 TROUBLES = (LEFT, COLLAPSED, FROZEN, CONSTANT)
-"""Causes before their consequences: one that has left the image is usually frozen, and one that is
-frozen stays constant.
+"""In this order, as the first often causes the second: a transformer that has left the image has no
+gradient, and one without a gradient stays constant.
 """
 
 
@@ -95,7 +97,7 @@ class TransformerHealth:
         self.reported: Trouble | None = None
 
     def update(self, statistics: WarpStatistics, step: int) -> str | None:
-        """Return a message where the condition has changed."""
+        """Return a message if the condition has changed."""
         trouble = next((each for each in TROUBLES if each.shows(statistics)), None)
         if trouble is not self.current:
             self.current, self.since, self.batches = trouble, step, 0
@@ -111,26 +113,27 @@ class TransformerHealth:
 
 
 class AlignmentHealth:
-    """Reports a transformer that ignores its images' poses.
+    """Reports a transformer that does not rotate with its images.
 
-    It says so once the first half of the training is over, and tells when the transformer follows
-    after all.
+    It is reported after the first half of the training, and again if it begins to rotate later.
     """
 
     threshold = 0.5
-    """Correlation with the applied angle from which it follows; 0 is a crop that cannot turn."""
+    """Smallest correlation with the applied angle at which a transformer counts as rotating. It is
+    exactly 0 for families that cannot rotate, which are not reported.
+    """
     steps = 500
-    """Steps at the start in which nothing is reported."""
+    """Number of steps at the start in which nothing is reported."""
 
     def __init__(self) -> None:
         self.follows = True
 
     def update(self, correlation: float, progress: float, step: int) -> str | None:
-        """Return what is new: a warning, or its end.
+        """Return a message if the condition has changed.
 
         Args:
-            correlation: correlation of the applied angle with the undone one.
-            progress: share of the training that is done, 0 to 1.
+            correlation: correlation of the crop's angle with the applied angle.
+            progress: progress of the training, 0 to 1.
             step: step of the training.
         """
         follows = correlation >= self.threshold

@@ -1,4 +1,4 @@
-"""Log statistics of transformers, and warn of trouble."""
+"""Log statistics of transformers; warn if one does not train."""
 
 import contextlib
 import math
@@ -20,18 +20,17 @@ from stn_lightning.tasks import StepOutput
 from stn_lightning.transformers import Transformer, WarpRecord, record_warps
 
 BINS = 32
-"""of a histogram; TensorBoard's own 1,500 take ten times the space"""
+"""number of bins of a histogram; TensorBoard's default, 1,500, takes ten times the space"""
 
 
 class TransformerMonitor(Callback):
     """Log statistics of all transformers of a task.
 
-    They are of the training batch, and of what its step computes anyway; in other steps nothing is
-    done. With several processes the first one logs its part of the batch. Curves are called
-    `<transformer>/<statistic>`, after `WarpStatistics`; warnings go to the console and to
-    TensorBoard's texts. After each epoch come histograms of theta over the first validation batch.
-    Where `AlignmentLogger` logs how well the distortion is undone, a transformer that does not turn
-    with its images is reported, too.
+    In steps that are logged, the fields of `WarpStatistics` are measured on the training batch (of
+    the first process) and logged as `<transformer>/<field>`. Warnings are printed, and written to
+    TensorBoard's texts. After each epoch, histograms of theta over the first validation batch are
+    logged. If `AlignmentLogger` measures that crops do not rotate with the images, this is warned
+    of, too.
 
     Examples:
         >>> monitor = TransformerMonitor()
@@ -74,7 +73,7 @@ class TransformerMonitor(Callback):
             for n, statistics in enumerate(each):
                 own = name if len(each) == 1 else f"{name}.{n}"
                 self._log(trainer, own, statistics)
-                if record.output.theta.requires_grad:  # else it is kept as it is on purpose
+                if record.output.theta.requires_grad:  # otherwise it is frozen on purpose
                     self._warn(trainer, own, statistics)
         self.records = []
 
@@ -119,7 +118,7 @@ class TransformerMonitor(Callback):
             for key, value in statistics._asdict().items()
             if math.isfinite(value)
         }
-        for logger in trainer.loggers:  # not self.log, which would wait for the other processes
+        for logger in trainer.loggers:  # not by `log`, which waits for the other processes
             logger.log_metrics(values, trainer.global_step)
 
     def _warn(self, trainer: Trainer, name: str, statistics: WarpStatistics) -> None:
@@ -137,11 +136,10 @@ class TransformerMonitor(Callback):
 def warp_statistics(record: WarpRecord, factor: float = 1.0) -> list[WarpStatistics]:
     """Measure each parallel transformer of a record.
 
-    The device is waited for once.
-
     Args:
         record: record of a batch, which may be empty.
-        factor: factor by which the gradient of theta is too small.
+        factor: factor by which to multiply the gradient of theta, which gradient accumulation and
+            loss scaling have changed.
     """
     if not len(record.thetas):
         return [WarpStatistics()] * record.thetas.shape[1]
@@ -162,14 +160,14 @@ def warp_statistics(record: WarpRecord, factor: float = 1.0) -> list[WarpStatist
             gradient,
         )
         rows.append(torch.stack([value.to(grid.dtype) for value in row]))
-    return [WarpStatistics(*values) for values in torch.stack(rows).tolist()]
+    return [WarpStatistics(*values) for values in torch.stack(rows).tolist()]  # waits for the GPU
 
 
 def _named(
     pl_module: LightningModule, records: Sequence[WarpRecord]
 ) -> Iterator[tuple[str, WarpRecord]]:
     """Yield the last record of each transformer with its name."""
-    if not records:  # as in most steps; to go through all modules takes a while
+    if not records:  # in most steps; saves going through all modules
         return
     last = {id(record.transformer): record for record in records}
     for name, module in pl_module.named_modules():

@@ -1,1 +1,1 @@
-"""The commands of `stn`, each imported when it is called."""
+"""The command line `stn`, and the commands that train."""

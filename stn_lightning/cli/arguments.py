@@ -21,7 +21,7 @@ def configs(arguments: list[str]) -> list[Path]:
 
 
 def locate_configs(arguments: list[str]) -> list[str]:
-    """Replace paths after --config by shipped files where needed."""
+    """Replace missing paths after --config by the package's files."""
     located = []
     for before, word in zip(["", *arguments], arguments, strict=False):
         option, equals, value = word.partition("=")
@@ -45,12 +45,12 @@ def complete_flags(arguments: list[str], flags: set[str]) -> list[str]:
 
 
 def add_config_of_run(arguments: list[str]) -> list[str]:
-    """Add the run's configuration where --config is missing.
+    """Add --config runs/NAME/config.yaml to --name NAME.
 
-    With --name, but neither --config nor --model, it is runs/NAME/config.yaml.
+    Arguments with --config or --model are not changed.
 
     Raises:
-        ValueError: if there is no run of that name.
+        ValueError: there is no run of this name.
     """
     names = [word.partition("=")[2] for word in arguments if word.startswith("--name=")]
     if "--name" in arguments[:-1]:

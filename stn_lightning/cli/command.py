@@ -1,28 +1,23 @@
-"""Build a training from configuration files and run it."""
+"""Build a training or an evaluation and run it."""
 
-import argparse
 import contextlib
-import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     LearningRateMonitor,
     ProgressBar,
     RichProgressBar,
 )
-from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from stn_lightning import datamodules, synthetic  # noqa: F401  # their classes have short names
 from stn_lightning.callbacks import (
     AlignmentLogger,
     EpochLogger,
@@ -39,66 +34,36 @@ from stn_lightning.callbacks import (
     TransformerMonitor,
     WarpImages,
 )
-from stn_lightning.cli.arguments import complete_flags, configs, locate_configs
-from stn_lightning.cli.loggers import fill_in_run
+from stn_lightning.cli.arguments import configs
 from stn_lightning.cli.messages import say
-from stn_lightning.cli.num_classes import num_classes_of_data
+from stn_lightning.cli.parsing import ParsedCommand
 from stn_lightning.cli.trainer_options import (
     listed,
-    refuse_lonely_node,
     refuse_options,
+    require_launcher,
     several_processes,
 )
-from stn_lightning.runs.config_errors import check_yaml, one_line
-from stn_lightning.runs.folder import RunFolder, default_name, differences
+from stn_lightning.runs.folder import differences
 from stn_lightning.runs.initial_weights import InitialWeights
 from stn_lightning.runs.record import RECORD, RunRecord
-from stn_lightning.runs.start import Start, choose_start
+from stn_lightning.runs.start import choose_start
 from stn_lightning.runtime.batch_norm import AverageBatchNorm
 from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
 from stn_lightning.runtime.distributed import DDP
 from stn_lightning.runtime.exact_resume import ExactResume
 from stn_lightning.runtime.guards import NonFiniteGuard
-from stn_lightning.runtime.lightning_internals import DeferredCLI, end_weight_averaging
+from stn_lightning.runtime.lightning_internals import end_weight_averaging
 from stn_lightning.runtime.locks import claim
 from stn_lightning.runtime.precision import FLOAT32, choose_precision
 from stn_lightning.runtime.preemption import Preemption
 from stn_lightning.runtime.restarts import count_restart
 
-PARSER = {"exit_on_error": False, "allow_abbrev": False}
-NOT_THE_EXPERIMENT = ("config", "name", "resume", "prepare", "ckpt_path", "weights_only", "verbose")
-OPTIONS: dict[str, tuple[Any, Any, str]] = {
-    "name": (str | None, None, "name of the run (default: the config files' names joined by -)"),
-    "resume": (
-        Literal["auto", "must", "never"],
-        "auto",
-        "auto: resume the run of this name if there is one; must: fail if there is none; "
-        "never: start over and rename the old run's folder",
-    ),
-    "init_weights": (
-        str | None,
-        None,
-        "copy the weights of a run or file whose name and shape fit",
-    ),
-    "monitor": (
-        str | None,
-        "val/error",
-        "validation metric that chooses the best checkpoint; its smallest value wins",
-    ),
-    "prepare": (
-        Literal["node", "first"],
-        "node",
-        "which processes download data: one on each node, or only the first",
-    ),
-}
-"""Options that this project adds to Lightning's: type, default, help."""
-
 
 class FirstStep(Callback):
-    """Note the first finished batch.
+    """Record whether a batch has finished.
 
-    Errors before it are reported as mistakes of the configuration, errors after it are not.
+    Errors before that are reported as mistakes in the configuration.
     """
 
     def __init__(self) -> None:
@@ -114,98 +79,22 @@ class FirstStep(Callback):
         self.done = True
 
 
-class CommandLine(DeferredCLI):
+class CommandLine(ParsedCommand):
     """Parse and build a training or evaluation; `execute` runs it.
 
     Args:
         arguments: the command and its options.
 
     Raises:
-        ValueError: says in one line what is wrong with the arguments.
+        ValueError: the arguments are wrong; the message says in one line why.
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        self.arguments = arguments
         self.first_step = FirstStep()
-        commands = {command: dict(PARSER) for command in self.subcommands()}
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            save_config_callback=None,
-            trainer_defaults={
-                "use_distributed_sampler": False,
-                "log_every_n_steps": 10,
-                "num_sanity_val_steps": 0,
-            },
-            seed_everything_default=0,
-            parser_kwargs={**PARSER, **commands},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            args=arguments,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands but `predict`."""
-        return {
-            name: skipped
-            for name, skipped in DeferredCLI.subcommands().items()
-            if name != "predict"
-        }
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        own = self.subcommand_parser(args[0])
-        args = complete_flags(locate_configs(args), _flags(own))
-        for config in configs(args):
-            check_yaml(config)
-        try:
-            self.config = parser.parse_args(args)
-        except argparse.ArgumentError as problem:
-            raise ValueError(one_line(problem.message, own)) from problem
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, (kind, default, text) in OPTIONS.items():
-            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-
-    def settings(self) -> dict[str, Any]:
-        """Return the resolved configuration as plain values."""
-        return self._plain(self.config[self.subcommand])
-
-    def reread(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Resolve settings that an earlier run wrote.
-
-        Options that did not exist then take their defaults.
-
-        Raises:
-            ValueError: if this version does not understand them.
-        """
-        try:
-            return self._plain(self.subcommand_parser("fit").parse_object(copy.deepcopy(settings)))
-        except (argparse.ArgumentError, SystemExit, KeyError, TypeError) as problem:
-            raise ValueError(one_line(str(getattr(problem, "message", problem)))) from problem
-
-    def _plain(self, options: Namespace) -> dict[str, Any]:
-        dump = self.subcommand_parser(str(self.subcommand)).dump(options, skip_link_targets=False)
-        content = yaml.safe_load(dump)
-        return {key: value for key, value in content.items() if key not in NOT_THE_EXPERIMENT}
-
-    def before_instantiate_classes(self) -> None:
-        self.options = self.config[self.subcommand]
-        files = configs(self.arguments)
-        self.run_folder = RunFolder(
-            default_name(files) if self.options.name is None else self.options.name
-        )
-        self._choose_precision()
-        if (number := num_classes_of_data(self.options, self.arguments)) is not None:
-            self.options.model.init_args.backbone.init_args.num_classes = number
-        self.experiment = self.settings()
-        fill_in_run(self.options.trainer.logger, self.run_folder)
+        super().__init__(arguments)
 
     def _choose_precision(self) -> None:
-        """Choose the run's earlier precision, else the machine's fastest."""
+        """Choose the run's earlier precision, or the fastest one."""
         trainer = self.options.trainer
         if trainer.precision is not None or trainer.plugins or self.subcommand != "fit":
             return
@@ -233,12 +122,12 @@ class CommandLine(DeferredCLI):
         kwargs["default_root_dir"] = str(folder.path)
         kwargs["callbacks"] = [*self._callbacks(chosen), *listed(chosen["callbacks"])]
         kwargs["callbacks"].append(self.first_step)
-        kwargs["enable_model_summary"] = False  # ours says less
+        kwargs["enable_model_summary"] = False  # ParameterSummary is shorter
         kwargs["plugins"] = [AtomicCheckpointIO(), *listed(chosen["plugins"])]
         if chosen["strategy"] in ("auto", "ddp") and several_processes(chosen):
             kwargs["strategy"] = DDP()
         trainer = super().instantiate_trainer(**kwargs)
-        refuse_lonely_node(trainer)
+        require_launcher(trainer)
         return trainer
 
     def _callbacks(self, chosen: Namespace) -> list[Callback]:
@@ -251,7 +140,7 @@ class CommandLine(DeferredCLI):
             TransformerMonitor(),
             StatusFile(),
             PartScores(),
-            NonFiniteGuard(),  # before the record, which holds numbers only
+            NonFiniteGuard(),  # before RecordWriter, which cannot write NaN
             RecordWriter(
                 self.run_folder.name, files, self.options.seed_everything, self.experiment
             ),
@@ -297,27 +186,31 @@ class CommandLine(DeferredCLI):
             start = choose_start(self.run_folder, self.options.resume, self.options.ckpt_path)
             for line in start.skipped:
                 say(f"left out {line}", sys.stderr)
-            if start.checkpoint is not None:
+            if start.path is not None:
                 self._compare_with_before()
-                if self._say_finished(start.checkpoint):
+                if self._say_finished(start.path):
                     return
             elif self.options.init_weights:
                 weights = InitialWeights(self.options.init_weights, say)
                 self.trainer.callbacks.append(weights)  # type: ignore[attr-defined]
-            with self._prepared(start) if first else contextlib.nullcontext():
-                self._train(start.checkpoint)
+            with self._prepared(start.batches) if first else contextlib.nullcontext():
+                self._train(start.path)
 
     @contextlib.contextmanager
-    def _prepared(self, start: Start) -> Iterator[None]:
-        """Prepare the run's folder; undo it on early failure."""
+    def _prepared(self, batches: int) -> Iterator[None]:
+        """Prepare the run's folder; undo it after an early error.
+
+        Args:
+            batches: number of training batches before the checkpoint to resume from.
+        """
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it
-            yield  # a trial leaves nothing behind
+            yield  # nothing is written
             return
         folder = self.run_folder
         moved = folder.set_aside() if self.options.resume == "never" else None
         try:
             folder.save_config(self.experiment)
-            count_restart(folder.path / "restarts.json", start.batches)
+            count_restart(folder.path / "restarts.json", batches)
             yield
         except BaseException:
             if moved is not None and not self.first_step.done:
@@ -332,7 +225,7 @@ class CommandLine(DeferredCLI):
         )
         if not self.trainer.global_step:
             raise ValueError(
-                "not one step was taken; look at max_epochs, max_steps, max_time and "
+                "not one step was taken; check max_epochs, max_steps, max_time and "
                 "limit_train_batches of the trainer"
             )
         if self.trainer.checkpoint_callback is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -355,16 +248,16 @@ class CommandLine(DeferredCLI):
             return given
         checkpoint = self.run_folder.best()
         if checkpoint.name != BEST and self.options.monitor is not None:
-            say(f"{checkpoint.with_name(BEST)} is missing: {checkpoint} is used", sys.stderr)
+            say(f"{checkpoint.with_name(BEST)} is missing; using {checkpoint}", sys.stderr)
         return checkpoint
 
     def _compare_with_before(self) -> None:
-        """Check that the settings are those of the run.
+        """Compare the settings with those of the run.
 
         Only a longer training is allowed.
 
         Raises:
-            ValueError: names the setting that changes what is computed.
+            ValueError: a setting changes what is computed; the message names it.
         """
         folder = self.run_folder
         if not folder.config.exists():
@@ -373,7 +266,7 @@ class CommandLine(DeferredCLI):
             before = self.reread(folder.read_config())
         except ValueError as problem:
             raise ValueError(
-                f"{folder.config} is from another version, which this one does not read "
+                f"{folder.config} is of another version, which this version cannot read "
                 f"({problem}); give another --name, or --resume never to start over"
             ) from problem
         for key, old, new in folder.refuse_changes(before, self.experiment):
@@ -383,7 +276,7 @@ class CommandLine(DeferredCLI):
             )
 
     def _say_finished(self, start: Path) -> bool:
-        """Print the result if the run is finished; return whether."""
+        """Return True if the run is finished; print its result."""
         file = self.run_folder.path / RECORD
         if several_processes(self.built("trainer")) or not file.exists():
             return False
@@ -394,8 +287,8 @@ class CommandLine(DeferredCLI):
         except ValueError:
             return False
         if record.epochs is None or any(differences(self.reread(record.settings), self.experiment)):
-            return False  # tested before it came to its end
-        more = "--trainer.max_epochs N trains on, --resume never starts over"
+            return False  # it was tested before its end
+        more = "--trainer.max_epochs N trains longer, --resume never starts over"
         say(f"{self.run_folder.path} is finished, after {record.epochs} epochs; {more}")
         self._say_metrics("test", {**record.metrics, "test/samples": record.samples_tested})
         return True
@@ -412,43 +305,6 @@ class CommandLine(DeferredCLI):
         say(f"run folder {self.run_folder.path}")
         if (panel := self.run_folder.path / "panel.png").exists():
             say(f"crops {panel}")
-
-
-class ParsedSettings(CommandLine):
-    """Parse a command line without building anything.
-
-    Building a trainer may need a GPU that only the cluster has.
-    """
-
-    seeds = False
-
-    def _choose_precision(self) -> None:
-        """Leave the choice to the machine that trains."""
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def execute(self) -> None:
-        """Run nothing."""
-
-    def resolve(self, arguments: list[str]) -> dict[str, Any]:
-        """Return the settings that arguments of `stn fit` give.
-
-        Raises:
-            ValueError: says in one line what is wrong with them.
-        """
-        self.parse_arguments(self.parser, ["fit", *arguments])
-        return self.settings()
-
-
-def _flags(parser: LightningArgumentParser) -> set[str]:
-    """Return the options whose values are booleans."""
-    return {
-        option
-        for action in parser._actions
-        for option in action.option_strings
-        if "bool" in str(getattr(action, "_typehint", ""))
-    }
 
 
 def _is_complete(checkpoint: dict[str, Any], trainer: Trainer) -> bool:

@@ -43,7 +43,7 @@ def completion(shell: Literal["bash", "zsh"]) -> int:
     script = SCRIPT
     for name, value in words.items():
         script = script.replace(name, value)
-    if shell == "zsh":  # which then understands bash's
+    if shell == "zsh":  # bashcompinit makes it understand bash's script
         script = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n" + script
     print(script, end="")
     return FINISHED

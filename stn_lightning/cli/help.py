@@ -5,7 +5,7 @@ import itertools
 from types import ModuleType
 
 from stn_lightning import backbones, datamodules, distortions, synthetic, tasks, transformers
-from stn_lightning.cli.command import OPTIONS
+from stn_lightning.cli.parsing import OPTIONS
 
 WHAT = {
     "fit": "Train a run and test its best checkpoint",
@@ -34,16 +34,16 @@ CLASSES: dict[str, tuple[tuple[ModuleType, ...], str]] = {
     "distortions (--data.init_args.distortion)": ((distortions,), ""),
 }
 NOT_LISTED = ("CounterRandom", "FeatureExtractor")
-"""Classes beside those that an option takes."""
+"""Public classes that are no values of these options."""
 
 
 def answer_help(arguments: list[str]) -> bool:
     """Print the short help if `arguments` ask for it.
 
-    Returns:
-        whether it was printed.
+    `--help all` is changed to `--help`, at which the parser prints all options.
 
-    For `--help all` the word `all` is removed, so that the parser prints all options.
+    Returns:
+        whether the short help was printed.
     """
     command, *words = arguments
     if command not in WHAT:
@@ -95,11 +95,11 @@ def short_help(command: str) -> str:
 
 
 def _listing(name: str) -> list[str]:
-    rooms, suffix = CLASSES[name]
+    packages, suffix = CLASSES[name]
     lines = [f"{name}:"]
-    for room in rooms:
-        for public in room.__all__:
-            thing = getattr(room, public)
+    for package in packages:
+        for public in package.__all__:
+            thing = getattr(package, public)
             concrete = inspect.isclass(thing) and not inspect.isabstract(thing)
             if concrete and public.endswith(suffix) and public not in NOT_LISTED:
                 first = (inspect.getdoc(thing) or "").partition("\n")[0]

@@ -9,11 +9,11 @@ from stn_lightning.runs.folder import RunFolder
 
 
 def fill_in_run(loggers: Any, run: RunFolder) -> None:
-    """Write the run's folder and name into its loggers.
+    """Replace RUN_FOLDER and RUN_NAME in arguments of loggers.
 
     Args:
-        loggers: as configured: nothing, true or false, one or several.
-        run: whose folder and name stand for RUN_FOLDER and RUN_NAME in their arguments.
+        loggers: the Trainer's option `logger`: none, true or false, one logger or a list.
+        run: folder of the run.
     """
     for logger in listed(loggers):
         arguments = logger.get("init_args") if isinstance(logger, Namespace) else None

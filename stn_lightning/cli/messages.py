@@ -1,4 +1,4 @@
-"""Lines on the console: our own, and few of Lightning's."""
+"""Print lines, and hide most of Lightning's."""
 
 import logging
 import sys
@@ -9,22 +9,23 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 ASKED_FOR = ("callbacks", "profilers", "tuner")
-"""Folders of Lightning whose lines a user asked for, such as those of a profiler."""
+"""Folders of Lightning whose lines a user requested, for example by a profiler."""
 
 NOISE = (
     ".*does not have many workers.*",  # the data are in memory
-    "Found .* in eval mode at the start of training",  # what is frozen
-    ".*srun. command is available.*",  # `stn submit` is how to use it
-    ".*LeafSpec.*is deprecated",  # lightning 2.6 calls torch 2.14 the old way
-    ".*Checkpoint directory .* exists and is not empty.*",  # resuming is what it is for
-    "You requested to overfit but enabled .* shuffling",  # the data modules turn it off themselves
-    "Grad strides do not match bucket view strides",  # of one channel, where they are the same
-    "You're using the WeightAveraging callback",  # with what is ours to answer for, and is tested
+    "Found .* in eval mode at the start of training",  # frozen parts
+    ".*srun. command is available.*",  # `stn submit` uses it
+    ".*LeafSpec.*is deprecated",  # lightning 2.6 uses an old function of torch 2.14
+    ".*Checkpoint directory .* exists and is not empty.*",  # as it should when resuming
+    "You requested to overfit but enabled .* shuffling",  # the data modules disable it themselves
+    "Grad strides do not match bucket view strides",  # with one channel both are the same
+    "You're using the WeightAveraging callback",  # our checkpoints support it, which is tested
 )
+"""Regular expressions of warnings to hide, and why."""
 
 
 class _AskedFor(logging.Filter):
-    """Let warnings and requested lines of Lightning through."""
+    """Show only warnings and requested lines of Lightning."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         asked_for = Path(record.pathname).parent.name in ASKED_FOR

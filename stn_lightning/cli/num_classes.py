@@ -1,4 +1,4 @@
-"""Number of classes for a backbone that is not told."""
+"""Find the number of classes for a backbone."""
 
 from typing import Any
 
@@ -16,26 +16,26 @@ def num_classes_of_data(options: Namespace, arguments: list[str]) -> int | None:
     """Return the data's number of classes for the backbone.
 
     Args:
-        options: options of the subcommand, parsed.
-        arguments: words that they were parsed from.
+        options: parsed options of the subcommand.
+        arguments: command-line arguments that they were parsed from.
 
     Returns:
-        None if the backbone takes no number, files or options say one, or the data cannot be
-        asked yet.
+        None if the backbone has no argument `num_classes`, files or options give it, or the data
+        are not there yet.
     """
     backbone = options.get("model.init_args.backbone")
-    if backbone is None or NAME not in backbone.get("init_args", {}) or _is_told(arguments):
+    if backbone is None or NAME not in backbone.get("init_args", {}) or _is_given(arguments):
         return None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(BaseDataModule, "data")
     try:
         parsed = parser.parse_object({"data": options.data.as_dict()})
         return len(parser.instantiate_classes(parsed).data.class_names)
-    except Exception:  # the training's own preparation says what is missing
+    except Exception:  # the training will prepare the data, and report what is missing
         return None
 
 
-def _is_told(arguments: list[str]) -> bool:
+def _is_given(arguments: list[str]) -> bool:
     if any(NAME in word for word in arguments if not word.startswith("--data")):
         return True
     files = map(resolve_config, configs(arguments))
@@ -44,10 +44,7 @@ def _is_told(arguments: list[str]) -> bool:
 
 
 def _has(content: Any, keys: list[str]) -> bool:
-    """Return True if nested mappings have the keys.
-
-    `init_args` may stand between them.
-    """
+    """Return True if nested mappings have the keys, ignoring `init_args`."""
     for key in keys:
         while isinstance(content, dict) and key not in content and "init_args" in content:
             content = content["init_args"]

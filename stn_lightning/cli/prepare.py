@@ -19,8 +19,8 @@ SETS: dict[str, Callable[[], Source]] = {
 def prepare(*data_sets: str) -> int:
     """Download missing files of data sets, and check every file.
 
-    The data sets are mnist, cub, svhn and svhn-128. They lie in the folder that the environment
-    variable STN_DATA names, else in data/. All faults are reported at once.
+    The data sets are mnist, cub, svhn and svhn-128. Their folder is the environment variable
+    STN_DATA, or data/. All faults are reported at once.
 
     Args:
         data_sets: names of data sets; all when left out.

@@ -1,4 +1,4 @@
-"""Refuse options of Lightning's Trainer that contradict a run."""
+"""Check options of Lightning's Trainer that contradict a run."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins import CheckpointIO
 
 REFUSED = {
-    "default_root_dir": "a run lies in runs/NAME of the working directory; choose NAME by --name",
+    "default_root_dir": "the folder of a run is runs/NAME; choose NAME by --name",
     "use_distributed_sampler": "the data modules divide the images among the processes",
     "barebones": "a run writes checkpoints and a record; for speed alone use "
     "--trainer.logger false --trainer.enable_checkpointing false",
@@ -45,18 +45,18 @@ CALLBACKS: dict[type[Any], str] = {
 """Callbacks that contradict a run, and why."""
 
 COPIES = ("spawn", "fork", "notebook")
-"""Words in the names of strategies whose processes are copies of this one."""
+"""Parts of the names of strategies that copy this process."""
 
 
 def refuse_options(trainer: Namespace, checkpoints: Path) -> None:
     """Check the options of the Trainer.
 
     Args:
-        trainer: its options, with callbacks and plugins built.
-        checkpoints: folder of the run's own.
+        trainer: options of the Trainer, with callbacks and plugins built.
+        checkpoints: folder of the run's checkpoints.
 
     Raises:
-        ValueError: names the first option that is refused.
+        ValueError: names the first option that contradicts a run.
     """
     for problem in _problems(trainer):
         raise ValueError(problem)
@@ -107,11 +107,11 @@ def _problems_of(callback: Callback, checkpoints: Path) -> Iterator[str]:
             )
 
 
-def refuse_lonely_node(trainer: Trainer) -> None:
+def require_launcher(trainer: Trainer) -> None:
     """Check that something starts the other nodes.
 
     Raises:
-        ValueError: if this process would wait for them in vain.
+        ValueError: nothing does, so that this process would wait for ever.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     started_by_hand = "MASTER_ADDR" in os.environ
@@ -127,7 +127,7 @@ def several_processes(trainer: Namespace) -> bool:
     """Return whether the options ask for several processes.
 
     Raises:
-        ValueError: if the devices are no number, no list and not "auto".
+        ValueError: `devices` is no number, no list and not "auto".
     """
     devices = trainer["devices"]
     if isinstance(devices, str) and "," in devices:  # as Lightning reads "0,1"
@@ -141,5 +141,5 @@ def several_processes(trainer: Namespace) -> bool:
 
 
 def listed(given: Any) -> list[Any]:
-    """Turn None, one value or a list into a list."""
+    """Convert None, a value or a list to a list."""
     return given if isinstance(given, list) else [] if given is None else [given]

@@ -26,7 +26,7 @@ from stn_lightning.runtime.preemption import Preempted
 from stn_lightning.runtime.restarts import NoProgressError
 
 PLAIN = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
-"""Errors whose message says enough without their class."""
+"""Errors whose message needs no class name."""
 
 
 def fit(arguments: list[str]) -> int:
@@ -51,8 +51,8 @@ def run(
 ) -> int:
     """Parse arguments and run their command.
 
-    Any error before the end of the first batch is reported in one line, as it is most likely a
-    mistake in the configuration. STN_TRACEBACK=1 prints its traceback, too.
+    An error before the end of the first batch is reported in one line, as it is most likely a
+    mistake in the configuration. With STN_TRACEBACK=1 its traceback is printed, too.
 
     Args:
         arguments: the command and its options.
@@ -90,7 +90,7 @@ def run(
             cause = failure_of_another()
             text = cause or f"{reason}; started again it goes on from its last.ckpt"
             print(f"{called}: {text}", file=sys.stderr, flush=True)
-            # an orderly exit might wait for the lost process
+            # a normal exit might wait for the lost process
             os._exit(PROCESS_LOST if cause is None else FAILED)
         return _report(problem, called, command)
     return FINISHED

@@ -20,14 +20,14 @@ from stn_lightning.runs.folder import RunFolder
 from stn_lightning.tasks import ClassificationTask
 
 RANGE = (1e-5, 1.0)
-"""Learning rates to try.
+"""Smallest and largest learning rate to try.
 
-Lightning divides by the rate, not by its logarithm, and from its own start of 1e-8 it would always
-suggest one of the smallest rates.
+Lightning suggests the rate at which the loss falls fastest with the rate itself, not with its
+logarithm. With its default range, from 1e-8, it would always suggest one of the smallest rates.
 """
 
 SKIPPED = 10
-"""First losses to ignore, as their running mean is too noisy."""
+"""Number of first losses to ignore, as their running mean is noisy."""
 
 TRAINER = (
     "logger=false",
@@ -37,7 +37,7 @@ TRAINER = (
     "num_nodes=1",
     "max_epochs=1000000",
 )
-"""Trainer options of a search: one process, no files, no end by epochs."""
+"""Options of the Trainer for a search: one process, no files, no limit of epochs."""
 
 
 def tune(
@@ -62,10 +62,10 @@ def tune(
         the exit code.
 
     Raises:
-        ValueError: if there are too few steps.
+        ValueError: there are too few steps.
     """
     if steps < 2 * SKIPPED:
-        raise ValueError(f"--steps {steps}: too few to see a trend; give {2 * SKIPPED} or more")
+        raise ValueError(f"--steps {steps} are too few; give {2 * SKIPPED} or more")
     files = [f"--config={file}" for file in config]
     trainer = [f"--trainer.{setting}" for setting in TRAINER]
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ class Tuning(CommandLine):
     Args:
         arguments: command line of `stn fit`.
         below: folder for the files of Lightning's tuner.
-        steps: training steps of the search for a rate; None to search for a batch size.
+        steps: training steps of the search for a learning rate; None to search for a batch size.
     """
 
     def __init__(self, arguments: list[str], below: Path, steps: int | None) -> None:
@@ -97,9 +97,7 @@ class Tuning(CommandLine):
         return [LabelCheck()]
 
     def execute(self) -> None:
-        logging.getLogger("lightning.pytorch").setLevel(
-            logging.WARNING
-        )  # our own lines say the result
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the result is printed
         if self.steps is None:
             self._suggest_batch_size()
         else:
@@ -132,8 +130,8 @@ class Tuning(CommandLine):
     def _suggest_batch_size(self) -> None:
         if self.trainer.strategy.root_device.type == "cpu":
             raise ValueError(
-                "--batch-size needs a GPU, as it doubles the batch until the memory is full; "
-                "on a CPU choose the batch size by speed"
+                "--batch-size doubles the batch until the memory of a GPU is full, and this is a "
+                "CPU; choose the batch size by speed"
             )
         before, size = self.datamodule.batch_size, largest_batch(self)
         print(f"batch size {size}: the largest that fits, by doubling or halving {before}")
@@ -143,8 +141,8 @@ class Tuning(CommandLine):
 def largest_batch(command: Tuning) -> int:
     """Find the largest batch size that fits into memory.
 
-    The data module's batch size is doubled, at most to the whole training set, or halved where it
-    does not fit itself.
+    The data module's batch size is doubled, up to the whole training set, or halved if it does not
+    fit.
     """
     data: Any = command.datamodule
     _end_curriculum(data)
@@ -155,14 +153,14 @@ def largest_batch(command: Tuning) -> int:
         command.model,
         datamodule=data,
         init_val=data.batch_size,
-        max_val=2 * everything,  # which it does not try
+        max_val=2 * everything,  # this size itself is not tried
     )
     assert found is not None
     return min(found, everything)
 
 
 def _end_curriculum(data: Any) -> None:
-    """Use the final distortions, as a search has no epochs."""
+    """Use full distortions, as a search has no epochs."""
     if hasattr(data, "curriculum"):
         data.curriculum = 0.0
 
@@ -170,21 +168,19 @@ def _end_curriculum(data: Any) -> None:
 def _scale_localisation_lr(task: ClassificationTask) -> None:
     """Scale the transformers' learning rate as in training.
 
-    Lightning's search gives all parameters one rate.
+    Lightning's search sets the same rate for all parameters before each step.
     """
-    given, part = task.optimizer, task.localisation_lr_scale
+    given, factor = task.optimizer, task.localisation_lr_scale
 
     def optimizer(groups: Any) -> Optimizer:
-        made = given(groups)
-        made.register_step_pre_hook(
-            lambda *_: _scale(made, part)
-        )  # before the next step the schedule sets it anew
-        return made
+        built = given(groups)
+        built.register_step_pre_hook(lambda *_: _scale(built, factor))
+        return built
 
     task.optimizer = optimizer
 
 
-def _scale(optimizer: Optimizer, part: float) -> None:
+def _scale(optimizer: Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
         if group["name"] == "localisation":
-            group["lr"] *= part
+            group["lr"] *= factor

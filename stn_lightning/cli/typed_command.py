@@ -20,12 +20,25 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from stn_lightning.runs.options import Options
 from stn_lightning.runtime.exit_codes import USAGE
+from stn_lightning.runtime.provenance import program_name
 
 REST = ("fit_options", "other_options")
+
+
+class Options(argparse.ArgumentParser):
+    """Parse options; report a mistake in one line."""
+
+    def __init__(self, command: str, description: str) -> None:
+        self.command = command
+        super().__init__(f"stn {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        lists = f"{program_name()} {self.command} --help lists the options"
+        print(f"{self.prog}: {message}; {lists}", file=sys.stderr)
+        raise SystemExit(USAGE)
 
 
 def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
@@ -37,9 +50,8 @@ def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
     parameters = _parameters(function)
     if list(parameters) == ["arguments"]:
         return function(list(arguments))
-    options = Options(function.__name__, "")
     text = inspect.getdoc(function) or ""
-    options.description = re.split(r"\n\n(?:Args|Returns|Raises):", text)[0]
+    options = Options(function.__name__, re.split(r"\n\n(?:Args|Returns|Raises):", text)[0])
     values = {name: _add(options, p, text) for name, p in parameters.items() if name not in REST}
     given, rest = list(arguments), []
     if "fit_options" in parameters and "--" in given:
@@ -75,7 +87,7 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _add(options: Any, parameter: inspect.Parameter, docstring: str) -> Callable[[Any], Any]:
-    """Add a parameter's options; return a getter of its value."""
+    """Add a parameter's options; return a function for its value."""
     name, kind = parameter.name, _without_none(parameter.annotation)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         group, text = options.add_argument_group(f"the {name}"), inspect.getdoc(kind) or ""
@@ -125,7 +137,7 @@ def _option(kind: Any, name: str) -> dict[str, Any]:
 
 
 class _Append(argparse.Action):
-    """Append to a list, without the default's elements."""
+    """Append to a list that lacks the default's elements."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         before = getattr(namespace, self.dest)

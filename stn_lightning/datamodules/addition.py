@@ -14,9 +14,9 @@ from stn_lightning.datamodules.mnist import MNISTDataModule
 class AdditionDataModule(MNISTDataModule):
     """Pairs of digits with their sum as label.
 
-    Each image is paired with another one drawn at random: with a new one in each epoch of
-    training, with a frozen one for validation and test. Arguments as for `MNISTDataModule`; the
-    classes of the source are the numbers from 0 on.
+    Each image is paired with a random other one: in training with a new one in each epoch, in
+    validation and test always with the same. The arguments are those of `MNISTDataModule`. The
+    classes of the source must be the numbers from 0.
     """
 
     @property
@@ -29,7 +29,7 @@ class AdditionDataModule(MNISTDataModule):
         return (2 * channels, *size)
 
     def applied_theta(self, batch: Batch) -> Tensor | None:
-        """Return None: the two digits are distorted differently."""
+        """Return None, as the two digits have different distortions."""
         return None
 
     def transform_batch(self, batch: Batch) -> Batch:

@@ -1,4 +1,4 @@
-"""The data module that tasks, callbacks and analysis rely on."""
+"""The base class and interface of data modules."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sized
@@ -19,47 +19,45 @@ from stn_lightning.datasets.sources import SPLITS, Source
 from stn_lightning.distortions import CounterRandom
 
 FROZEN_SEED = 0
-"""Seed of validation and test images, whatever the run's: their distortion is part of the data."""
+"""Seed of validation and test images for every run, as their distortions are part of the data."""
 STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
 STREAMS_PER_PART = 4
-"""Random streams of one part of an image: one for each split, and one for the order."""
+"""Number of random streams of each part of an image: one for each split, and one for the order."""
 
 
 class BatchAnnotations(NamedTuple):
-    """Annotated parts and boxes of a batch.
-
-    For scoring where a network looks.
-    """
+    """Annotated parts and boxes of a batch, for scores."""
 
     parts: Float[Tensor, "batch parts 3"]
-    """x, y from -1 to 1 across the image that the task gets, and 1 where the part is visible"""
+    """x, y from -1 to 1 across the task's input image, and 1 if the part is visible, else 0"""
     boxes: Float[Tensor, "batch 4"]
     """left, top, right, bottom of the object, from -1 to 1 across the image"""
     part_names: tuple[str, ...]
     part_groups: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """groups of parts that are scored together, by name"""
+    """names of the parts in each group of parts that are scored together"""
 
 
 class BaseDataModule(LightningDataModule, ABC):
     """Three splits with resumable loaders.
 
-    A subclass says how a split is loaded, how a batch is read, and what is done to it on the
-    device. What is declared here is all that tasks, callbacks and analysis use of the data.
+    A subclass defines how a split is loaded (`load`), how a batch is read (`dataset`) and how it is
+    distorted on the device (`transform_batch`). Tasks, callbacks and analysis use no other members
+    of a data module than those of this class.
 
     Args:
         source: data set.
-        batch_size: size of the global batch, shared out among all processes.
+        batch_size: size of the global batch, which is divided among all processes.
         seed: seed of order and distortion in training; the command line sets it from
             `seed_everything`.
-        num_workers: processes that read ahead; 0 reads in the training process, which is enough
-            for data in memory.
+        num_workers: number of processes that read batches in advance; 0 reads them in the training
+            process, which is enough for data in memory.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: a number is out of its range.
     """
 
     lists_files = False
-    """Whether `load` only lists files and reads no image."""
+    """Whether `load` only lists files, without reading images."""
 
     def __init__(self, source: Source, batch_size: int, seed: int, num_workers: int = 0) -> None:
         super().__init__()
@@ -96,43 +94,43 @@ class BaseDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def preprocessing(self) -> Preprocessing:
-        """Numbers by which an image becomes a task's input."""
+        """Steps from an image in a file to the input."""
 
     def preprocess(
         self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
     ) -> PreprocessedImage:
-        """Turn an image from elsewhere into what a task gets.
+        """Turn an image in a file into the task's input.
 
         Args:
             image: upright RGB image.
-            shape: shape of the result, `image_shape` of the data that the network was trained on.
+            shape: shape of the result: `image_shape` of the network's training data.
         """
         return self.preprocessing(image, shape)
 
     @abstractmethod
     def load(self, split: Split) -> Any:
-        """Load a split; the result is kept in `splits`."""
+        """Load a split; `setup` stores the result in `splits`."""
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Batch]:
-        """Return a dataset of batches: `dataset[draw]`, with a length."""
+        """Return a dataset whose `dataset[draw]` reads a batch."""
 
     @abstractmethod
     def transform_batch(self, batch: Batch) -> Batch:
-        """Turn a batch into what a task gets."""
+        """Distort or convert a batch on the device."""
 
     def annotations(self, batch: Batch) -> BatchAnnotations | None:
         """Return a batch's annotations, or None.
 
-        They are for scoring only: batches do not hold them, so no task can learn from them.
+        They are not part of batches, so that no task can learn from them.
         """
         return None
 
     def applied_theta(self, batch: Batch) -> Float[Tensor, "batch 6"] | None:
-        """Return a batch's affine distortion, or None.
+        """Return the theta of a batch's affine distortion, or None.
 
-        Theta maps the distorted image to the undistorted one. A transformer that undoes the
-        distortion has the inverse of it.
+        It maps the distorted image to the original. The theta of a transformer that undoes the
+        distortion is its inverse.
         """
         return None
 
@@ -142,11 +140,11 @@ class BaseDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Load the splits that a stage needs.
 
-        To fit, this is the test split too where that reads no image: so that a training does not
-        end with the news that there is nothing to test on.
+        The stage "fit" also loads the test split if that only lists files, so that a missing test
+        split is reported before training.
 
         Raises:
-            ValueError: if a split has no images.
+            ValueError: a split has no images.
         """
         fit: tuple[Split, ...] = SPLITS if self.lists_files else ("train", "val")
         needed: dict[str, tuple[Split, ...]] = {"fit": fit, "validate": ("val",)}
@@ -173,7 +171,7 @@ class BaseDataModule(LightningDataModule, ABC):
         rank, world_size, overfit = 0, 1, False
         if (trainer := self.trainer) is not None:
             rank, world_size = trainer.global_rank, trainer.world_size
-            # asks for the same images in each epoch; set without being declared
+            # with this option every epoch must have the same images
             overfit = trainer.overfit_batches > 0  # type: ignore[attr-defined]
         batches = EpochBatches(
             cast(Sized, dataset),
@@ -193,10 +191,11 @@ class BaseDataModule(LightningDataModule, ABC):
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
         """Return the random numbers of a batch.
 
-        They are new in each epoch of training, and else frozen.
+        In training they depend on the epoch, in validation and test they do not.
 
         Args:
-            part: part of an image that they are for; each has its own numbers.
+            batch: the batch.
+            part: number of the part of an image that they are for; each part has its own numbers.
         """
         seed, epoch = (self.seed, batch.epoch) if batch.split == "train" else (FROZEN_SEED, 0)
         stream = STREAMS[batch.split] + STREAMS_PER_PART * part

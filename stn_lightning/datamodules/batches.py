@@ -1,7 +1,7 @@
 """Batches that are a function of (seed, epoch).
 
-Usable by itself: `ResumableLoader(dataset, EpochBatches(...))` goes into any Lightning project.
-Lightning saves its position in the checkpoint and restores it.
+`ResumableLoader(dataset, EpochBatches(...))` works in any Lightning project. Lightning saves its
+position in the checkpoint and restores it.
 """
 
 import math
@@ -17,11 +17,11 @@ from stn_lightning.distortions import CounterRandom
 from stn_lightning.runtime import signals
 
 ORDER_STREAM = 3
-"""Random stream of the order; 0 to 2 are those of the splits' distortions."""
+"""Random stream of the order; streams 0 to 2 are for the distortions of the splits."""
 
 
 class Draw(NamedTuple):
-    """The images of one batch, before they are read."""
+    """Indices of the images of one batch."""
 
     indices: Int64[Tensor, " batch"]
     epoch: int
@@ -29,24 +29,23 @@ class Draw(NamedTuple):
 
 
 class EpochBatches(Sampler[Draw]):
-    """Batches of each epoch: every image once.
+    """Batches of an epoch, in which every image occurs once.
 
-    Each process gets its share of each batch. If the batch size does not divide the data, sizes of
-    batches differ by one at most, so there is no small batch at the end.
+    Each process gets its share of each batch. If the batch size does not divide the number of
+    images, the sizes of batches differ by one at most, so there is no small batch at the end.
 
     Args:
-        data: data to draw from; only its length matters.
-        batch_size: size of the GLOBAL batch: the same images come together on any number of
-            processes.
-        shuffle: draw a new order in each epoch; else it is the data's.
+        data: data to draw from; only its length is used.
+        batch_size: size of the global batch, which has the same images on any number of processes.
+        shuffle: whether to draw a new order in each epoch.
         seed: seed of the order.
         rank: rank of this process.
         world_size: number of processes.
-        empty_shares: allow batches without an image for some process. Metrics take them, a training
-            step does not, so shuffled batches never allow them.
+        empty_shares: whether a process may get a batch without images. Metrics accept such a batch,
+            training steps do not, so it is not allowed if `shuffle` is true.
 
     Raises:
-        ValueError: if there is nothing to draw, or a batch has no image for some process.
+        ValueError: there are no images, or a process would get no image of a batch.
 
     Examples:
         >>> batches = EpochBatches(range(10), batch_size=4, shuffle=False)
@@ -89,8 +88,8 @@ class EpochBatches(Sampler[Draw]):
             self.epoch, self.done = self.epoch + 1, 0
         order = torch.arange(self.length)
         if self.shuffle:
-            # no torch.Generator: on a CPU it takes 32 bits of its seed, which do not hold a seed
-            # and an epoch
+            # not by a torch.Generator: on a CPU it uses 32 bits of its seed, too few for a seed and
+            # an epoch
             order = (
                 CounterRandom(self.seed, ORDER_STREAM, self.epoch, order)
                 .uniform(1, 0.0, 1.0)[:, 0]
@@ -103,29 +102,29 @@ class EpochBatches(Sampler[Draw]):
 
 
 class ResumableLoader:
-    """A loader that goes on after a restart.
+    """A loader that continues where a checkpoint was saved.
 
-    An epoch that is left halfway without a restart begins anew, as the first validation does after
-    Lightning's sanity check. It holds a `DataLoader` and is none itself: Lightning would put its
-    own sampler into one, on several processes and in prediction.
+    Without a checkpoint each iteration begins a new epoch, also if the one before was not finished,
+    as after Lightning's sanity check. It is not a subclass of `DataLoader`, as Lightning would
+    replace the sampler of one on several processes and in prediction.
 
     Args:
-        dataset: data of which `dataset[draw]` reads a whole batch.
-        batches: images of each batch, in their order.
-        num_workers: processes that read ahead; 0 for data in memory.
+        dataset: data set whose `dataset[draw]` reads a whole batch.
+        batches: batches to read, in order.
+        num_workers: number of processes that read batches in advance; 0 for data in memory.
         options: other arguments of `DataLoader`.
     """
 
-    batch_sampler = None  # Lightning looks for a `set_epoch` here too
+    batch_sampler = None  # Lightning also looks here for `set_epoch`
 
     def __init__(
         self, dataset: Dataset[Any], batches: EpochBatches, num_workers: int = 0, **options: Any
     ) -> None:
-        # else each epoch takes its workers' seed from the global random numbers, and the one that
-        # a resumed training begins shifts them
+        # without a generator the loader draws a seed for its workers from the global generator in
+        # each epoch, and a resumed training would draw once more
         options.setdefault("generator", torch.Generator())
         if num_workers:
-            options.setdefault("worker_init_fn", signals.shield_workers())
+            options.setdefault("worker_init_fn", signals.worker_init_fn())
         self.loader: DataLoader[Any] = DataLoader(
             dataset, batch_size=None, sampler=batches, num_workers=num_workers, **options
         )
@@ -149,6 +148,6 @@ class ResumableLoader:
         return {"epoch": self.sampler.epoch, "done": self.sampler.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where a state was saved."""
+        """Continue where a state was saved."""
         self.sampler.epoch, self.sampler.done = state["epoch"], state["done"]
         self.resuming = True

@@ -1,4 +1,4 @@
-"""Images of one digit at different places.
+"""Images of one digit at different positions.
 
 Reference:
     Jaderberg et al. 2015, appendix A.2.
@@ -15,21 +15,21 @@ from stn_lightning.distortions import Cluttered, CounterRandom
 
 
 class ColocalisationDataModule(MNISTDataModule):
-    """Images of one class, each at a frozen place.
+    """Images of one class, at fixed positions in clutter.
 
-    There may be clutter around them. Training, validation and test see the same images, as nothing
-    is labelled. A batch's `box` is the frame of the digit; only the score reads it.
+    Training, validation and test have the same images, since there are no labels. The `box` of a
+    batch is the frame of the digit, which is used for the score only.
 
     Args:
-        source: data set of the digits; its training split is taken.
-        canvas: canvas that the digits are put on; the paper's has 84 pixels a side.
+        source: data set of the digits; its training split is used.
+        canvas: distortion that moves and clutters the digits; the paper's canvas is 84 x 84.
         digit: class of the images.
         num_images: number of images; 100 in the paper.
         batch_size: size of the global batch.
         seed: seed of the order in training.
 
     Raises:
-        ValueError: if the source has no such class; in `setup`, if it has too few images of it.
+        ValueError: the source has no such class, or, in `setup`, too few images of it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ColocalisationDataModule(MNISTDataModule):
         return ImageTensorDataset(image[chosen], label[chosen])
 
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
-        """Return random numbers that are always the same."""
+        """Return random numbers that do not depend on the epoch."""
         return super().randomness(batch._replace(split="test"), part)
 
     def transform_batch(self, batch: Batch) -> Batch:
@@ -69,10 +69,7 @@ class ColocalisationDataModule(MNISTDataModule):
         return super().transform_batch(batch)._replace(box=box)
 
     def digit_boxes(self, randomness: CounterRandom) -> Float[Tensor, "batch 4"]:
-        """Return left, top, right and bottom of the digits.
-
-        They go from -1 to 1 across the canvas.
-        """
+        """Return left, top, right, bottom of digits, -1 to 1."""
         corner = self.canvas.place(randomness).flip(1).float()  # (B, 2) as (x, y), in pixels
         corner = corner * (2 / self.canvas.size) - 1
         return torch.cat([corner, corner + 2 * self.canvas.digit / self.canvas.size], 1)

@@ -8,12 +8,12 @@ class CUBDataModule(ImageDataModule):
     """Square crops of birds, half of them mirrored in training.
 
     Args:
-        source: data set; when left out, CUB with a smallest side of 8/7 of `size`: 256 pixels for
-            crops of 224, and 512 for crops of 448.
+        source: data set; when left out, CUB with a `side` of 8/7 of `size`: 256 pixels for crops of
+            224, and 512 for crops of 448.
         size: side of the crops, in pixels; 224 or 448 in the paper.
-        batch_size: size of the global batch, shared out among all processes.
-        num_workers: processes that read ahead; 0 reads in the training process, which is enough
-            for cached images.
+        batch_size: size of the global batch, which is divided among all processes.
+        num_workers: number of processes that read batches in advance; 0 reads them in the training
+            process, which is enough for cached images.
         seed: seed of order and crops in training; the command line sets it from `seed_everything`.
 
     Examples:

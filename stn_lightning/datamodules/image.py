@@ -40,12 +40,14 @@ class _CropBatches(Dataset[Batch]):
 def crop_positions(
     batch: Batch, seed: int
 ) -> tuple[Float64[Tensor, "batch 2"], Bool[Tensor, " batch"]]:
-    """Draw where each crop lies and whether it is mirrored.
+    """Draw positions of crops, and whether they are mirrored.
 
-    In training both are functions of (seed, epoch, index); else crops are central and not mirrored.
+    In training both are functions of (seed, epoch, index). Otherwise crops are central and not
+    mirrored.
 
     Returns:
-        how far down and to the right, 0 to 1; and whether mirrored.
+        (down, right) from 0 to 1, where 1 is as far as the image allows; and whether it is
+        mirrored.
     """
     if batch.split != "train":
         position = torch.full((len(batch.indices), 2), 0.5, dtype=torch.float64)
@@ -58,20 +60,20 @@ def crop_positions(
 class ImageDataModule(BaseDataModule):
     """Square crops of images in files.
 
-    In training crops are random and half of them are mirrored; else they are central. Nothing is
-    subtracted: a feature extractor with pre-trained weights brings their normalisation, and a
-    sampler's padding is a colour as people mean it.
+    In training, crops are random and half of them are mirrored; otherwise they are central. Pixels
+    are floats from 0 to 1 and not normalised: a feature extractor normalises them as its weights
+    require.
 
     Args:
-        source: data set of the images; their smallest side there is at least `size`.
+        source: data set of the images; its `side` must be at least `size`.
         size: side of the crops, in pixels; 224 or 448 in the paper.
-        batch_size: size of the global batch, shared out among all processes.
-        num_workers: processes that read ahead; 0 reads in the training process, which is enough
-            for cached images.
+        batch_size: size of the global batch, which is divided among all processes.
+        num_workers: number of processes that read batches in advance; 0 reads them in the training
+            process, which is enough for cached images.
         seed: seed of order and crops in training; the command line sets it from `seed_everything`.
 
     Raises:
-        ValueError: if `size` is larger than the source's images, or a number is out of its range.
+        ValueError: `size` is larger than the source's images, or a number is out of its range.
     """
 
     lists_files = True
@@ -96,7 +98,7 @@ class ImageDataModule(BaseDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        if not self._class_names:  # the source reads a file, or lists folders
+        if not self._class_names:  # kept, as the source reads a file or lists folders for them
             self._class_names = self.source.class_names
         return self._class_names
 
@@ -128,9 +130,10 @@ class ImageDataModule(BaseDataModule):
         return batch._replace(image=image.float() / 255)
 
     def annotations(self, batch: Batch) -> BatchAnnotations | None:
-        """Return parts and boxes in the crops' coordinates.
+        """Return parts and boxes in the coordinates of the crops.
 
-        Parts that were cut off are not visible. The left eye of a mirrored bird is still its left.
+        Parts outside of a crop count as not visible. Mirroring does not exchange left and right
+        parts.
         """
         if batch.split not in self._annotations:
             self._annotations[batch.split] = self.source.annotations(batch.split)
@@ -151,7 +154,7 @@ class ImageDataModule(BaseDataModule):
     def _in_crop(
         self, points: Float[Tensor, "batch n 2"], size: Tensor, batch: Batch
     ) -> Float[Tensor, "batch n 2"]:
-        """Map points from the whole image's coordinates to the crop's."""
+        """Convert points from coordinates of the image to the crop's."""
         position, mirrored = crop_positions(batch, self.seed)
         corner = (position * (size - self.size + 1)).floor()  # (B, 2): top and left, in pixels
         pixels = (points + 1) / 2 * size.flip(1)[:, None] - corner.flip(1)[:, None].to(points.dtype)

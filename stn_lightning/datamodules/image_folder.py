@@ -9,16 +9,17 @@ from stn_lightning.datasets.image_folder import ImageFolder
 class ImageFolderDataModule(ImageDataModule):
     """Square crops of your own images.
 
-    They come from an `ImageFolder`: one folder for each class, or a CSV.
+    The images are in one folder for each class, or listed in a table (`ImageFolder`).
 
     Args:
-        folder: folder that holds a folder for each class.
-        table: a CSV file with the columns `file` and `class` and, if wanted, `split`.
+        folder: folder with one folder for each class.
+        table: a CSV file with the columns `file`, `class` and, optionally, `split`.
         size: side of the crops, in pixels.
-        side: smallest side that images are resized to before that, in pixels.
+        side: before they are cropped, images are resized so that their smaller side has this many
+            pixels.
         cache: folder for resized images; null decodes them each time they are read.
-        skip_unreadable: whether files that cannot be read are left out and counted; else they are
-            all named before the training starts.
+        skip_unreadable: whether to leave out images that cannot be read. Otherwise they are an
+            error before the training starts.
         options: other arguments of `ImageDataModule`.
     """
 

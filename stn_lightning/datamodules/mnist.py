@@ -20,10 +20,7 @@ from stn_lightning.distortions import (
 
 
 class _TensorBatches(Dataset[Batch]):
-    """Batches of a split in memory.
-
-    The split is repeated for each draw of its distortions.
-    """
+    """Batches of a split in memory, repeated `draws` times."""
 
     def __init__(self, images: ImageTensorDataset, split: Split, draws: int) -> None:
         self.images, self.split, self.draws = images, split, draws
@@ -40,28 +37,28 @@ class _TensorBatches(Dataset[Batch]):
 class MNISTDataModule(BaseDataModule):
     """Images of digits, distorted anew in each epoch of training.
 
-    Pixels are floats from 0 (background) to 1 (ink). No mean is subtracted, so the zeros that a
-    transformer reads out of bounds are background too.
+    Pixels are floats from 0 (background) to 1 (ink). They are not normalised, so that the zeros out
+    of bounds have the colour of the background.
 
     Args:
         source: data set of the digits.
         distortion: distortion of the images; none when left out.
-        batch_size: size of the global batch, shared out among all processes; 256 in the paper.
+        batch_size: size of the global batch, which is divided among all processes; 256 in the
+            paper.
         seed: seed of order and distortion in training; the command line sets it from
             `seed_everything`.
-        train_size: number of training images to use, the first ones; all of them when left out.
-        curriculum: share of the training's epochs in which distortions grow to their full
-            strength, from the middle of their range outwards (`CounterRandom.spread`); 0 is full
-            strength from the start. Validation and test always have full strength.
-        val_draws: frozen distortions of each validation image. A single one can mislead the choice
-            of the best checkpoint by 0.1 points on MNIST.
-        augmentation: small warp of each training image before its distortion, in one sampling with
-            it; none when left out. Validation and test have none.
+        train_size: use only the first so many training images; all when left out.
+        curriculum: share of the epochs in which the distortions of training images grow to full
+            strength, from the middle of their range outwards (`CounterRandom.spread`). With 0 they
+            have full strength from the start, as validation and test images always have.
+        val_draws: number of different distortions of each validation image. With a single one the
+            choice of the best checkpoint can cost 0.1 points of test error on MNIST.
+        augmentation: small warp of training images before their distortion, with one sampling for
+            both; none when left out.
 
     Raises:
-        ValueError: if a number is out of its range, or an augmentation goes with a distortion that
-            is no warp; in `setup`, if there is a curriculum and no
-            `max_epochs` to take a share of.
+        ValueError: a number is out of its range, or there is an augmentation and the distortion is
+            no warp; in `setup`, there is a curriculum and no `max_epochs`.
 
     Reference:
         Bengio et al. 2009, "Curriculum learning".
@@ -119,7 +116,7 @@ class MNISTDataModule(BaseDataModule):
         return (channels, *size) if self.distortion is None else (channels, *self.distortion.shape)
 
     def annotations(self, batch: Batch) -> BatchAnnotations | None:
-        """Return a batch's annotations; None if a distortion moves them."""
+        """Return annotations; None if images are distorted."""
         if self.distortion is not None:
             return None
         if batch.split not in self._annotations:
@@ -161,7 +158,7 @@ class MNISTDataModule(BaseDataModule):
         return batch._replace(image=image)
 
     def distort(self, image: Tensor, split: Split, randomness: CounterRandom) -> Tensor:
-        """Turn uint8 images of a split into distorted floats."""
+        """Convert uint8 images to floats, 0 to 1; distort them."""
         image = image.float() / 255
         if self.distortion is None:
             return image
@@ -174,7 +171,7 @@ class MNISTDataModule(BaseDataModule):
     def randomness(self, batch: Batch, part: int = 0) -> CounterRandom:
         """Return the random numbers of a batch.
 
-        While the curriculum lasts, they are nearer the middle of their range.
+        During the curriculum they are nearer to the middle of their range.
         """
         randomness = super().randomness(batch, part)
         if batch.split == "train" and self.growth_epochs:
@@ -182,8 +179,8 @@ class MNISTDataModule(BaseDataModule):
         return randomness
 
     def pool(self, split: Split, device: torch.device) -> Tensor:
-        """Return all images of a split on a device."""
+        """Return a split's images on a device."""
         pool = self.pools.get(split)
-        if pool is None or pool.device != device:  # once, not for every batch: 43 MB for MNIST
+        if pool is None or pool.device != device:  # copy them once; MNIST has 43 MB
             pool = self.pools[split] = self.splits[split].image.to(device)
         return pool

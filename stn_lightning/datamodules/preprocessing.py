@@ -1,4 +1,4 @@
-"""Turn an image from elsewhere into what a task gets."""
+"""Turn an image in a file into a task's input."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,14 +15,14 @@ GREY = (0.299, 0.587, 0.114)
 
 
 class PreprocessedImage(NamedTuple):
-    """A task's image, and its place in the original."""
+    """A task's input, and its position in the original image."""
 
     image: Float[Tensor, "channels height width"]
-    """0 to 1"""
+    """from 0 to 1"""
     origin: tuple[float, float]
     """(x, y) of this image's upper left corner, in pixels of the original"""
     scale: tuple[float, float]
-    """pixels of the original to one of this image's, along x and along y"""
+    """width and height of a pixel of this image, in pixels of the original"""
 
     def to_original(self, points: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points 2"]:
         """Convert points to pixels of the original image.
@@ -40,16 +40,16 @@ class PreprocessedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Numbers that turn an image into what a task gets.
+    """Steps that turn an image into a task's input.
 
     Args:
-        resize: "fit" shrinks all of a larger image into the middle, on black; "stretch" resizes
-            it whatever its proportions; "crop" resizes its smallest side to `side` and cuts out
-            the square in the middle. All antialiased, bilinear.
-        side: smallest side before the crop, in pixels.
-        invert_light: invert an image whose border is light: dark ink becomes light ink on black,
-            whatever the paper's own grey or colour.
-        subtract_mean: subtract the image's mean over its pixels and channels.
+        resize: "fit" shrinks a larger image as a whole and centres it on black; "stretch" resizes
+            it, whatever its proportions; "crop" resizes its smaller side to `side` and crops the
+            square in the middle. All are bilinear and antialiased.
+        side: smaller side before the crop, in pixels.
+        invert_light: whether to turn dark ink on an image with a light border into light ink on
+            black (`ink_on_paper`).
+        subtract_mean: whether to subtract the image's mean over pixels and channels.
 
     Examples:
         >>> digits = Preprocessing("fit", invert_light=True)
@@ -95,9 +95,9 @@ class Preprocessing:
 def fit_centre(
     image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
 ) -> PreprocessedImage:
-    """Shrink an image into the middle of `shape`.
+    """Shrink an image and centre it on zeros.
 
-    Around it are zeros. A small image is not enlarged. One channel is grey.
+    A small image is not enlarged. With one channel in `shape` it is converted to grey.
     """
     channels, height, width = shape
     rows, columns = image.shape[1:]
@@ -122,7 +122,7 @@ def stretch(
 
 
 def centre_crop(image: UInt8[Tensor, "3 rows columns"], side: int, size: int) -> PreprocessedImage:
-    """Resize the smallest side; cut out the middle `size` pixels."""
+    """Resize the smaller side; crop the square in the middle."""
     rows, columns = image.shape[1:]
     resized = torch.from_numpy(resize_smallest_side(image.permute(1, 2, 0).numpy(), side))
     height, width = resized.shape[:2]
@@ -142,23 +142,24 @@ def resize(
 
 
 def is_light_background(image: UInt8[Tensor, "3 rows columns"]) -> bool:
-    """Return whether most of an image's border is light."""
-    return bool(_rim(image).sum(0).median() > 3 * 127)
+    """Return True if most of an image's border is light."""
+    return bool(_border(image).sum(0).median() > 3 * 127)
 
 
 def ink_on_paper(image: UInt8[Tensor, "3 rows columns"]) -> UInt8[Tensor, "3 rows columns"]:
-    """Return light ink on black: as light as the paper or lighter is 0, black is 255.
+    """Return light ink on black.
 
-    The paper is grey, yellow, or in a shade on one side: its darkest tenth of the border counts.
-    Less than 0.7 of the border's median is no paper, but ink that reaches the border.
+    In each channel the paper's value, or a lighter one, becomes 0, and 0 becomes 255. Paper may be
+    grey, yellow, or darker on one side, so its value is the first decile of the border's values,
+    but at least 0.7 of their median: darker values are ink that reaches the border.
     """
-    rim = _rim(image).sort(1).values
-    last = rim.shape[1] - 1
-    paper = torch.maximum(rim[:, last // 10], rim[:, last // 2] * 7 // 10)
+    border = _border(image).sort(1).values
+    last = border.shape[1] - 1
+    paper = torch.maximum(border[:, last // 10], border[:, last // 2] * 7 // 10)
     paper = paper.clamp(min=1)[:, None, None]
     ink = (paper - image.int()).clamp(min=0)
     return ((ink * 255 + paper // 2) // paper).to(torch.uint8)
 
 
-def _rim(image: UInt8[Tensor, "3 rows columns"]) -> Int32[Tensor, "3 pixels"]:
+def _border(image: UInt8[Tensor, "3 rows columns"]) -> Int32[Tensor, "3 pixels"]:
     return torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1).int()

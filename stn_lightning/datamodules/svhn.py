@@ -15,17 +15,17 @@ from stn_lightning.datasets.svhn import SVHN, SVHNSplit
 
 
 class HouseNumberDataModule(BaseDataModule):
-    """Images of house numbers, each less its own mean.
+    """Images of house numbers, with each image's mean subtracted.
 
-    The zeros that a transformer reads out of bounds are then the image's mean colour.
+    So the zeros out of bounds have the image's mean colour.
     """
 
     preprocessing = Preprocessing("stretch", subtract_mean=True)
-    """For an image of one number, with a margin of 15 % of its width and height on each side."""
+    """for images of one number with a margin of 15 % of its width and height on each side"""
 
     @abstractmethod
     def colour_images(self, batch: Batch) -> Float[Tensor, "batch 3 height width"]:
-        """Return the images, mean not subtracted."""
+        """Return images, 0 to 1, before subtracting the mean."""
 
     def transform_batch(self, batch: Batch) -> Batch:
         return batch._replace(image=_subtract_mean(self.colour_images(batch)))

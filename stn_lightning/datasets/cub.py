@@ -40,34 +40,35 @@ ARCHIVE = File(
     "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
     1_150_585_339,
 )
-"""The checksum is the one that TensorFlow Datasets and others publish; the archive itself has not
-been compared with it here.
+"""The checksum is that published by TensorFlow Datasets and others. It has not been compared with
+the archive here.
 """
 SIZE = 4 << 30
-"""Bytes that the archive may unfold into; it holds 1.2 GB."""
+"""Largest size of the unpacked archive, in bytes; it has 1.2 GB."""
 
 
 class CUB(ImageFileSource):
     """11,788 images of 200 species of birds.
 
-    5,994 official training images, some of which serve for validation, and 5,794 for the test.
+    There are 5,994 official training images, some of which are used for validation, and 5,794 test
+    images.
 
     Args:
-        root: folder that holds `CUB_200_2011` (or the archive); `cub` in the data folder when left
-            out. Downloaded where missing.
-        side: smallest side of an image as it is read, in pixels; the paper has 256 for crops of
-            224, and 512 is taken here for crops of 448 (?).
+        root: folder of `CUB_200_2011`, or of the archive, which is downloaded if missing; `cub` in
+            the data folder when left out.
+        side: images are resized so that their smaller side has this many pixels; 256 in the paper,
+            for crops of 224, and 512 here for crops of 448 (?).
         cache: folder for resized images, 3 GB at 256 and 12 GB at 512; None decodes them each
             time they are read.
-        first_classes: number of classes to take, the first ones of 200.
-        validation: number of training images of each class, the last ones, that serve for
-            validation; the paper names no such split (?).
-        exclude: a file with the id (`images.txt`) of an image on each line, to be left out; for
-            example those that ImageNet has too.
+        first_classes: use only the first so many of the 200 classes.
+        validation: the last so many training images of each class are used for validation; the
+            paper mentions no validation split (?).
+        exclude: a file with the id (in `images.txt`) of an image to leave out on each line, for
+            example of those that are in ImageNet, too.
 
     Raises:
-        ValueError: if a number makes no sense; in `load` and `check`, with the names of file and
-            row of what is wrong.
+        ValueError: a number is out of its range; in `load` and `check`, a file of the data set has
+            a mistake, and the message names file and row.
     """
 
     empty_split_advice = "raise first_classes, or exclude fewer images"
@@ -92,8 +93,8 @@ class CUB(ImageFileSource):
     ) -> None:
         if side < 1 or validation < 1 or not 1 <= first_classes <= 200:
             raise ValueError(
-                f"side {side}, validation {validation}, first_classes {first_classes}; the first "
-                "two are 1 or more, the last 1 to 200"
+                f"side {side}, validation {validation}, first_classes {first_classes}; give 1 or "
+                "more for the first two, and 1 to 200 classes"
             )
         self.root = Path(root) if root is not None else data_root() / "cub"
         self.tables = self.root / "CUB_200_2011"
@@ -156,7 +157,7 @@ class CUB(ImageFileSource):
         )
 
     def _records(self) -> dict[int, ImageRecord]:
-        """Return the wanted images by id, in their order."""
+        """Return the images to use, by id, in order."""
         classes = self._names("classes.txt")
         names = self._table("images", contained_path)
         labels = self._table("image_class_labels", whole_number)
@@ -195,7 +196,7 @@ class CUB(ImageFileSource):
         return excluded
 
     def _names(self, file: str) -> list[str]:
-        """Return names that are numbered from 1 on."""
+        """Read a table of names, numbered from 1."""
         path = self.tables / file
         named = keyed(path, str)
         if list(named) != list(range(1, len(named) + 1)):

@@ -1,7 +1,7 @@
 """Decode image files: upright, in colour, 8 bits.
 
-By Pillow: TorchVision's decoder is faster, but it is deprecated, and damaged files can take the
-whole process down with it.
+They are decoded by Pillow. TorchVision's decoder is faster, but it is deprecated, and damaged files
+can crash the process in it.
 """
 
 import warnings
@@ -18,11 +18,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 from stn_lightning.datasets.files.paths import printable
 
 PIXELS = 2**27
-"""Largest number of pixels: a few bytes of JPEG can unfold into 12 GB."""
+"""Largest number of pixels of an image. A JPEG file of a few bytes can decode to 12 GB."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Formats whose decoders may run: Pillow's others start programs, or are little tested."""
+"""Formats that are decoded. Pillow's other decoders start programs, or are little tested."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Endings of files that are taken for images, in lower case."""
+"""Suffixes of image files, in lower case."""
 WHITE = (255, 255, 255)
 
 _ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262
@@ -44,17 +44,19 @@ RGBImage = UInt8[np.ndarray, "_ _ 3"]
 def decode(path: Path, background: tuple[int, int, int] = WHITE) -> RGBImage:
     """Decode an image file.
 
-    The orientation that a camera noted is applied. Of several frames the first is taken.
+    The EXIF orientation is applied. If there are several frames, the first is decoded.
 
     Args:
         path: a JPEG, PNG, WebP, BMP, GIF or TIFF file.
-        background: red, green and blue of what shows through transparent pixels, 0 to 255.
+        background: colour behind transparent pixels, as (red, green, blue) from 0 to 255.
 
     Returns:
-        the upright image, (height, width, 3). 16 bits are scaled to 8, and floats from 0 to 1.
+        the upright image, (height, width, 3). 16 bits are scaled to 8, and floats must be from 0 to
+        1.
 
     Raises:
-        ValueError: with the file's name, if it is damaged, too large, or of unknown range.
+        ValueError: the file is damaged, too large, or its values have no known range; the message
+            names it.
     """
     with _opened(path) as image:
         _refuse_large(image)
@@ -74,11 +76,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """Read height and width of an upright image.
 
     Raises:
-        ValueError: with the file's name, if it has no header, or more than `PIXELS`.
+        ValueError: the file cannot be opened, or has more than `PIXELS`; the message names it.
     """
     with _opened(path) as image:
         _refuse_large(image)
-        if image.format != "TIFF" and _orientation(image) >= 5:  # Pillow turns TIFF by itself
+        if image.format != "TIFF" and _orientation(image) >= 5:  # Pillow itself rotates TIFF
             return image.width, image.height
         return image.height, image.width
 
@@ -92,12 +94,12 @@ def raise_unreadable(problems: Sequence[str]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a file, and name it in all errors."""
+    """Open a file; name it in errors."""
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for its other end
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
             raise ValueError("this is no regular file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked here, and odd headers
+            warnings.simplefilter("ignore")  # about sizes, which are checked here, and odd headers
             opened = Image.open(path, formats=FORMATS)
         with opened as image:
             yield image
@@ -105,7 +107,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{printable(path)}: is missing") from problem
     except Image.DecompressionBombError as problem:
         raise ValueError(f"{printable(path)}: {_too_large()}") from problem
-    except Exception as problem:  # of many kinds, all about the file
+    except Exception as problem:  # a damaged file can cause any error
         lines = str(problem).splitlines() or [type(problem).__name__]
         reason = "it is not an image" if isinstance(problem, UnidentifiedImageError) else lines[0]
         raise ValueError(
@@ -114,7 +116,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _too_large() -> str:
-    return f"it says it has more than {PIXELS:,} pixels, which is refused; make it smaller"
+    return f"it has more than {PIXELS:,} pixels; make it smaller"
 
 
 def _refuse_large(image: Image.Image) -> None:
@@ -125,12 +127,12 @@ def _refuse_large(image: Image.Image) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # EXIF that makes no sense is none
+    except Exception:  # damaged EXIF is ignored
         return 1
 
 
 def _upright(source: Image.Image, image: Image.Image | None = None) -> Image.Image:
-    """Turn an image as its source's EXIF says."""
+    """Apply the EXIF orientation of the source to an image."""
     method = _TO_UPRIGHT.get(_orientation(source))
     image = source if image is None else image
     return image if method is None else image.transpose(method)

@@ -1,8 +1,8 @@
 """Read digitStruct.mat, SVHN's annotations in MATLAB's format.
 
-`/digitStruct/name` refers to each image's name, `/digitStruct/bbox` to a group with `height`,
-`label`, `left`, `top` and `width`: a number if the image shows one digit, else references to one
-number for each digit.
+`/digitStruct/name` has a reference to the name of each image, `/digitStruct/bbox` a reference to a
+group with `height`, `label`, `left`, `top` and `width`. Each of these is a number if the image has
+one digit, otherwise a list of references to numbers, one for each digit.
 
 Reference:
     Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers/ (Format 1).
@@ -20,13 +20,13 @@ from stn_lightning.datasets.svhn_boxes import NumberBoxes
 
 FIELDS = ("label", "left", "top", "width", "height")
 MAX_NAME = 64
-"""Letters of a name."""
+"""Largest number of letters of a name."""
 MAX_DIGITS = 100
-"""Digits of an image."""
+"""Largest number of digits of an image."""
 
 Boxes = npt.NDArray[np.float64]
 PROBLEMS = (OSError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError)
-"""What h5py raises where a file is damaged."""
+"""Errors that h5py raises for damaged files."""
 
 
 class DigitStruct(NamedTuple):
@@ -34,16 +34,16 @@ class DigitStruct(NamedTuple):
 
     numbers: NumberBoxes
     broken: list[str]
-    """entry (counted from 1, as in MATLAB), its name if it has one, and what is wrong"""
+    """a line for each broken entry: its number, from 1 as in MATLAB, its name and the problem"""
 
 
 def read_digit_struct(path: Path) -> DigitStruct:
-    """Read all entries, and set broken ones apart.
+    """Read all entries; list broken ones separately.
 
     SVHN's 33,402 training entries take half a minute.
 
     Raises:
-        ValueError: with the file's name, if it is no digitStruct.mat at all.
+        ValueError: the file is no digitStruct.mat; the message names it.
     """
     try:
         with h5py.File(path) as file:
@@ -82,8 +82,8 @@ def _read_entries(
     return DigitStruct(NumberBoxes(good, owner, label.astype(np.int64), box), broken)
 
 
-# h5py's low level from here on: the file has a million objects, and a `Dataset` of each takes four
-# times as long as the object
+# The functions below use h5py's low-level interface. The file has a million objects, and creating
+# an `h5py.Dataset` for each would take four times as long.
 
 
 def _target(file: h5py.File, reference: h5py.Reference) -> Any:

@@ -1,7 +1,7 @@
 """Data sets of images in files, decoded or cached."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,11 @@ class ImageFileDataset(NamedTuple):
     image: Sequence[RGBImage]
     label: Int64[Tensor, " images"]
     names: Sequence[str]
-    """files below the source's folder, for messages and predictions"""
+    """paths relative to the source's folder, for messages"""
 
 
 class ImageRecord(NamedTuple):
-    """One image: file below the folder, label, split."""
+    """Path relative to the folder, label and split."""
 
     name: str
     label: int
@@ -39,12 +39,12 @@ class ImageFileSource(Source):
 
     Args:
         folder: folder of the images.
-        side: smallest side of an image as it is read, in pixels.
+        side: images are resized so that their smaller side has this many pixels.
         cache: folder for resized images; None decodes them each time they are read.
-        background: red, green and blue of what shows through transparent pixels.
+        background: colour behind transparent pixels, as (red, green, blue) from 0 to 255.
 
     Raises:
-        ValueError: if `side` is less than 1, or `background` is no colour.
+        ValueError: `side` is less than 1, or `background` is no colour.
     """
 
     def __init__(
@@ -87,9 +87,7 @@ class ImageFileSource(Source):
         files = self.files(records)
         chosen = [i for i, record in enumerate(records) if record.split == split]
         if self.cache is None:
-            image: Sequence[RGBImage] = DecodedImages(
-                [files[i] for i in chosen], self.side, self.background
-            )
+            image: Sequence[RGBImage] = DecodedImages([files[i] for i in chosen], self.read)
         else:
             cached = self._cached(files).open()
             image = [cached[i] for i in chosen]
@@ -97,7 +95,7 @@ class ImageFileSource(Source):
         return ImageFileDataset(image, labels, [records[i].name for i in chosen])
 
     def files(self, records: Sequence[ImageRecord]) -> list[Path]:
-        """Return the files of images."""
+        """Return the paths of images."""
         return [self.folder / record.name for record in records]
 
     def _cached(self, files: Sequence[Path]) -> Cache:
@@ -105,49 +103,41 @@ class ImageFileSource(Source):
         return Cache(self.cache, files, self.side, self.read, self.background)
 
     def read(self, file: Path) -> RGBImage:
-        """Decode and resize one image."""
-        return read_resized(file, self.side, self.background)
+        """Decode and resize one image.
+
+        Raises:
+            ValueError: it cannot be read, or would become too large; the message names the file.
+        """
+        image = decode(file, self.background)
+        try:
+            return resize_smallest_side(image, self.side)
+        except ValueError as problem:
+            raise ValueError(f"{printable(file)}: {problem}") from problem
 
 
 class DecodedImages(Sequence[RGBImage]):
     """Images that are decoded each time they are read.
 
     Args:
-        files: the images' files.
-        side: smallest side that they are resized to, in pixels.
-        background: colour of what shows through transparent pixels.
+        files: paths of the images.
+        read: function that decodes and resizes an image.
     """
 
-    def __init__(
-        self, files: Sequence[Path], side: int, background: tuple[int, int, int] = WHITE
-    ) -> None:
-        self.files, self.side, self.background = files, side, background
+    def __init__(self, files: Sequence[Path], read: Callable[[Path], RGBImage]) -> None:
+        self.files, self.read = files, read
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, i: int) -> RGBImage:  # type: ignore[override]  # no slices
-        return read_resized(self.files[i], self.side, self.background)
-
-
-def read_resized(file: Path, side: int, background: tuple[int, int, int] = WHITE) -> RGBImage:
-    """Decode an image and resize its smallest side.
-
-    Raises:
-        ValueError: with the file's name, if it cannot be read, or would become too large.
-    """
-    image = decode(file, background)
-    try:
-        return resize_smallest_side(image, side)
-    except ValueError as problem:
-        raise ValueError(f"{printable(file)}: {problem}") from problem
+        return self.read(self.files[i])
 
 
 def resize_smallest_side(image: RGBImage, side: int) -> RGBImage:
-    """Resize an image's smallest side; antialiased.
+    """Resize an image's smaller side to `side`; antialiased.
 
     Raises:
-        ValueError: if it would have more than `PIXELS` pixels, as very long images do.
+        ValueError: the result would have more than `PIXELS` pixels, as of very long images.
     """
     height, width = resized_size(image.shape[0], image.shape[1], side)
     if (height, width) == image.shape[:2]:
@@ -157,7 +147,7 @@ def resize_smallest_side(image: RGBImage, side: int) -> RGBImage:
             f"{image.shape[1]} x {image.shape[0]} pixels would become {width:,} x {height:,}, "
             f"more than {PIXELS:,}; crop it, or give a smaller side"
         )
-    # a copy, as decoded images are read-only
+    # a copy, because decoded images are read-only
     channels_first = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
     resized = functional.interpolate(
         channels_first, (height, width), mode="bilinear", antialias=True
@@ -172,10 +162,10 @@ def resized_size(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def refuse_missing(files: Sequence[Path]) -> None:
-    """Check that all files are there.
+    """Check that all files exist.
 
     Raises:
-        FileNotFoundError: with a line for each that is missing.
+        FileNotFoundError: with a line for each missing file.
     """
     if missing := [f"{printable(path)} is missing" for path in files if not path.is_file()]:
         count = f"{len(missing):,} of {len(files):,} images are missing"
@@ -183,16 +173,16 @@ def refuse_missing(files: Sequence[Path]) -> None:
 
 
 def refuse_damaged(files: Sequence[Path], background: tuple[int, int, int] = WHITE) -> None:
-    """Decode all files.
+    """Check that all files can be decoded.
 
     Raises:
-        ValueError: with a line for each that cannot be read.
+        ValueError: with a line for each file that cannot be read.
     """
     raise_unreadable([problem for path in files if (problem := problem_of(path, background))])
 
 
 def problem_of(path: Path, background: tuple[int, int, int] = WHITE) -> str:
-    """Return why a file cannot be read, or nothing."""
+    """Return a file's problem, or ""."""
     try:
         decode(path, background)
     except ValueError as problem:
@@ -203,8 +193,8 @@ def problem_of(path: Path, background: tuple[int, int, int] = WHITE) -> str:
 def normalise_points(
     pixels: Float32[Tensor, "n points 2"], size: Int64[Tensor, "n 1 2"]
 ) -> Float32[Tensor, "n points 2"]:
-    """Map points from pixels to -1 to 1.
+    """Convert points from pixels to the range -1 to 1.
 
-    Pixel 0 is the left and upper border.
+    (0, 0) is the image's upper left corner.
     """
     return pixels * 2 / size.flip(-1) - 1

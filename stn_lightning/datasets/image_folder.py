@@ -22,26 +22,26 @@ from stn_lightning.datasets.image_files import (
 
 
 class ImageFolder(ImageFileSource):
-    """Images in `root/<class>/`, or those that a table names.
+    """Images in `root/<class>/`, or those listed in a table.
 
-    JPEG, PNG, WebP, BMP, GIF and TIFF files are read. In folders, hidden entries are skipped, links
-    are followed, and `prepare` counts and names what else there is. Where no table says which
-    split an image belongs to, its name decides: it stays there when others are added.
+    JPEG, PNG, WebP, BMP, GIF and TIFF files are read. In folders, hidden files are skipped, links
+    are followed, and `prepare` counts other files. If no table gives the split of an image, it
+    depends only on the image's path. So it does not change when images are added.
 
     Args:
         root: folder of the images.
-        table: a CSV file with the columns `file` (below `root`) and `class` and, if wanted,
+        table: a CSV file with the columns `file` (relative to `root`), `class` and, optionally,
             `split` (train, val or test).
-        side: smallest side of an image as it is read, in pixels.
+        side: images are resized so that their smaller side has this many pixels.
         cache: folder for resized images; None decodes them each time they are read.
-        validation: share of the images.
-        test: share of the images.
-        background: red, green and blue of what shows through transparent pixels, 0 to 255.
-        skip_unreadable: whether files that cannot be read are left out, and counted by `prepare`;
-            each process then decodes all images once.
+        validation: share of the images that are used for validation.
+        test: share of the images that are used for the test.
+        background: colour behind transparent pixels, as (red, green, blue) from 0 to 255.
+        skip_unreadable: whether to leave out images that cannot be read, instead of raising an
+            error. Each process then decodes all images once.
 
     Raises:
-        ValueError: if a number makes no sense; when images are listed, if there are none, a class
+        ValueError: a number is out of its range; when images are listed, there are none, a class
             has none, or a row of the table is wrong.
     """
 
@@ -58,8 +58,7 @@ class ImageFolder(ImageFileSource):
     ) -> None:
         if not (validation > 0 and test > 0 and validation + test < 1):
             raise ValueError(
-                f"validation {validation}, test {test}; give shares above 0 that leave something "
-                "to train on"
+                f"validation {validation}, test {test}; give shares above 0 whose sum is below 1"
             )
         folder = Path(root)
         name = f"{folder.resolve().name}-{side}"
@@ -82,10 +81,10 @@ class ImageFolder(ImageFileSource):
         return tuple(sorted({image.label for image in self._images()}))
 
     def prepare(self) -> None:
-        """Name or leave out images that cannot be read.
+        """Fill the cache; report images that cannot be read.
 
         Raises:
-            ValueError: with a line for each image that cannot be read.
+            ValueError: with a line for each image that cannot be read, unless they are skipped.
         """
         super().prepare()
         if self.cache is None and not self.skip_unreadable:
@@ -110,8 +109,8 @@ class ImageFolder(ImageFileSource):
             images = [image for image in images if image.name not in self._unreadable]
         if not images:
             raise ValueError(
-                f"{self.table or self.folder}: no images; a folder holds one folder for each "
-                "class, a table the columns file and class"
+                f"{self.table or self.folder}: no images; give a folder with one folder for each "
+                "class, or a table with the columns file and class"
             )
         return images
 
@@ -140,8 +139,7 @@ class ImageFolder(ImageFileSource):
             if not names:
                 raise ValueError(
                     f"{printable(self.folder / folder)}: no images, so its class would be empty; "
-                    "JPEG, PNG, WebP, BMP, GIF and TIFF files are read; add some, or take the "
-                    "folder away"
+                    "add JPEG, PNG, WebP, BMP, GIF or TIFF files, or remove the folder"
                 )
             images += [_Image(name, printable(folder), self._split(name)) for name in names]
         return images
@@ -152,13 +150,13 @@ class ImageFolder(ImageFileSource):
                 names = [entry.name for entry in entries if entry.is_dir()]
         except OSError as problem:
             raise ValueError(
-                f"{printable(self.folder)}: {problem.strerror}; `folder` holds one folder for "
+                f"{printable(self.folder)}: {problem.strerror}; give a folder with one folder for "
                 "each class"
             ) from problem
         return sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
 
     def _skipped(self) -> str:
-        """Count and name other files, in one line."""
+        """Describe unused files in one line."""
         if self.table is not None:
             return ""
         names = files_below(self.folder)
@@ -166,7 +164,7 @@ class ImageFolder(ImageFileSource):
         loose = [name for name in names if "/" not in name and is_image(name)]
         parts = []
         if others:
-            kinds = Counter(Path(name).suffix or "without ending" for name in others)
+            kinds = Counter(Path(name).suffix or "without suffix" for name in others)
             named = ", ".join(
                 f"{count:,} {printable(kind)}" for kind, count in kinds.most_common(5)
             )
@@ -222,14 +220,14 @@ class _Image(NamedTuple):
 
 
 def is_image(name: str) -> bool:
-    """Tell whether a file's ending is that of an image."""
+    """Return True if a file has an image's suffix."""
     return Path(name).suffix.lower() in SUFFIXES
 
 
 def files_below(root: Path, folder: str = "") -> list[str]:
     """List all files below a folder, sorted by name.
 
-    Hidden entries are skipped. Links are followed, but not into a folder that one is already in.
+    Hidden files are skipped. Links are followed, except to a folder that contains the link.
 
     Args:
         root: folder that names are relative to.

@@ -70,16 +70,17 @@ UNPACKED = {
 }
 """The same files without compression."""
 VALIDATION = 5000
-"""The last images of the training set; the paper names no validation split (?)."""
+"""Number of validation images, the last of the training set; the paper mentions no such split (?).
+"""
 
 
 class MNIST(ImageTensorSource):
     """55,000 digits to train, 5,000 to validate, 10,000 to test.
 
     Args:
-        root: folder of the four files, compressed or not; `mnist` in the data folder when left out.
-            TorchVision's layout is found too: `MNIST/raw` in this folder, or in the one around it.
-            Files that are missing are downloaded into `root`.
+        root: folder of the four files, gzipped or not; `mnist` in the data folder when left out.
+            Files in TorchVision's layout, `MNIST/raw` in this folder or beside it, are used, too.
+            Missing files are downloaded into `root`.
     """
 
     class_names = tuple("0123456789")
@@ -120,7 +121,7 @@ def read_idx(path: Path) -> UInt8[Tensor, "..."]:
     """Read an IDX file of bytes, gzipped or not.
 
     Raises:
-        ValueError: with the names of the file and the byte where it stops making sense.
+        ValueError: the file is damaged, or no IDX file; the message names the file and the byte.
     """
     cure = "delete it to have it downloaded again"
     try:

@@ -1,4 +1,4 @@
-"""Data sets, as data modules see them."""
+"""Base classes of data sets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class Annotations(NamedTuple):
     """Annotated parts and boxes of a split.
 
-    For scoring where a network looks. They are never handed to a task.
+    They are used to score crops only, and are not given to tasks.
     """
 
     parts: Float32[Tensor, "images parts 3"]
@@ -42,18 +42,18 @@ class Source(ABC):
     part_names: tuple[str, ...] = ()
     """Names of the annotated parts."""
     empty_split_advice = "check the data folder"
-    """What to do about a split without images, for messages."""
+    """What to do if a split has no images, for messages."""
     part_groups: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Groups of parts that are scored together, by name."""
+    """Names of the parts in each group of parts that are scored together."""
     class_groups: tuple[str, ...] = ()
-    """For each class the name of a kind that it belongs to; none where there are no kinds."""
+    """Name of each class's group, for example the genus of a species; empty without groups."""
 
-    def prepare(self) -> None:  # noqa: B027  # many have nothing to bring
-        """Download or make what is missing, once per machine."""
+    def prepare(self) -> None:  # noqa: B027  # optional
+        """Download or create missing files, once per machine."""
 
     @abstractmethod
     def load(self, split: Split) -> Any:
-        """Load a split, with a `label` for each image.
+        """Load a split, with each image's `label`.
 
         The three splits are disjoint and always the same.
         """
@@ -63,10 +63,10 @@ class Source(ABC):
         return None
 
     def check(self) -> str:
-        """Read everything there is, and describe it in one line.
+        """Check all files; describe the data set in a line.
 
         Raises:
-            ValueError: with a line for each thing that is wrong.
+            ValueError: with a line for each fault.
         """
         sizes = {split: len(self.load(split).label) for split in SPLITS}
         for split, size in sizes.items():
@@ -74,10 +74,10 @@ class Source(ABC):
         return ", ".join(f"{split} {size:,}" for split, size in sizes.items())
 
     def refuse_empty(self, split: Split, size: int) -> None:
-        """Check that a split of `size` images has some.
+        """Raise an error if a split is empty.
 
         Raises:
-            ValueError: with the names of split and data set, and what to do.
+            ValueError: names split and data set, and says what to do.
         """
         if not size:
             raise ValueError(

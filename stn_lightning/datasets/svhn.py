@@ -30,34 +30,36 @@ ARCHIVES = {
     "test": File("test.tar.gz", None, 276_555_967),
     "extra": File("extra.tar.gz", None, 1_955_489_752),
 }
-"""No checksum has been published for these; beside the size, gzip's own checksum is compared as
-they are unpacked.
+"""Their checksums have not been published. The size is compared, and unpacking compares gzip's own
+checksum.
 """
 UNPACKED = 4
-"""Times the archive's size that may come out of it; images hardly shrink."""
+"""Largest ratio of the unpacked size to the archive's; images hardly compress."""
 MEMBERS = 250_000
-"""Files in an archive, at most; extra has 202,353 images."""
+"""Largest number of files in an archive; extra has 202,353 images."""
 VALIDATION = 5000
-"""The first images of the training part; the paper has as many, and does not say which (?)."""
+"""Number of validation images, the first of the training part. The paper has as many, and does not
+say which (?).
+"""
 MARGIN = {64: 4, 128: 8}
 """Pixels around the crop on every side, for random crops."""
 LOOSENESS = {64: 1.0, 128: 2.0}
-"""Side of the crop over that of the number's box enlarged by 30 %. At 128 px there is more
-background and digits have the same size (?).
+"""Side of the crop / side of the number's box enlarged by 30 %. So at 128 px there is more
+background, and digits have the same size as at 64 px (?).
 """
 
 
 class SVHNSplit(NamedTuple):
-    """A split, in files that are mapped into memory."""
+    """A split, in memory-mapped files."""
 
     parts: tuple[UInt8[np.ndarray, "images 3 side side"], ...]
-    """Images of each file."""
+    """images of each file"""
     rows: Int64[Tensor, " images"]
-    """row of each image, where rows of the second file follow those of the first"""
+    """row of each image; the rows of the second file are counted after those of the first"""
     label: Int64[Tensor, "images digits"]
 
     def read(self, indices: Int64[Tensor, " batch"]) -> UInt8[Tensor, "batch 3 side side"]:
-        """Read some images: one gather from each file."""
+        """Read some images."""
         rows = self.rows[indices].numpy()
         taken = np.empty((len(rows), *self.parts[0].shape[1:]), np.uint8)
         first = 0
@@ -72,13 +74,14 @@ class SVHN(Source):
     """Crops of whole house numbers with one to five digits.
 
     Args:
-        size: side of a crop, in pixels; 64 or 128, the paper's two.
-        extra: train on the 200,000 easier numbers of the third archive too, as the paper does.
-        root: folder of the archives, or of what is in them (`train/`, `test/`, `extra/`); `svhn` in
-            the data folder when left out. What is missing is downloaded into it.
+        size: side of a crop, in pixels: 64 or 128, as in the paper.
+        extra: whether to train on the 200,000 easier numbers of the third archive, too, as in the
+            paper.
+        root: folder of the archives or of the unpacked folders (`train/`, `test/`, `extra/`);
+            `svhn` in the data folder when left out. Missing archives are downloaded into it.
 
     Raises:
-        ValueError: if `size` is another one.
+        ValueError: `size` is neither 64 nor 128.
     """
 
     class_names = CLASSES

@@ -18,47 +18,46 @@ from torch import Tensor
 DIGITS = 5
 """Largest number of digits; one of SVHN's numbers has six."""
 NO_DIGIT = 10
-"""Class of a position beyond the number's end."""
+"""Class of the positions after a number's last digit."""
 CLASSES = (*"0123456789", "")
-MARGIN = 1.3
-"""Side of the crop over that of the box around all digits; the paper's "enlarged by 30 %"."""
+ENLARGEMENT = 1.3
+"""Side of the crop / side of the box around all digits; the paper's "enlarged by 30 %"."""
 LENGTHS = (5137, 18130, 8691, 1434, 9)
-"""Numbers of SVHN's training set that have 1, 2, ... 5 digits; the one of six is left out."""
+"""How many of SVHN's training numbers have 1, 2, ... 5 digits; the one with six is left out."""
 
-Bytes = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 Boxes = npt.NDArray[np.float64]
 
 
 class NumberBoxes(NamedTuple):
-    """Annotated images, their boxes below each other."""
+    """Annotated images, with one row for each digit's box."""
 
     names: list[str]
     """file names, (images,)"""
-    owner: Bytes
-    """image of each box, ascending, (boxes,)"""
-    label: Bytes
+    owner: Integers
+    """index of the image of each box, in ascending order, (boxes,)"""
+    label: Integers
     """1 to 9, and 10 for the digit 0, (boxes,)"""
     box: Boxes
     """left, top, right, bottom in pixels, (boxes, 4)"""
 
 
 class Layouts(NamedTuple):
-    """The places of the digits of numbers."""
+    """The boxes of the digits of numbers."""
 
     box: Float[Tensor, "numbers digits 4"]
-    """left, top, right, bottom; NaN where there is no digit.
-
-    -1 to 1 spans the crop, which is the box around all digits enlarged by 30 %.
+    """left, top, right, bottom, from -1 to 1 across the crop, which is the box around all digits
+    enlarged by 30 %; NaN for positions without a digit
     """
     label: Int64[Tensor, "numbers digits"]
     aspect: Float[Tensor, " numbers"]
-    """width over height of the crop, in pixels of the image"""
+    """width / height of the crop, in pixels of the image"""
 
 
-def digits_of(numbers: NumberBoxes) -> tuple[Int64[Tensor, "images digits"], Bytes]:
+def digits_of(numbers: NumberBoxes) -> tuple[Int64[Tensor, "images digits"], Integers]:
     """Return digits, and number of digits, of each image.
 
-    After the last one comes `NO_DIGIT`; digits beyond the fifth are left out.
+    Positions after the last digit have `NO_DIGIT`. Digits after the fifth are left out.
     """
     count = np.bincount(numbers.owner, minlength=len(numbers.names))
     digits = np.full((len(count), DIGITS), NO_DIGIT)
@@ -69,9 +68,9 @@ def digits_of(numbers: NumberBoxes) -> tuple[Int64[Tensor, "images digits"], Byt
 
 
 def around(numbers: NumberBoxes) -> Boxes:
-    """Return the box around all digits of each image.
+    """Return the box around each image's digits, (images, 4).
 
-    (images, 4); NaN where there are no digits.
+    It is NaN for images without digits.
     """
     low = np.full((len(numbers.names), 2), np.inf)
     high = -low
@@ -85,7 +84,8 @@ def layouts(numbers: NumberBoxes) -> Layouts:
     label, count = digits_of(numbers)
     usable = (count > 0) & (count <= DIGITS)
     outer = around(numbers)
-    centre, half = (outer[:, :2] + outer[:, 2:]) / 2, (outer[:, 2:] - outer[:, :2]) * MARGIN / 2
+    centre = (outer[:, :2] + outer[:, 2:]) / 2
+    half = (outer[:, 2:] - outer[:, :2]) * ENLARGEMENT / 2
     place = np.arange(len(numbers.owner)) - np.repeat(np.cumsum(count) - count, count)
     kept = usable[numbers.owner]
     owner = numbers.owner[kept]
@@ -107,7 +107,7 @@ def read_json(path: Path) -> NumberBoxes:
     The file holds a list of {"name", "boxes": [[label, left, top, right, bottom], ...]}.
 
     Raises:
-        ValueError: with the names of the file and the entry that is none.
+        ValueError: an entry has another form; the message names the file and the entry.
     """
     try:
         entries = json.loads(path.read_text())
@@ -153,10 +153,14 @@ def _is_entry(entry: object) -> bool:
 def drawn_layouts(n: int, seed: int = 0) -> Layouts:
     """Draw layouts with the statistics of SVHN's training numbers.
 
-    They replace SVHN's annotations where those are missing. Lengths have SVHN's frequencies; the
-    digits of a number have the same height and uniform values. The width of a box is normally
-    distributed with SVHN's mean and standard deviation (0.52 and 0.13 of its height; for a 1, 0.38
-    and 0.11), and so is the gap between digits (0.00 and 0.10).
+    They replace SVHN's annotations if those are missing. Lengths have SVHN's frequencies. All
+    digits are equally likely, and those of a number have the same height. Widths, and gaps between
+    digits, are normally distributed with SVHN's means and standard deviations, relative to the
+    height: 0.52 and 0.13 for widths (0.38 and 0.11 for a 1), 0.00 and 0.10 for gaps.
+
+    Args:
+        n: number of layouts.
+        seed: seed of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     length = (
@@ -178,6 +182,6 @@ def drawn_layouts(n: int, seed: int = 0) -> Layouts:
         box[..., :2].nan_to_num(torch.inf).amin(1),
         box[..., 2:].nan_to_num(-torch.inf).amax(1),
     )
-    half = (high - low) * MARGIN / 2
+    half = (high - low) * ENLARGEMENT / 2
     box = (box - ((low + high) / 2).repeat(1, 2)[:, None]) / half.repeat(1, 2)[:, None]
     return Layouts(box, label.masked_fill(beyond, NO_DIGIT), half[:, 0] / half[:, 1])

@@ -1,8 +1,8 @@
-"""Cut house numbers once into a memory-mapped file.
+"""Crop house numbers once, into a memory-mapped file.
 
-The file is a plain array that `np.load` reads, of records with the fields `label` (five digits, a
-byte each) and `image` (3, side, side). It is filled in place under another name, pixels before
-labels, so a build that was killed goes on where it stopped.
+The file is an array for `np.load`, of records with the fields `label` (five digits, a byte each)
+and `image` (3, side, side). Until it is complete it has another name. Pixels are written before
+their labels, so a build that was killed continues where it stopped.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from stn_lightning.datasets.decoding import decode
 from stn_lightning.datasets.digit_struct import read_digit_struct
 from stn_lightning.datasets.files.download import sha256
 from stn_lightning.datasets.files.paths import printable
-from stn_lightning.datasets.svhn_boxes import DIGITS, MARGIN, NumberBoxes, digits_of
+from stn_lightning.datasets.svhn_boxes import DIGITS, ENLARGEMENT, NumberBoxes, digits_of
 from stn_lightning.runtime.atomic_files import atomic_write, sync_folder
 from stn_lightning.runtime.locks import file_lock
 from stn_lightning.runtime.provenance import program_name
 
 VERSION = 2
 BLOCK = 256
-"""Numbers that are cut at a time."""
+"""Number of images that are cropped at a time."""
 BROKEN, MISSING = 255, 254
-"""First digit of a number whose image cannot be read, and of one that is not cut yet."""
+"""Label of an image that cannot be read, and of one that is not cropped yet (first digit)."""
 
 Bytes = npt.NDArray[np.uint8]
 Box = npt.NDArray[np.float64]
@@ -45,9 +45,9 @@ class SVHNCropFile:
     Args:
         folder: folder of the images and digitStruct.mat.
         path: file of the crops.
-        size: side of a crop, in pixels.
+        size: side of a crop without its margin, in pixels.
         margin: pixels around the crop on every side.
-        looseness: side of the crop over that of the number's box enlarged by 30 %.
+        looseness: side of the crop / side of the number's box enlarged by 30 %.
     """
 
     def __init__(self, folder: Path, path: Path, size: int, margin: int, looseness: float) -> None:
@@ -67,8 +67,8 @@ class SVHNCropFile:
         Images are (numbers, 3, side, side), digits (numbers, 5).
 
         Raises:
-            ValueError: if the file is damaged.
-            FileNotFoundError: if there is none.
+            ValueError: the file is damaged.
+            FileNotFoundError: there is no such file.
         """
         if not self.path.exists():
             raise FileNotFoundError(
@@ -82,18 +82,18 @@ class SVHNCropFile:
         except (ValueError, EOFError, AssertionError, AttributeError) as problem:
             raise ValueError(
                 f"{self.path}: is no complete file of crops of {self.size} px; "
-                "delete it to have it made again"
+                "delete it, and it is written anew"
             ) from problem
         return records["image"], records["label"]
 
     def build(self) -> None:
-        """Cut what is not cut yet, and show progress.
+        """Crop images that are not cropped yet; show progress.
 
-        The file `left_out` names unusable images, with the reason.
+        The file `left_out` lists images that cannot be used, with the reason.
 
         Raises:
-            ValueError: if the annotations are none, or none can be used.
-            OSError: if there is no room.
+            ValueError: the annotations cannot be read, or no image can be used.
+            OSError: the disk is full.
         """
         with file_lock(self.path):
             if self.path.exists():
@@ -120,7 +120,7 @@ class SVHNCropFile:
             sync_folder(self.path.parent)
 
     def _begin(self, annotations: str, numbers: int) -> Path:
-        """Find the file of an earlier start, or begin one."""
+        """Return an earlier build's partial file, or a new one."""
         settings = json.dumps([VERSION, annotations, self.looseness, numbers, self.shape])
         key = hashlib.sha256(settings.encode()).hexdigest()[:16]
         partial = self.path.with_suffix(f".{key}.partial")
@@ -159,11 +159,11 @@ class SVHNCropFile:
                         label[:] = BROKEN
                     else:
                         records["image"][row] = crop
-                records.flush()  # pixels are on the disk before their labels say so
+                records.flush()  # pixels must be on the disk before their labels
                 records["label"][block] = labels
 
     def _cut(self, numbers: NumberBoxes, i: np.int64) -> Bytes | ValueError:
-        """Return the crop of one number, or its problem."""
+        """Return the crop of image `i`, or its problem."""
         box = numbers.box[numbers.owner.searchsorted(i) : numbers.owner.searchsorted(i, "right")]
         outer = np.concatenate([box[:, :2].min(0), box[:, 2:].max(0)])
         file = self.folder / numbers.names[i]
@@ -174,29 +174,33 @@ class SVHNCropFile:
 
 
 def cut(path: Path, outer: Box, size: int, margin: int, looseness: float) -> Bytes:
-    """Cut the surroundings of a box out of an image.
+    """Crop an image around a box.
 
-    Returns a square, (3, side, side). The box enlarged by 30 % and by `looseness`, as far as the
-    image reaches, becomes the inner `size` x `size` pixels, whatever its shape. The margin around
-    them shows what is there, and beyond the image's border its outermost pixels.
+    The box is enlarged by 30 % and by `looseness`, clipped to the image, and resized to `size` x
+    `size` pixels, whatever its proportions. The margin shows the image around it; beyond the
+    image's border the border pixels are repeated.
 
     Args:
         path: file of the image.
         outer: left, top, right and bottom of the box, in pixels.
-        size: side of the square without its margin, in pixels.
-        margin: pixels around it.
-        looseness: factor of the enlarged box.
+        size: side of the crop without its margin, in pixels.
+        margin: pixels around the crop on every side.
+        looseness: further factor by which the box is enlarged.
+
+    Returns:
+        the crop with its margin, (3, size + 2 margin, size + 2 margin).
 
     Raises:
-        ValueError: with the file's name, and what is wrong with it.
+        ValueError: the image cannot be read, or the box is outside of it; the message names the
+            file.
     """
     image = decode(path)
     height, width = image.shape[:2]
     if outer[0] >= width or outer[1] >= height or outer[2] <= 0 or outer[3] <= 0:
         raise ValueError(
-            f"{printable(path)}: its boxes lie outside of its {width} x {height} pixels"
+            f"{printable(path)}: its boxes are outside of its {width} x {height} pixels"
         )
-    inner = _enlarged(outer, MARGIN * looseness).clip(0, [width, height, width, height])
+    inner = _enlarged(outer, ENLARGEMENT * looseness).clip(0, [width, height, width, height])
     left, top, right, bottom = _enlarged(inner, 1 + 2 * margin / size)
     x, y, x_end, y_end = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
     rows, columns = np.arange(y, y_end).clip(0, height - 1), np.arange(x, x_end).clip(0, width - 1)

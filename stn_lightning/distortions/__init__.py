@@ -1,6 +1,6 @@
 """Distortions of digits, for whole batches.
 
-Each is a function of the images and of (seed, epoch, index).
+The distortion of an image is a function of the image and of (seed, epoch, index).
 
 Reference:
     Jaderberg et al. 2015, section 4.1 and appendix A.4.

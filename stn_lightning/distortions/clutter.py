@@ -15,8 +15,8 @@ from stn_lightning.distortions.distortion import Distortion
 class Cluttered(Distortion):
     """TC: translated on a larger canvas, with clutter.
 
-    Places are whole pixels and everything stays inside the canvas (?). Where things overlap, the
-    brighter one shows (?).
+    Positions are whole pixels, and nothing is cut off at the canvas's border (?). Where digit and
+    patches overlap, the brightest value counts (?).
 
     Args:
         size: side of the canvas, in pixels.
@@ -25,7 +25,7 @@ class Cluttered(Distortion):
         digit: side of the image, in pixels.
 
     Raises:
-        ValueError: the image or the patches do not fit.
+        ValueError: the image is larger than the canvas, or the patches than the image.
 
     >>> randomness = CounterRandom(seed=0, stream=0, epoch=0, index=torch.arange(5))
     >>> images = torch.rand(5, 1, 28, 28)
@@ -46,9 +46,9 @@ class Cluttered(Distortion):
         self.patch_size = patch_size
 
     def place(self, randomness: CounterRandom) -> Int64[Tensor, "batch 2"]:
-        """Draw (row, column) of the image's corner.
+        """Draw (row, column) of the digit's upper left pixel.
 
-        They are the first numbers drawn.
+        It must be the first call on `randomness`, as in `forward`, to give the same numbers.
         """
         return randomness.integer(2, self.size - self.digit + 1)
 
@@ -63,7 +63,7 @@ class Cluttered(Distortion):
         place = self.place(randomness)
         source = randomness.integer(n, max(len(pool) - 1, 1))
         own = randomness.index[:, None] % max(len(pool), 1)
-        source = source + (source >= own).long()  # any image but this one
+        source = source + (source >= own).long()  # skip the image itself
         cut = randomness.integer(2 * n, self.digit - side + 1).unflatten(1, (n, 2))
         paste = randomness.integer(2 * n, self.size - side + 1).unflatten(1, (n, 2))
 

@@ -1,8 +1,8 @@
 """Random numbers from (seed, stream, epoch, image index) alone.
 
-A counter-based generator computes the n-th number directly, without a state that runs from image to
-image. So an image gets the same numbers in any batch, in any order, on any device, on one process
-or on many, and after any resume.
+A counter-based generator computes the n-th random number directly, without a state. So an image
+gets the same numbers in any batch, in any order, on any device, on any number of processes, and
+after a resume.
 
 Reference:
     Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (Philox4x32-10); Box and
@@ -20,22 +20,22 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
 
 _AHEAD = 2048
-"""Least number of counters that Philox is evaluated for: so few cost no more than one, as the time
-goes into starting 120 operations.
+"""Smallest number of counters to evaluate Philox for. So few take no longer than one, because the
+120 operations cost more to start than to compute.
 """
 
 
 def philox(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return four random 32-bit words for each four-word counter (Philox4x32-10).
+    """Return four random 32-bit words for each counter (Philox4x32-10).
 
-    All tensors are int64 and of one shape.
+    A counter has four words, a key two. All tensors are int64 and have the same shape.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        # int64 products wrap around, but their 64 bits are those of the unsigned product
+        # int64 products overflow, but have the same 64 bits as the unsigned product
         left, right = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             (right >> 32 & _WORD) ^ c1 ^ k0,
@@ -50,16 +50,16 @@ def philox(
 class CounterRandom:
     """Random numbers for a batch of images.
 
-    Each call draws numbers that no call before it has drawn.
+    Each call draws new numbers.
 
     Args:
         seed: seed of the run, 0 to 2^32 - 1.
         stream: one of the seed's independent sequences (training, validation, test), 0 to 2^32 - 1.
-        epoch: epoch of the training; a frozen set stays at one.
+        epoch: epoch of the training; validation and test always give the same one.
         index: index of each image in its data set, (batch,).
-        spread: scale of the numbers around the middle of their range: 0 makes each `uniform` its
-            middle and each `normal` 0, 1 leaves both as they are. Integers are choices, not
-            amounts: they stay.
+        spread: factor of the numbers' distance from the middle of their range: with 0 each
+            `uniform` is the middle of its range and each `normal` is 0, with 1 both are unchanged.
+            Integers do not depend on it.
 
     >>> one = CounterRandom(seed=0, stream=0, epoch=3, index=torch.tensor([7]))
     >>> two = CounterRandom(seed=0, stream=0, epoch=3, index=torch.tensor([5, 7]))
@@ -83,7 +83,7 @@ class CounterRandom:
         self._ready = index.new_empty(len(index), 0)
 
     def _words(self, n: int) -> Int64[Tensor, "batch n"]:
-        wanted = math.ceil(n / 4) * 4  # calls do not share blocks of four words
+        wanted = math.ceil(n / 4) * 4  # each call begins with a new counter, which has four words
         ready = self._ready.shape[1]
         if wanted > ready:
             blocks = max((wanted - ready) // 4, _AHEAD // max(len(self.index), 1))
@@ -103,16 +103,16 @@ class CounterRandom:
     def uniform(self, n: int, low: float, high: float) -> Float64[Tensor, "batch n"]:
         """Draw `n` uniform numbers for each image.
 
-        They lie on a lattice of 2^32 steps.
+        They have 2^32 different values.
         """
-        # exact where the spread is 1
+        # unchanged to the last bit if the spread is 1
         return low + (high - low) * (0.5 + self.spread * (self._unit(n) - 0.5))
 
     def normal(self, n: int, std: float) -> Float64[Tensor, "batch n"]:
         """Draw `n` normal numbers of mean 0 for each image.
 
-        In float64, as different ways to compute a logarithm differ in the last bit, which rounding
-        to float32 then hides.
+        Devices differ in the last bit of a logarithm. Here it is a bit of float64, which rounding
+        to float32 removes.
         """
         pairs = self._unit(2 * math.ceil(n / 2)).unflatten(1, (-1, 2))
         radius, angle = (-2 * pairs[..., 0].log()).sqrt(), 2 * math.pi * pairs[..., 1]

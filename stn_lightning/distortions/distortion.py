@@ -37,9 +37,9 @@ class Distortion(nn.Module, ABC):
         """Distort a batch.
 
         Args:
-            images: 0 is background, 1 is ink.
+            images: images from 0, the background, to 1.
             randomness: random numbers of these images, in their order.
-            pool: all images of the split at their index, for distortions that borrow from others.
+            pool: all images of the split, for distortions that paste parts of other images.
         """
 
 
@@ -64,14 +64,14 @@ class WarpingDistortion(Distortion):
 
 
 class Augmented(Distortion):
-    """A distortion after a small warp, in one sampling.
+    """A small warp and a distortion, with one sampling.
 
-    The augmentation's displacements are looked up where the distortion reads, so that one sampling
-    does both. The distortion draws its random numbers first: they are those it draws alone.
+    The displacements of the augmentation are sampled at the grid of the distortion and added to it.
+    The distortion draws its random numbers first, so they are the same as without augmentation.
 
     Args:
         distortion: distortion of the task.
-        augmentation: warp of the image before it, of the image's own size.
+        augmentation: warp of the image before the distortion; it must keep the image's size.
 
     Raises:
         ValueError: the augmentation changes the image's size.

@@ -18,15 +18,15 @@ from stn_lightning.geometry.lattice import axis, upcast
 
 
 class RandomPose3D(Distortion):
-    """Extrudes the image, and poses it in a cube.
+    """Extrudes the image to a slab in a cube.
 
-    The slab is rotated about all three axes, scaled, and put at a random place.
+    The slab is rotated about all three axes, scaled, and moved to a random position.
 
     Args:
         size: side of the cube, in voxels; the paper's is 60.
-        rotation: largest angle about each axis to either side, in degrees (?).
-        scale: smallest and largest factor; 1 makes the image's frame half as wide as the cube (?).
-        thickness: thickness of the slab, over the image's side (?).
+        rotation: largest angle about each axis, in either direction, in degrees (?).
+        scale: smallest and largest scale; with 1 the image is half as wide as the cube (?).
+        thickness: thickness of the slab / side of the image (?).
         digit: side of the image, in pixels.
 
     Raises:
@@ -61,10 +61,7 @@ class RandomPose3D(Distortion):
         return (self.size, self.size, self.size)
 
     def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch 12"]:
-        """Draw maps from the cube to the digit's frame.
-
-        The frame is [-1, 1].
-        """
+        """Draw maps from the cube to the image, [-1, 1]."""
         a, b, c = (randomness.uniform(3, -self.rotation, self.rotation) * (math.pi / 180)).unbind(1)
         scale = randomness.uniform(1, *self.scale)[:, 0] / 2
         place = randomness.uniform(3, -1.0, 1.0) * (1 - scale)[:, None]  # (B, 3)
@@ -84,11 +81,11 @@ class RandomPose3D(Distortion):
         count = torch.bincount(image, minlength=len(images))
         number = torch.arange(len(image), device=image.device)
         number = number - (count.cumsum(0) - count)[image]  # 0, 1, 2 ... within each image
-        # one row of points for each image, filled up with points out of bounds
+        # one row of points for each image, padded with points out of bounds
         grid = points.new_full((len(images), int(count.max()), 2), 2.0)
         grid[image, number] = points[:, :2]
         face = sampling.bilinear(images, grid[:, None])[image, :, 0, number]  # (points, C)
-        # the slab's faces blur over a pixel, as bilinear edges do
+        # the slab's faces are blurred over a pixel, as bilinear sampling blurs edges
         edge = self.digit / 2 * (self.thickness - points[:, 2].abs()) + 0.5
         posed = images.new_zeros(*images.shape[:2], self.size**3)
         posed[image, :, voxel] = face * edge.clamp(0, 1)[:, None]
@@ -97,13 +94,14 @@ class RandomPose3D(Distortion):
     def _slab(
         self, theta: Float[Tensor, "batch 12"]
     ) -> tuple[Int64[Tensor, " points"], Int64[Tensor, " points"], Float[Tensor, "points 3"]]:
-        """Return the voxels of the slab.
+        """Return the slab's voxels, a few percent of the cube.
 
-        They are a few in a hundred of the cube. A line of voxels along the depth is straight in the
-        digit's frame, so that it is in the slab from one voxel to another.
+        A line of voxels along the depth is a straight line in the image's coordinates, so a single
+        interval of it is in the slab.
 
         Returns:
-            The image of each voxel, its index in the cube, its point in the digit's frame.
+            For each voxel the number of its image, its index in the flattened cube, and its point
+            in the image's coordinates.
         """
         n = self.size
         m = upcast(theta).unflatten(1, (3, 4))[:, None, None]  # (B, 1, 1, 3, 4)
@@ -111,7 +109,7 @@ class RandomPose3D(Distortion):
         y = m[..., 1] * centres[:, None, None] + m[..., 3]
         start = m[..., 0] * centres[:, None] + y  # (B, H, W, 3)
         slope = torch.where(m[..., 2].abs() < 1e-6, 1e-6, m[..., 2])
-        # half a pixel more: as far as ink blurs
+        # half a pixel more, for the blur
         reach = m.new_tensor([1, 1, self.thickness]) + 1 / self.digit
         middle, half = -start / slope, reach / slope.abs()
         first = (((middle - half).amax(3) * n + n - 1) / 2).ceil().clamp(0, n)  # as indices

@@ -1,7 +1,7 @@
 """R, RTS, P and E: random warps of digits.
 
-R is rotated; RTS rotated, scaled and translated; P projective; E elastic. (?) stands where the
-paper leaves something open: the canvas of R, P and E, and what "random place" means.
+R is rotated; RTS rotated, scaled and translated; P projective; E elastic. (?) marks what the paper
+does not say: the canvas of R, P and E, and the meaning of "random location".
 
 Reference:
     Jaderberg et al. 2015, section 4.1 and appendix A.4.
@@ -21,12 +21,12 @@ from stn_lightning.geometry import affine, projective, thin_plate_spline
 class RotatedScaledTranslated(WarpingDistortion):
     """RTS: rotated, scaled and translated on a larger canvas.
 
-    The scaled image's frame stays inside the canvas before the rotation (?).
+    Before the rotation the scaled image is entirely inside the canvas (?).
 
     Args:
         size: side of the canvas, in pixels.
-        rotation: largest angle to either side, in degrees.
-        scale: smallest and largest factor.
+        rotation: largest angle in either direction, in degrees.
+        scale: smallest and largest scale.
         digit: side of the image, in pixels.
 
     Raises:
@@ -57,9 +57,9 @@ class RotatedScaledTranslated(WarpingDistortion):
     def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch 6"]:
         angle = randomness.uniform(1, -self.rotation, self.rotation)[:, 0] * (math.pi / 180)
         scale = randomness.uniform(1, *self.scale)[:, 0]
-        # how far the centre may move, in halves of the canvas
-        room = 1 - scale * (self.digit / self.size)
-        u, v = (randomness.uniform(2, -1.0, 1.0) * room[:, None]).unbind(1)
+        # largest shift of the centre, in halves of the canvas
+        limit = 1 - scale * (self.digit / self.size)
+        u, v = (randomness.uniform(2, -1.0, 1.0) * limit[:, None]).unbind(1)
         zoom = self.size / self.digit / scale
         a, b = zoom * angle.cos(), zoom * angle.sin()
         return torch.stack([a, b, -(a * u + b * v), -b, a, b * u - a * v], dim=1).float()
@@ -72,8 +72,8 @@ class Rotated(RotatedScaledTranslated):
     """R: rotated about its centre.
 
     Args:
-        size: side of the canvas, in pixels; the image's own (?).
-        rotation: largest angle to either side, in degrees.
+        size: side of the canvas, in pixels; by default that of the image (?).
+        rotation: largest angle in either direction, in degrees.
         digit: side of the image, in pixels.
 
     >>> Rotated().scale
@@ -87,13 +87,13 @@ class Rotated(RotatedScaledTranslated):
 class Perspective(WarpingDistortion):
     """P: scaled, then stretched at each corner.
 
-    Each corner moves outwards or inwards along its diagonal (?). The paper stretches each corner
-    "by an amount". With two amounts, along x and along y, 1.5 % of the test digits would be folded
-    or squeezed beyond recognition, and its 0.8 % error out of reach (docs/log.md).
+    Each corner moves outwards or inwards along its diagonal (?). The paper says that each corner is
+    stretched "by an amount". If x and y moved by different amounts, 1.5 % of the test digits would
+    be folded or unrecognisable, and the paper's error of 0.8 % impossible (docs/log.md).
 
     Args:
-        size: side of the canvas, in pixels; the image's own (?).
-        scale: smallest and largest factor.
+        size: side of the canvas, in pixels; by default that of the image (?).
+        scale: smallest and largest scale.
         std: standard deviation of each corner's displacement, in pixels.
         digit: side of the image, in pixels.
 
@@ -115,7 +115,7 @@ class Perspective(WarpingDistortion):
     def corners(self, randomness: CounterRandom) -> Float[Tensor, "batch 4 2"]:
         """Draw the positions of the image's corners.
 
-        In pixels from the canvas's centre, clockwise from the top left.
+        They are (x, y) in pixels from the canvas's centre, clockwise from the top left.
         """
         scale = randomness.uniform(1, *self.scale)[:, :, None]
         frame = scale.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (self.digit / 2)
@@ -134,11 +134,11 @@ class Elastic(WarpingDistortion):
     """E: scaled, then bent by a thin plate spline.
 
     Args:
-        size: side of the canvas, in pixels; the image's own (?).
-        scale: smallest and largest factor.
+        size: side of the canvas, in pixels; by default that of the image (?).
+        scale: smallest and largest scale.
         std: standard deviation of each control point's displacement along x and along y, in pixels
             of the image.
-        lattice_size: control points a side; 4 x 4 of them are the paper's 16 (?).
+        lattice_size: number of control points along each axis; the paper's 16 are 4 x 4 (?).
         digit: side of the image, in pixels.
 
     >>> Elastic().points.shape
@@ -168,7 +168,7 @@ class Elastic(WarpingDistortion):
         scale = randomness.uniform(1, *self.scale)[:, :, None]
         moved = randomness.normal(self.points.numel(), self.std / (self.digit / 2))
         zoom = self.size / self.digit / scale
-        # a spline through points moved by an affine map is that map, so the scale goes into theta
+        # a spline whose points move by an affine map is that map, so theta can hold the scale, too
         return (self.points * (zoom - 1) + moved.unflatten(1, (-1, 2))).flatten(1).float()
 
     def grid(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch size size 2"]:

@@ -1,9 +1,9 @@
 """Geometry: pure functions on tensors, in one convention.
 
-Each family is a module with a function `grid` that turns its parameters theta into a sampling grid:
-`affine`, `projective`, `thin_plate_spline`, `diffeomorphic`, `volume`. `sampling` reads an image at
-a grid, `antialiasing` at a grid that shrinks it, and `wide` widens the grid's gradient. `lattice`
-states the convention.
+`lattice` defines the convention for coordinates. A module for each family of transformations
+(`affine`, `projective`, `thin_plate_spline`, `diffeomorphic`, `volume`) has a function `grid` that
+converts parameters theta to a sampling grid. `sampling` samples an image at a grid, `antialiasing`
+does so without aliasing, and `wide` gives the grid a gradient from further away.
 """
 
 from stn_lightning.geometry import (

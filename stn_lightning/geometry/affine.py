@@ -1,12 +1,12 @@
 """Affine maps of the plane: translation, attention, similarity, affine.
 
-All arithmetic is elementwise: a matrix product would be rounded to bf16 by autocast and to TF32 by
-`torch.set_float32_matmul_precision`, which costs up to a pixel.
+All arithmetic is elementwise. Autocast would round a matrix product to bfloat16, and
+`torch.set_float32_matmul_precision` to TF32: an error of up to a pixel.
 
 Convention:
-    theta = (a, b, t_x, c, d, t_y): the output point (x, y) reads the input point
-    (a x + b y + t_x, c x + d y + t_y). In normalised coordinates a similarity is a similarity of
-    pixels only in a square image.
+    theta = (a, b, t_x, c, d, t_y): the output point (x, y) samples the input point
+    (a x + b y + t_x, c x + d y + t_y). Coordinates are normalised, so in an image that is not
+    square, theta of a rotation also shears the pixels.
 
 Reference:
     Jaderberg et al. 2015, equations 1 (affine) and 2 (attention).
@@ -22,7 +22,7 @@ from stn_lightning.geometry.lattice import axis, upcast
 def grid(
     theta: Float[Tensor, "batch 6"], size: tuple[int, int]
 ) -> Float[Tensor, "batch height width 2"]:
-    """Return the sampling grid for an output of `size`."""
+    """Return the sampling grid for an output size."""
     theta = upcast(theta)
     return _apply(theta, axis(size[1], theta), axis(size[0], theta)[:, None])
 
@@ -61,7 +61,7 @@ def compose(
 def inverse(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
     """Invert the map.
 
-    Not finite for a singular theta, whose crop has no area.
+    The result is not finite if theta is singular, that is, if its crop has no area.
     """
     a, b, t_x, c, d, t_y = upcast(theta).unbind(1)
     determinant = a * d - b * c
@@ -75,7 +75,7 @@ def from_translation(theta: Float[Tensor, "batch 2"], scale: float) -> Float[Ten
 
     Args:
         theta: centre of the crop.
-        scale: side of the crop over side of the image.
+        scale: side of the crop / side of the image.
     """
     t_x, t_y = upcast(theta).unbind(1)
     zero, s = torch.zeros_like(t_x), torch.full_like(t_x, scale)
@@ -90,10 +90,7 @@ def from_attention(theta: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 6"]:
 
 
 def to_attention(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
-    """Convert affine parameters to (s, t_x, t_y).
-
-    The rest is dropped.
-    """
+    """Return (s, t_x, t_y), ignoring the other parameters."""
     return theta[:, [0, 2, 5]]
 
 
@@ -104,8 +101,5 @@ def from_similarity(theta: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 6"]
 
 
 def to_similarity(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 4"]:
-    """Convert affine parameters to (s cos, s sin, t_x, t_y).
-
-    The rest is dropped.
-    """
+    """Return (s cos, s sin, t_x, t_y), ignoring the others."""
     return theta[:, [0, 3, 2, 5]]

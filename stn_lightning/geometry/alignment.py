@@ -1,10 +1,10 @@
 """Compare the poses of crops with the applied poses.
 
-A distortion's theta D maps the distorted image to the original, so D^-1 says where the original
-lies in the distorted image, how large and how turned. A crop's theta A says the same of the crop.
-A transformer undoes the distortion where A = D^-1 C with one C for all images, whatever C is: then
-angle, scale and centre of the crop are those of the original up to a constant each. So constants
-are removed before anything is measured, and a transformer may hold its digits on their side.
+A distortion's theta D maps the distorted image to the original. So its inverse D^-1 gives the pose
+of the original within the distorted image: angle, scale and centre. A crop's theta A gives the pose
+of the crop. The transformer undoes the distortion if A = D^-1 C with the same C for all images: the
+two poses then differ by constants. C need not be the identity (crops may be upside down, say), so
+means over the images are subtracted before poses are compared.
 """
 
 import math
@@ -19,38 +19,40 @@ from stn_lightning.geometry import affine
 from stn_lightning.geometry.lattice import axis, upcast
 
 _STILL = 1e-6
-"""Standard deviation (radians, logarithm or pixels) below which a value does not vary."""
+"""Standard deviation below which a value counts as constant (radians, logarithm or pixels)."""
 
 
 class Pose(NamedTuple):
     """Angle, scale and centre of affine maps."""
 
     angle: Float64[Tensor, "batch 1"]
-    """radians; of the nearest rotation, after a mirroring of y where there is one"""
+    """radians, of the nearest rotation; if the map mirrors, y is mirrored first"""
     scale: Float64[Tensor, "batch 1"]
-    """natural logarithm; half of the determinant's, so a factor of lengths"""
+    """natural logarithm of the factor of lengths, which is half the logarithm of the determinant"""
     place: Float64[Tensor, "batch 2"]
-    """(x, y) of the centre, pixels of the input from its middle"""
+    """(x, y) of the centre, in pixels of the input, relative to the input's centre"""
 
 
 class Agreement(NamedTuple):
     """Agreement of crops with the applied angle, scale or place."""
 
     correlation: float
-    """Pearson's; 0 where the crops do not vary, NaN where what was applied does not"""
+    """Pearson's correlation; 0 if all crops have the same value, NaN if all distortions have"""
     error: float
-    """mean absolute difference, its own mean removed: degrees, factor (1 is none), pixels"""
+    """mean absolute difference after subtracting the means: in degrees, as a factor (1 is none), or
+    in pixels
+    """
 
 
 def pose(theta: Float[Tensor, "batch 6"], image_size: Sequence[int]) -> Pose:
     """Split affine maps into angle, scale and place.
 
-    The angle is that of the polar decomposition: a similarity before or after the map adds its own
-    angle and logarithm of scale to the map's.
+    The angle is that of the polar decomposition. So composing the map with a similarity adds the
+    similarity's angle and logarithm of scale.
 
     Args:
-        theta: output -> input.
-        image_size: (height, width) of the input; the output is taken to have its aspect.
+        theta: map from output to input.
+        image_size: (height, width) of the input; the output counts as equally proportioned.
     """
     height, width = image_size
     a, b, t_x, c, d, t_y = theta.double().unbind(1)
@@ -67,19 +69,19 @@ def applied_pose(theta: Float[Tensor, "batch 6"], image_size: Sequence[int]) -> 
     """Return the poses that a distortion gave its images.
 
     Args:
-        theta: theta of the distortion, distorted image -> original.
+        theta: theta of the distortion, which maps the distorted image to the original.
         image_size: (height, width) of the distorted image.
     """
     return pose(affine.inverse(theta.double()), image_size)
 
 
 def nearest_affine(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 6"]:
-    """Fit affine maps to sampling grids, in least squares.
+    """Fit affine maps to sampling grids by least squares.
 
-    Exact for affine families; of others it is their angle, scale and place as a whole.
+    The fit is exact for affine families.
 
     Raises:
-        ValueError: if a grid has fewer than 2 x 2 points, so that it has no slope.
+        ValueError: a grid has fewer than 2 x 2 points, so that it has no slope.
     """
     height, width = grid.shape[1:3]
     if min(height, width) < 2:
@@ -94,7 +96,7 @@ def compare(applied: Pose, crop: Pose) -> dict[str, Agreement]:
     """Measure how well crops follow the applied poses.
 
     Returns:
-        an `Agreement` for each of angle, scale and place; none for no images.
+        an `Agreement` for each of angle, scale and place; empty if there are no images.
     """
     if not len(applied.angle):
         return {}
@@ -113,10 +115,7 @@ def _centre(values: Float64[Tensor, "batch n"]) -> Float64[Tensor, "batch n"]:
 
 
 def _centre_angles(angle: Float64[Tensor, "batch 1"]) -> Float64[Tensor, "batch 1"]:
-    """Subtract the circular mean.
-
-    The result lies within half a turn of 0.
-    """
+    """Subtract the circular mean; results are -pi to pi."""
     mean = torch.atan2(angle.sin().mean(), angle.cos().mean())
     return torch.remainder(angle - mean + math.pi, 2 * math.pi) - math.pi
 

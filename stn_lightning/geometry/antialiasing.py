@@ -1,29 +1,29 @@
 """Sampling without aliasing at grids that shrink the image.
 
-An output pixel is a square. The grid maps it onto a parallelogram of the input, its footprint, and
-the pixel should be the mean of the bilinear image over the footprint. Here that mean is made of a
-few samples of blurred copies of the image:
+The grid maps the square of an output pixel to a parallelogram in the input, the pixel's footprint.
+Without aliasing the output pixel is the mean of the (bilinearly interpolated) image over its
+footprint. This mean is approximated by a few samples of blurred copies of the image:
 
-- Level 0 is the image, level 1 about its mean over squares of a pixel. Level k > 1 is its mean over
-  squares of 2^(k-1) pixels, 2^(k-2) apart: twice as dense as a mip map, which makes a single
-  bilinear sample of it accurate. At its own samples it is the exact integral of the bilinear image.
-- A sample blends two neighbouring levels, linearly in the square of the side, so that it has the
-  footprint's variance.
-- A footprint that is longer than broad is sampled three times along its longer axis, at levels of
-  its breadth.
-- Its shape comes from differences of the grid itself, so it is right for every family. They are
-  taken over the cells of a mesh of at most 8 x 8 and interpolated between them: footprints change
-  slowly, and measuring one at every pixel costs more than sampling the image.
+- Level 0 is the image. Level 1 is approximately its mean over squares with a side of one pixel.
+  Level k > 1 is its exact mean over squares with a side of 2^(k-1) pixels, 2^(k-2) pixels apart:
+  twice as dense as in a mip map, so that a single bilinear sample is accurate.
+- A sample interpolates between two neighbouring levels, linearly in the squared side, so that its
+  variance is the footprint's.
+- A footprint that is longer than broad is sampled three times along its longer axis, at the levels
+  of its breadth.
+- Footprints are measured by differences of the grid, which works for every family. They change
+  slowly, so they are measured in the cells of a mesh of at most 8 x 8 and interpolated: measuring
+  one for every pixel would take longer than sampling the image.
 
 Convention:
-    Half-pixel, as in `lattice`. Where nothing shrinks the result is `sampling.bilinear`'s bit for
-    bit; between a scale of 1 and of the root of 2 the footprint grows from nothing to its full
-    size.
+    Half-pixel, as in `lattice`. Where the grid does not shrink the image, the result is that of
+    `sampling.bilinear` bit for bit. Between scales of 1 and of the square root of 2 the footprint
+    grows from a point to its full size.
 
 Reference:
-    Jaderberg et al. 2015, section 3.4, names the aliasing and leaves it open. Williams 1983,
+    Jaderberg et al. 2015, section 3.4, mentions the aliasing and does not solve it. Williams 1983,
     "Pyramidal Parametrics" (mip maps); Heckbert 1989, "Fundamentals of Texture Mapping and Image
-    Warping", section 3 (footprints, filters that match their variance).
+    Warping", section 3 (footprints, filters of the same variance).
 """
 
 import contextlib
@@ -48,13 +48,13 @@ from stn_lightning.geometry.lattice import upcast
 from stn_lightning.geometry.sampling import Padding
 
 _LEVELS = 5
-"""Levels beyond the image itself; shrinking by more than 2^4 aliases again."""
+"""Number of levels beside the image itself. Grids that shrink by more than 2^4 alias again."""
 
 _RIM = 3
-"""Pixels around the image: enough for a sample of level 1 out of bounds."""
+"""Pixels added around the image, enough to sample level 1 out of bounds."""
 
 Read = tuple[list[Tensor], list[Tensor | float]]
-"""Grids to sample at, and the weight of each level."""
+"""Grids to sample at, and the weight of each level in these samples."""
 
 
 def sample_antialiased(
@@ -69,8 +69,8 @@ def sample_antialiased(
         image: image to sample.
         grid: sampling grid.
         padding: value out of bounds.
-        num_grids: grids that are stacked along the height of `grid` (parallel transformers); no
-            footprint crosses their seams.
+        num_grids: number of grids that are stacked along the height of `grid`, for parallel
+            transformers. Footprints are measured within each.
     """
     if not isinstance(padding, str):
         return _sample_on_colour(image, grid, padding, num_grids)
@@ -88,12 +88,13 @@ def sample_antialiased(
     weights: list[Tensor | float] = [1.0]
     if len(levels) > 1:
         others = _upsample(shares[:, levels[1:]], size, num_grids)
-        # each (B, 1, H, W), and all 1 and 0 where those of the cells are
+        # each (B, 1, H, W); exactly 1 and 0 where those of the neighbouring cells are
         weights = [1 - others.sum(1, keepdim=True), *others.split(1, dim=1)]
     reads: list[Read] = [([points], weights)]
     if stretched:
         share, step = outer_samples(footprint, image.shape[2:])
-        step = _upsample(step, size, num_grids, "nearest")  # opposite signs cannot be mixed
+        # not interpolated: an axis has no sign, so neighbouring steps may point in opposite ways
+        step = _upsample(step, size, num_grids, "nearest")
         reads = _three_samples(points, step.movedim(1, -1), share, weights, num_grids)
     return sampling.restore_format(_blend(canvas, reads, padding, levels), image)
 
@@ -105,7 +106,7 @@ def _three_samples(
     weights: list[Tensor | float],
     num_grids: int,
 ) -> list[Read]:
-    """Spread the weights over three samples."""
+    """Divide the weights among three samples of each footprint."""
     outer = [points + step, points - step]
     if _any_of_each(share[None] < 1 / NUM_SAMPLES) == [False]:  # a third each
         return [([points, *outer], [weight / NUM_SAMPLES for weight in weights])]
@@ -125,6 +126,7 @@ def _sample_on_colour(
     """Add the colour where footprints are out of bounds."""
     values = upcast(image)
     addend = sampling.padding_colour(values, colour)
+    # the last channel becomes the share of each footprint that is inside the image
     values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
     both = sample_antialiased(values, grid, "zeros", num_grids)
     return sampling.restore_format(both[:, :-1] + (1 - both[:, -1:]) * addend, image)
@@ -136,21 +138,22 @@ def _upsample(
     num_grids: int,
     mode: str = "bilinear",
 ) -> Float[Tensor, "batch k height width"]:
-    """Interpolate from the mesh's cells to all pixels.
+    """Interpolate values of the mesh's cells to all pixels.
 
-    The grids are stacked along the height.
+    The results for `num_grids` grids are stacked along the height.
     """
     full = functional.interpolate(cells, size, mode=mode)
     return full.unflatten(0, (-1, num_grids)).transpose(1, 2).flatten(2, 3)
 
 
 def _any_of_each(condition: Bool[Tensor, "n *shape"]) -> list[bool]:
-    """Tell for each of `n` whether anything is true.
+    """Return whether any element of each may be true.
 
-    True where asking is slow (a GPU would be waited for) or impossible (a traced tensor).
+    The answer is True for all if it is not known: on a GPU, which would have to be waited for, and
+    for traced tensors.
     """
     if condition.device.type == "cpu" and not torch.compiler.is_compiling():
-        with contextlib.suppress(RuntimeError):  # inside of torch.func.vmap
+        with contextlib.suppress(RuntimeError):  # torch.func.vmap has no values
             answers: list[bool] = condition.flatten(1).any(1).tolist()
             return answers
     return [True] * len(condition)
@@ -166,23 +169,23 @@ def _blend(
 
     Args:
         image: image to sample.
-        reads: grids, with a weight for each of `levels`.
+        reads: grids, each with a weight for each of `levels`.
         padding: value out of bounds.
-        levels: those with a weight, in ascending order.
+        levels: levels to sample, in ascending order.
     """
     cell = 1 << max(0, levels[-1] - 2)
     sides = [n + -n % cell for n in image.shape[2:]]  # whole cells of every level
     pyramid = _pyramid(_canvas(image, sides, padding), padding, levels)
-    limit = 2 if padding == "zeros" else 1  # beyond the outermost samples or not; finite
+    limit = 2 if padding == "zeros" else 1  # coordinates are clamped to it
     total: Tensor | None = None
     for grids, weights in reads:
         placed = [_to_canvas(grid, image.shape[2:], sides, padding) for grid in grids]
         placed = [points.to(image.dtype) for points in placed]
         for level, weight in zip(levels, weights, strict=True):
-            if level == 0 and len(grids) == 1:  # bit for bit, where nothing shrinks
+            if level == 0 and len(grids) == 1:  # bit for bit where the grid does not shrink
                 values = sampling.bilinear(image, grids[0], padding)
             else:
-                # by how many pixels the outermost samples lie further apart
+                # pixels by which the level's outermost samples are further apart than the canvas
                 rim = 2.0 ** (level - 1) if level > 1 else 2 * (_RIM - level) - 1
                 ratios = [side / (side + rim) for side in sides]
                 inside = [functional.hardtanh(_scale(p, ratios), -limit, limit) for p in placed]
@@ -246,15 +249,15 @@ def _pyramid(
 ) -> list[Tensor]:
     """Return all levels up to the last of `levels`.
 
-    Level 0 is the canvas; levels that are not in `levels` may be fillers. Level 1 is 144 times a
-    mean, level k > 1 is 4^(k+2) times. Samples of level 1 are the canvas's, without its outermost.
-    From level 2 on they lie 2^(k-2) pixels apart on the corners of pixels, from one outside of the
-    canvas (without its rim) on each side.
+    Level 0 is the canvas. Entries for levels that are not in `levels` are not to be used. Level 1
+    is 144 times a mean, level k > 1 is 4^(k+2) times a mean. The samples of level 1 are at the
+    canvas's pixels, without the outermost. From level 2 on samples are at the corners of pixels,
+    2^(k-2) pixels apart; the outermost ones are one step beyond the canvas without its rim.
     """
     pyramid = [canvas]
     if levels[-1] > 0:
         pyramid.append(_mean_of_pixel(_mean_of_pixel(canvas, 2), 3) if 1 in levels else canvas)
-    # without level 2 only every other sample is needed, for level 3
+    # if level 2 itself is not needed, compute only every other sample, for level 3
     step = 1 if 2 in levels else 2
     if levels[-1] > 1:
         level = _mean_of_two_pixels(_mean_of_two_pixels(canvas, 2, step), 3, step)
@@ -274,7 +277,7 @@ def _mean_of_two_pixels(
 ) -> Float[Tensor, "batch channels lower narrower"]:
     """Average over two pixels, times 16: 1 7 7 1.
 
-    Exact for the bilinear image.
+    This is the exact mean of the bilinearly interpolated image.
     """
     n = image.shape[dim] - 3
     a, b, c, d = (image[(slice(None),) * dim + (slice(i, i + n, step),)] for i in range(4))
@@ -286,9 +289,9 @@ def _mean_of_pixel(
 ) -> Float[Tensor, "batch channels lower narrower"]:
     """Average over about a pixel, times 12: 1 10 1.
 
-    The bilinear image's mean is 1 6 1 in 8ths, but a sample between two of these blurs them once
-    more; 1 22 1 in 24ths makes up for that on average, and is off at the pixels. Halfway the error
-    is smallest.
+    The exact mean of the bilinearly interpolated image has the weights 1/8, 6/8, 1/8. But sampling
+    between two such means blurs once more. 1/24, 22/24, 1/24 compensate for that on average, and
+    are wrong at the pixels themselves. The error is smallest halfway between the two.
     """
     n = image.shape[dim] - 2
     a, b, c = (image.narrow(dim, i, n) for i in range(3))

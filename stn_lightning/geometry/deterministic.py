@@ -1,15 +1,13 @@
 """Sampling with a deterministic gradient.
 
-On a GPU `grid_sample`'s backward adds into the image with atomics, in an order that changes from
-run to run, and under `torch.use_deterministic_algorithms` it raises, even if nobody needs the
-image's gradient. `gather_sample` is as fast, by the same `grid_sample`; its backward gathers each
-point's neighbours instead, and scatters into the image, where that is needed, by operations for
-which PyTorch has a deterministic implementation.
+On a GPU the backward of `grid_sample` adds to the image's gradient by atomic operations, whose
+order changes from run to run. Under `torch.use_deterministic_algorithms` it raises an error, even
+if the image needs no gradient. `gather_sample` calls `grid_sample` in forward. Its backward uses
+`gather` and `scatter_add`, which have deterministic implementations.
 
 Convention:
-    Zeros are read out of bounds. `align_corners` is `grid_sample`'s: -1 and 1 are the canvas's
-    border, as everywhere here (False), or its outermost samples (True), for canvases whose samples
-    lie on the corners of pixels.
+    The padding is zeros. `align_corners` is that of `grid_sample`: -1 and 1 are the border of the
+    canvas (False, as everywhere else here) or the centres of its outermost pixels (True).
 
 Reference:
     pytorch#68959; Jaderberg et al. 2015, equations 6 and 7 (bilinear's gradients); Keys 1981
@@ -39,7 +37,7 @@ def deterministic_sample(
     kernel: Kernel = "bilinear",
     align_corners: bool = False,
 ) -> Float[Tensor, "batch channels *out_size"]:
-    """Sample; deterministic if `torch.use_deterministic_algorithms` asks for it."""
+    """Sample; deterministic under `torch.use_deterministic_algorithms`."""
     if canvas.is_cuda and torch.are_deterministic_algorithms_enabled():
         return gather_sample(canvas, grid, kernel, align_corners)
     return functional.grid_sample(canvas, grid, kernel, "zeros", align_corners=align_corners)
@@ -51,9 +49,9 @@ def gather_sample(
     kernel: Kernel = "bilinear",
     align_corners: bool = False,
 ) -> Float[Tensor, "batch channels *out_size"]:
-    """Sample with a backward that gathers.
+    """Sample with a deterministic backward, on any device.
 
-    On any device; coordinates must be finite.
+    Coordinates must be finite.
     """
     result: Tensor = _GatherSample.apply(canvas, grid, kernel, align_corners)
     return result
@@ -77,7 +75,7 @@ class _GatherSample(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """Use differentiable operations only, so that gradients have gradients."""
+        """Use differentiable operations, so that there are second derivatives."""
         canvas, grid = ctx.saved_tensors
         gradient, pixels = gradients[0].flatten(2), canvas.flatten(2)  # (B, C, N), (B, C, M)
         points = grid.flatten(1, -2)  # (B, N, D)
@@ -109,9 +107,10 @@ def _neighbours(
 ) -> Iterator[
     tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"], Float[Tensor, "batch n dimensions"]]
 ]:
-    """Yield the samples that each point reads.
+    """Yield the pixels that each point reads.
 
-    Each is an index into the flat canvas, a weight, and the weight's slopes along x, y (and z).
+    Each is an index into the flattened canvas, a weight, and the derivatives of the weight with
+    respect to x, y (and z).
     """
     coordinates = zip(points.unbind(-1), tuple(size)[::-1], strict=True)  # x first
     axes = [_axis(x, n, kernel, align_corners) for x, n in coordinates]
@@ -130,9 +129,9 @@ def _neighbours(
 def _axis(
     x: Float[Tensor, "batch n"], n: int, kernel: Kernel, align_corners: bool
 ) -> list[tuple[Int[Tensor, "batch n"], Float[Tensor, "batch n"], Float[Tensor, "batch n"]]]:
-    """Return the samples each point reads along an axis.
+    """Return the pixels that each point reads along one axis.
 
-    Each is an index, a weight, and the weight's slope in normalised units.
+    Each is an index, a weight, and the derivative of the weight with respect to `x`.
     """
     pixel = (x + 1) * ((n - 1) / 2) if align_corners else ((x + 1) * n - 1) / 2
     scale = (n - 1) / 2 if align_corners else n / 2

@@ -1,14 +1,14 @@
 """Maps that never fold: flows of constant velocity fields.
 
-An output point follows the field for a unit of time and reads the input where it arrives. The flow
-is integrated by scaling and squaring: for a short time it is nearly the velocity; applying the map
-to itself doubles the time.
+An output point moves along the velocity field for one unit of time and samples the input where it
+arrives. The flow is integrated by scaling and squaring. In a short time a point moves by velocity
+times time; composing the map with itself doubles the time.
 
 Convention:
-    Velocities are in normalised units per unit of time, given at the pixel centres of an image of
-    any size, interpolated bilinearly in between; out of bounds they are those of the nearest border
-    pixel. Zero is the identity, where the grid's derivative with respect to a velocity is that of a
-    displacement. The flow of -velocity is the inverse map, up to interpolation.
+    Velocities are in normalised units per unit of time. They are given at the pixel centres of an
+    image of any size and interpolated bilinearly; out of bounds the nearest border pixel counts.
+    Velocity zero is the identity, and near it a velocity acts like a displacement. The flow of
+    -velocity is the inverse map, up to interpolation.
 
 Reference:
     Arsigny et al. 2006, "A Log-Euclidean Framework for Statistics on Diffeomorphisms" (scaling and
@@ -21,13 +21,14 @@ from torch import Tensor
 from stn_lightning.geometry import lattice, sampling
 
 SQUARINGS = 7
-"""The first step lasts 2^-7: a field may stretch a hundredfold before that step folds."""
+"""The first step takes 2^-7 of the time. It folds only if a derivative of the velocity exceeds 2^7.
+"""
 
 
 def grid(
     velocity: Float[Tensor, "batch rows columns 2"], size: tuple[int, int]
 ) -> Float[Tensor, "batch height width 2"]:
-    """Return the sampling grid for an output of `size`."""
+    """Return the sampling grid for an output size."""
     points = lattice.points(velocity.shape[1:3], velocity)
     moved = velocity.movedim(-1, 1) / 2**SQUARINGS  # (B, 2, rows, columns), as an image
     for _ in range(SQUARINGS):

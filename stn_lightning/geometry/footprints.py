@@ -1,8 +1,8 @@
 """Footprints: areas of the image that output pixels cover.
 
-A footprint is the parallelogram of the input onto which the grid maps an output pixel. Its sides
-are the singular values of the grid's Jacobian, which is measured by differences over the cells of a
-mesh. `antialiasing` says how footprints are used.
+A footprint is the parallelogram in the input to which the grid maps an output pixel. It is
+described by the singular values of the grid's Jacobian, called its sides. The Jacobian is measured
+by differences of the grid in the cells of a mesh. `antialiasing` explains how footprints are used.
 """
 
 from collections.abc import Sequence
@@ -18,40 +18,42 @@ _CELLS = 8
 """Greatest number of cells of the mesh along each axis."""
 
 _PLATEAU = 0.1
-"""A footprint this near to a level's own, as a fraction of the way to the next one, is sampled from
-that level alone.
+"""A sample uses a single level if its squared side differs from the level's by less than this
+fraction of the distance to the next level.
 """
 
 _SHRINKING = 1 + 2.0**-10
-"""Squared scale from which on a pixel shrinks; the margin is for rounding."""
+"""Squared scale above which the grid counts as shrinking. The margin above 1 is for rounding."""
 
 _ROUND = 1.4
-"""A footprint counts as round, and is sampled once, up to this ratio of its squared sides."""
+"""Largest ratio of the squared sides of a footprint that is sampled once."""
 
 NUM_SAMPLES = 3
-"""Number of samples of a long footprint."""
+"""Number of samples of a longer footprint."""
 
 _BREADTH = (0.75 / NUM_SAMPLES) ** 2
-"""Samples of a third of a long footprint would cover it evenly; narrower ones let through a little
-aliasing and blur less across.
+"""Smallest squared side of a sample, relative to the longer squared side of the footprint. Three
+samples of a third each would cover the footprint evenly. Narrower ones blur less across it, at the
+cost of a little aliasing.
 """
 
 _FAR = 2.0**10
-"""Coordinates are clamped here: no footprint is told from a larger one."""
+"""Largest coordinate of the mesh's points; further ones are clamped."""
 
 
 class Footprint(NamedTuple):
     """Footprint in each cell of the mesh.
 
-    Tensors are (batch, rows, columns), lengths are squared and in pixels.
+    Tensors are (batch, rows, columns). Lengths are squared, in pixels.
     """
 
     breadth: Tensor
-    """Side of the square that each sample averages."""
+    """Squared side of the square over which each sample is the mean."""
     stretch: Tensor
-    """Excess of the longer side; 0 where the footprint is round."""
+    """Squared longer side minus `_ROUND` times the squared shorter one; 0 if one sample is enough.
+    """
     angle: Tensor
-    """Angle between the longer side and the x axis."""
+    """Angle between the longer side and the x axis, in radians."""
 
 
 def measure_footprints(
@@ -62,7 +64,7 @@ def measure_footprints(
     Args:
         grid: sampling grid.
         size: (height, width) of the image.
-        top: the highest level.
+        top: highest level of the pyramid.
     """
     rows, columns = (_mesh(n, grid) for n in grid.shape[1:3])
     knots = grid.index_select(1, rows).index_select(2, columns).clamp(-_FAR, _FAR)
@@ -71,7 +73,7 @@ def measure_footprints(
     # columns of the Jacobian J
     sides = ((right[:, 1:] + right[:, :-1]) / 2, (down[:, :, 1:] + down[:, :, :-1]) / 2)
     pixel = grid.new_tensor([size[1] / 2, size[0] / 2])
-    limit = 2.0 ** (top + 2)  # larger than any level, small enough to square
+    limit = 2.0 ** (top + 2)  # larger than any level, and its square does not overflow
     (ax, ay), (bx, by) = ((side * pixel).clamp(-limit, limit).unbind(-1) for side in sides)
     # J J^T, whose eigenvalues are the squared sides
     x, y, cross = ax * ax + bx * bx, ay * ay + by * by, ax * ay + bx * by
@@ -98,7 +100,7 @@ def _mesh(n: int, like: Float[Tensor, "*shape"]) -> Int[Tensor, " knots"]:
 def level_shares(
     breadth: Float[Tensor, "batch rows columns"], top: int
 ) -> Float[Tensor, "batch levels rows columns"]:
-    """Return the share of each level in a sample."""
+    """Return the weight of each level; they sum to 1."""
     ramps = [(0.0, 1.0 - _PLATEAU)] + [
         (4.0**k * (1 + 3 * _PLATEAU), 4.0 ** (k + 1) * (1 - 0.75 * _PLATEAU))
         for k in range(top - 1)
@@ -111,13 +113,14 @@ def level_shares(
 def outer_samples(
     footprint: Footprint, size: Sequence[int]
 ) -> tuple[Float[Tensor, "batch 1 rows columns"], Float[Tensor, "batch 2 rows columns"]]:
-    """Return share and offset of the outer samples.
+    """Return weight and offset of the two outer samples.
 
-    The share grows from 0 to a third as footprints grow long.
+    The weight grows from 0 to a third as footprints become longer. The offset from the centre is in
+    normalised units.
     """
     room = (2 * footprint.breadth).clamp(min=1e-6)
     share = (footprint.stretch / room).clamp(max=1) / NUM_SAMPLES
-    # so that the variance, 2 share distance^2, is stretch / 12
+    # the variance of the three samples, 2 share distance^2, becomes stretch / 12
     distance = (torch.maximum(footprint.stretch, room) / 8).sqrt()
     x = distance * footprint.angle.cos() * (2 / size[1])
     y = distance * footprint.angle.sin() * (2 / size[0])

@@ -7,12 +7,12 @@ Convention:
     theta maps OUTPUT points to INPUT points, as in the paper's equation 1, so t_x = +0.5 moves the
     content to the left.
 
-A grid has its coordinates along the last axis, but lies in memory as one plane of x and one of y:
-elementwise arithmetic and `grid_sample` read planes twice as fast as pairs.
+The last axis of a grid holds the coordinates (x, y), but in memory all x come before all y:
+elementwise arithmetic and `grid_sample` are twice as fast in this order.
 
 Reference:
-    Jaderberg et al. 2015, section 3.2. The paper leaves open whether +-1 is a pixel's centre or the
-    border.
+    Jaderberg et al. 2015, section 3.2. The paper does not say whether +-1 is the centre of the
+    outermost pixels or their border.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from torch import Tensor
 def upcast(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Convert half precision to float32.
 
-    Half precision is too coarse for coordinates: errors reach a pixel at 448 px.
+    In half precision, coordinates of an image of 448 px are wrong by up to a pixel.
 
     Raises:
         TypeError: the values are not floating-point numbers.
@@ -39,7 +39,7 @@ def upcast(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def axis(n: int, like: Float[Tensor, "*shape"]) -> Float[Tensor, " n"]:
-    """Return the centres of `n` pixels along one axis.
+    """Return `n` pixel centres along one axis.
 
     Args:
         n: number of pixels.
@@ -52,17 +52,17 @@ def axis(n: int, like: Float[Tensor, "*shape"]) -> Float[Tensor, " n"]:
 
 
 def points(size: Sequence[int], like: Float[Tensor, "*shape"]) -> Float[Tensor, "*size dimensions"]:
-    """Return all pixel centres: the identity's grid.
+    """Return all pixel centres, the grid of the identity.
 
-    Sampling an image of `size` at it returns the image bit for bit.
+    Sampling an image of this size at these points returns the image bit for bit.
 
     Args:
         size: (height, width) or (depth, height, width).
         like: tensor whose device and precision the result has.
 
     Convention:
-        `size` runs from the slowest axis to the fastest, points the other way round:
-        `points((h, w))[i, j]` is (x_j, y_i).
+        A size begins with the height (or depth), a point with x: `points((h, w))[i, j]` is
+        (x_j, y_i).
     """
     axes = [axis(n, like) for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1]).movedim(0, -1)

@@ -1,7 +1,7 @@
 """Products and adjugates of small matrices, elementwise.
 
-`torch.matmul` would be rounded to bf16 by autocast and to TF32 by
-`torch.set_float32_matmul_precision`, which costs up to a pixel.
+Autocast would round `torch.matmul` to bfloat16, and `torch.set_float32_matmul_precision` to TF32:
+an error of up to a pixel.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """Measures of sampling grids: bounds, scales, displacement.
 
 Convention:
-    Lengths are pixels of the input. Scales are those of a map from the output's frame to the
-    input's, both of the input's height and width: the identity has scale 1 for any size of the
-    output, and a rotation has scale 1 in an image that is not square, too.
+    Lengths are in pixels of the input. For scales the output counts as an image of the input's
+    height and width, whatever its own size. So the identity has scale 1, and so has a rotation,
+    also in an image that is not square.
 """
 
 from collections.abc import Sequence
@@ -17,29 +17,30 @@ from torch.nn import functional
 from stn_lightning.geometry.lattice import points, upcast
 
 _CELLS = 4
-"""Cells along each axis of the mesh on which scales are measured."""
+"""Largest number of cells, along each axis, in which scales are measured."""
 
 
 def fraction_out_of_bounds(
     grid: Float[Tensor, "batch *size dimensions"],
 ) -> Float[Tensor, " batch"]:
     """Return the fraction of points out of bounds."""
-    # planes, which a grid lies in, are the fastest to go through
+    # one coordinate at a time, in the order in which a grid lies in memory
     outside = reduce(torch.logical_or, (upcast(grid).abs() > 1).unbind(-1))
     return outside.flatten(1).float().mean(1)
 
 
 def out_of_bounds_penalty(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " batch"]:
-    """Penalise points out of bounds.
+    """Penalise points out of bounds, where images have no gradient.
 
-    The image has no gradient there. Along each axis a point d beyond the border, in halves of the
-    image's side, costs d^2 / 2, and d - 1/2 where d > 1. To this is added the cost that remains if
-    the crop is moved to the image's centre, which a crop that is too large has.
+    The penalty of a point is Huber's function of its distance d from the border, summed over the
+    axes: d^2 / 2 up to d = 1, then d - 1/2, in halves of the image's side. The result is the sum of
+    two means over all points: of the crop, and of the same crop moved to the image's centre. The
+    second is above 0 only for crops larger than the image.
 
     Convention:
-        The gradient of the first part moves a crop as a whole and leaves its shape alone; that of
-        the second part shrinks it. For a crop that is small enough, shrinking to a point would be
-        the shorter way inside, and nothing would be gained.
+        The gradient of the first mean shifts the crop, and does not change its shape. The gradient
+        of the second shrinks it. Otherwise a small crop would shrink to a point instead of moving
+        back into the image.
     """
     grid = upcast(grid)
     axes = tuple(range(1, grid.dim() - 1))
@@ -57,10 +58,10 @@ def _huber(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " bat
 def displacement(
     grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]
 ) -> Float[Tensor, " batch"]:
-    """Return the mean distance to the identity, in pixels."""
+    """Return the mean displacement, in pixels."""
     grid = upcast(grid)
     moved = (grid - points(grid.shape[1:-1], grid)) * _pixels_per_unit(image_size, grid)
-    # over a strided axis PyTorch's norm takes ten times as long
+    # torch.linalg.norm over the last axis takes ten times as long
     return reduce(torch.add, moved.square().unbind(-1)).sqrt().flatten(1).mean(1)
 
 
@@ -69,7 +70,7 @@ def spread(
 ) -> Float[Tensor, ""]:
     """Return a point's standard deviation over the batch, in pixels."""
     grid = upcast(grid) * _pixels_per_unit(image_size, grid)
-    # PyTorch's var takes ten times as long
+    # torch.var takes ten times as long
     return (grid - grid.mean(0)).square().mean(0).sum(-1).mean().sqrt()
 
 
@@ -78,11 +79,12 @@ def scales(
 ) -> Float[Tensor, "batch cells dimensions"]:
     """Return the grid's scales, the largest first.
 
-    They are the singular values of its Jacobian. Below 1 the output enlarges the image, above 1 it
-    shrinks it.
+    They are the singular values of its Jacobian. A scale below 1 enlarges the image, a scale above
+    1 shrinks it.
 
     Returns:
-        Scales in each cell of a mesh over the grid: exact for affine maps, else the cell's mean.
+        Scales in each cell of a mesh over the grid: exact for affine maps, otherwise of the mean
+        Jacobian of the cell.
 
     Raises:
         ValueError: the output is one pixel wide or high, so that it has no slope.
@@ -98,12 +100,12 @@ def scales(
         cells = min(_CELLS, n - 1)
         index = (torch.arange(cells + 1, device=grid.device) * (n - 1)) // cells
         knots = knots.index_select(axis, index)
-        steps.append(index.diff() * (2 / n))  # of the output's coordinate, from knot to knot
+        steps.append(index.diff() * (2 / n))  # between knots, in normalised output coordinates
     pixel, columns = _pixels_per_unit(image_size, knots), []
-    for axis, step in enumerate(steps, start=1):  # height first; its coordinate comes after x
+    for axis, step in enumerate(steps, start=1):  # axis 1 is the height, whose coordinate is y
         slope = knots.diff(dim=axis) / step.reshape(-1, *[1] * (dimensions + 1 - axis))
         for other in range(1, dimensions + 1):
-            if other != axis:  # the mean of both sides of a cell
+            if other != axis:  # average over both sides of a cell
                 n = slope.shape[other] - 1
                 slope = (slope.narrow(other, 0, n) + slope.narrow(other, 1, n)) / 2
         columns.append(slope * (pixel / pixel[dimensions - axis]))

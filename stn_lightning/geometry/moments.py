@@ -13,19 +13,22 @@ from torch import Tensor
 from stn_lightning.geometry.lattice import axis, upcast
 
 _TINY = 1e-6
-"""Ink and variance that count as none."""
+"""Smallest sum of pixels, and smallest variance, to divide by."""
 
 
 def moments(image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch numbers"]:
     """Return the moments of each channel's ink.
 
+    Ink is what is brighter than 0.
+
     Args:
         image: images or volumes; negative values count as 0.
 
     Returns:
-        6 numbers for a channel of an image, 10 for one of a volume: the mean point (x, y, z); the
-        square root of the summed variances; variances and covariances over that sum (xx, xy, yy, or
-        xx, xy, xz, yy, yz, zz). A channel without ink has its mean in the centre and no extent.
+        6 numbers for each channel of an image, 10 for each channel of a volume: the mean point
+        (x, y, z); the extent, which is the square root of the sum of the variances along all axes;
+        variances and covariances divided by that sum (xx, xy, yy, or xx, xy, xz, yy, yz, zz). Of a
+        channel without ink the mean is the centre and the extent nearly 0.
 
     Convention:
         Points are half-pixel, -1 to 1 across the image.

@@ -1,8 +1,8 @@
 """Outlines of crops, and how much crops overlap.
 
 Convention:
-    Points and grids are (x, y) from -1 to 1, border to border. A grid's outline runs through the
-    centres of its outermost pixels.
+    Points are (x, y) from -1 to 1, border to border. The outline of a crop goes through the
+    centres of the crop's outermost pixels.
 
 Reference:
     Jaderberg et al. 2015, section 4.3 (one transformer finds heads, another bodies).
@@ -26,9 +26,9 @@ def outline(grid: Float[Tensor, "*batch height width 2"]) -> Float[Tensor, "*bat
 def contains_points(
     grid: Float[Tensor, "batch height width 2"], points: Float[Tensor, "batch n 2"]
 ) -> Bool[Tensor, "batch n"]:
-    """Tell which points of the image a crop shows.
+    """Return which points are inside the outline of the crop.
 
-    Counts how often a ray to the right crosses the outline.
+    A point is inside if a ray from it to the right crosses the outline an odd number of times.
     """
     first = outline(grid)[:, None]  # (B, 1, corners, 2)
     (x1, y1), (x2, y2) = first.unbind(-1), first.roll(-1, 2).unbind(-1)
@@ -45,7 +45,7 @@ def intersection_over_union(
 
     Args:
         grids: sampling grids of `n` crops of each image.
-        cells: areas are counted on `cells` x `cells` points of the image.
+        cells: areas are measured by counting points of a lattice of `cells` x `cells` points.
     """
     points = lattice.points((cells, cells), lattice.upcast(grids)).flatten(0, 1)
     batch, n = grids.shape[:2]
@@ -60,12 +60,12 @@ def overlap_penalty(grids: Float[Tensor, "batch n height width 2"]) -> Float[Ten
     """Penalise crops that overlap.
 
     Returns:
-        The mean over all pairs of the overlap of their bounding boxes: 1 where they are the same,
-        0 where they are apart.
+        The overlap of the bounding boxes, mean over all pairs of crops: 1 if they are the same, 0
+        if they do not touch.
 
     Convention:
-        Its gradient moves crops as a whole and leaves their sizes alone: shrinking would be the
-        shorter way apart.
+        The gradient shifts the crops and does not change their sizes; otherwise they would shrink
+        instead of moving apart.
     """
     points = lattice.upcast(grids).flatten(2, 3)
     centre = points.mean(2)  # (B, n, 2)

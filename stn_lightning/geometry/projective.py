@@ -1,10 +1,10 @@
 """Projective maps of the plane (homographies), 8 parameters.
 
 Convention:
-    theta = (h1 ... h8), the rows of a 3x3 matrix whose last entry is 1; the output point (x, y)
-    reads the input point (h1 x + h2 y + h3, h4 x + h5 y + h6) / w with w = h7 x + h8 y + 1. Where w
-    is not clearly positive the point lies beyond the horizon; w is held at `HORIZON` there, which
-    sends the point far away but keeps it and its gradient finite.
+    theta = (h1 ... h8), the rows of a 3x3 matrix whose last entry is 1. The output point (x, y)
+    samples the input point (h1 x + h2 y + h3, h4 x + h5 y + h6) / w with w = h7 x + h8 y + 1. A
+    point with w <= 0 is beyond the horizon. w is clamped to `HORIZON` or more, so that such points
+    are far away, but finite, and so is their gradient.
 
 Reference:
     Jaderberg et al. 2015, section 3.2 (plane projective, 8 parameters); Heckbert 1989,
@@ -25,9 +25,9 @@ HORIZON = 2.0**-10
 def grid(
     theta: Float[Tensor, "batch 8"], size: tuple[int, int]
 ) -> Float[Tensor, "batch height width 2"]:
-    """Return the sampling grid for an output of `size`.
+    """Return the sampling grid for an output size.
 
-    Finite for finite theta.
+    The grid is finite if theta is.
     """
     theta = upcast(theta)[:, :, None, None]
     # (h1, h4), (h2, h5) and (h3, h6), each (B, 2, 1, 1)
@@ -50,9 +50,9 @@ def compose(
 
 
 def inverse(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
-    """Invert the map, by the adjugate.
+    """Invert the map.
 
-    A factor does not change a homography.
+    The adjugate is the inverse times a factor, and a factor does not change a homography.
     """
     return _from_matrix(adjugate(_to_matrix(theta)))
 
@@ -66,8 +66,8 @@ def from_corners(corners: Float[Tensor, "batch 4 2"]) -> Float[Tensor, "batch 8"
     """Return the map of the corners onto four points.
 
     Args:
-        corners: the input points of the output's (-1, -1), (1, -1), (1, 1) and (-1, 1): clockwise
-            on the screen from the top left.
+        corners: input points for the output's corners (-1, -1), (1, -1), (1, 1) and (-1, 1), that
+            is, clockwise from the top left.
     """
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = (p.unbind(1) for p in upcast(corners).unbind(1))
     dx1, dx2, sx = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
@@ -88,9 +88,9 @@ def _to_matrix(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 3 3"]:
 
 
 def _from_matrix(matrix: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch 8"]:
-    """Scale the last entry to 1.
+    """Divide by the last entry and drop it.
 
-    Where it is nearly 0 (the centre is at the horizon) the result is large but finite.
+    If it is nearly 0 (the image's centre is at the horizon) the result is large but finite.
     """
     flat = matrix.flatten(1)
     last = flat[:, 8:]

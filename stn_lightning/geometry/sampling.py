@@ -1,14 +1,14 @@
 """Sampling an image at a grid, with four kernels.
 
-PyTorch's `grid_sample` does the work. Around it stands what makes it exact:
+The functions call PyTorch's `grid_sample` and make it exact:
 
-- Arithmetic is float32 or better, whatever autocast says; the result has the image's precision and
+- They compute in float32 or float64, also under autocast. The result has the image's precision and
   memory format.
-- Coordinates are rounded to 2^-22 of a canvas whose sides are powers of two, on which every pixel
-  centre is representable. A grid that means a pixel's centre then reads exactly that pixel: the
-  identity returns the image bit for bit, for every family and size.
-- Points far out of bounds are moved to the rim, where they read the same and have the same (zero)
-  gradient, so no coordinate overflows.
+- The image is padded to a canvas whose sides are powers of two, and coordinates are rounded to
+  multiples of 2^-22, which represent every pixel centre of the canvas exactly. So the identity
+  returns the image bit for bit, for every family and size.
+- Points far out of bounds are moved to just beyond the border. They sample the same value there and
+  have the same gradient, zero, but their coordinates cannot overflow.
 
 Convention:
     Half-pixel, as in `lattice`. A grid's last axis is (x, y), or (x, y, z) for a volume.
@@ -30,13 +30,13 @@ from stn_lightning.geometry.deterministic import deterministic_sample
 from stn_lightning.geometry.lattice import upcast
 
 Padding = Literal["zeros", "border", "reflection"] | Sequence[float]
-"""What is read out of bounds: zeros, the nearest border pixel, the image mirrored at its border, or
-a colour (one number for each channel).
+"""Values out of bounds: zeros, the nearest border pixel, the image mirrored at its border, or a
+colour (one number for each channel).
 """
 
 _RIM = 2
-"""Pixels beyond the border at which every kernel reads nothing but padding; bicubic reads that many
-on each side of a point.
+"""Distance from the border, in pixels, at which every kernel samples padding alone. The widest
+kernel, bicubic, reaches two pixels to each side.
 """
 
 
@@ -73,7 +73,7 @@ def bicubic(
 ) -> Float[Tensor, "batch channels height width"]:
     """Weigh 16 pixels by Keys' kernel (A = -0.75).
 
-    The result may overshoot the image's range.
+    Values of the result may be out of the image's range.
     """
     return _sample(image, grid, "bicubic", padding)
 
@@ -98,13 +98,13 @@ def _sample(
     grid = upcast(grid)
     dtype = torch.promote_types(upcast(image).dtype, grid.dtype)
     canvas, size, offset = image.to(dtype), image.shape[2:], 0
-    if kernel == "bicubic" and padding != "zeros":  # reads pixels out of bounds with a weight
+    if kernel == "bicubic" and padding != "zeros":  # a point inside may weigh pixels out of bounds
         canvas, offset = _extend(canvas, padding), _RIM
     sides = [1 << (n - 1).bit_length() for n in canvas.shape[2:]]
     canvas = _pad_to(canvas, sides)
-    # how many pixels out of bounds a point may stay
+    # points further out of bounds than this many pixels are moved
     beyond = _RIM if padding == "zeros" else 1 if kernel == "bicubic" else 0
-    # rounded in the grid's own precision: that removes its errors whatever the image's
+    # round in the grid's own precision, before a conversion to the image's
     if len(set(size)) == 1:  # all axes at once
         points = _to_canvas(grid, size[0], sides[0], offset, beyond, padding)
     else:
@@ -120,11 +120,11 @@ def restore_format(
 ) -> Tensor:
     """Convert to the image's precision and memory format.
 
-    `grid_sample` itself forgets the format.
+    `grid_sample` always returns the default format.
     """
     sampled = sampled.to(image.dtype)
     channels = image.shape[1]
-    # channels_last, asked and answered in operations that torch.func.vmap knows
+    # by strides and movedim, as torch.func.vmap does not support torch.channels_last
     if image.dim() == 4 and channels > 1 and (image.stride(1), image.stride(3)) == (1, channels):
         return sampled.movedim(1, -1).contiguous().movedim(-1, 1)
     return sampled
@@ -133,7 +133,7 @@ def restore_format(
 def padding_colour(
     image: Float[Tensor, "batch channels *in_size"], colour: Sequence[float]
 ) -> Float[Tensor, "colours *ones"]:
-    """Convert a padding colour to a tensor.
+    """Convert a colour to a tensor that broadcasts over images.
 
     Raises:
         ValueError: the colour has neither one number nor one for each channel.
@@ -162,28 +162,28 @@ def _sample_on_colour(
 def _to_canvas(
     x: Float[Tensor, "*points"], n: int, side: int, offset: int, beyond: int, padding: Padding
 ) -> Float[Tensor, "*points"]:
-    """Convert an image's coordinates to its canvas's.
+    """Convert normalised coordinates of the image to the canvas.
 
     Args:
-        x: coordinates in the image.
-        n: pixels of the image.
+        x: coordinates along one axis.
+        n: pixels of the image along this axis.
         side: pixels of the canvas.
-        offset: the canvas's pixel at which the image starts.
-        beyond: pixels that a point may be out of bounds; others are moved there.
-        padding: padding of the sampler.
+        offset: first pixel of the image on the canvas.
+        beyond: points further out of bounds than this many pixels are moved there.
+        padding: values out of bounds.
     """
     if padding == "reflection":
         mirrored = 1 - (torch.remainder(x + 1, 4) - 2).abs()
         x = torch.where(x.abs() > 1, mirrored, x)
     ratio = n / side
-    # The canvas coordinate plus 3 lies in [2, 4), where float32's step is 2^-22: adding 3 rounds to
-    # that step, on which all pixel centres lie, and removes the rounding errors of x.
+    # The canvas coordinate plus 3 lies in [2, 4), where neighbouring float32 numbers are 2^-22
+    # apart. So adding 3 rounds x to a multiple of 2^-22, as all pixel centres are.
     shifted = (x * ratio).add_(ratio + 2 * offset / side + 2)
     first = (2 * (offset - beyond) + 1) / side + 2
     last = (2 * (offset + n - 1 + beyond) + 1) / side + 2
     if padding == "zeros":
-        # hardtanh's backward goes through memory once, clamp's four times; whether it is right at
-        # the rim itself does not matter, as no kernel has a slope there
+        # the backward of hardtanh reads memory once, that of clamp four times. They differ at the
+        # limits alone, where every kernel has slope 0
         return functional.hardtanh(shifted, first, last).sub_(3)
     return shifted.clamp(first, last).sub_(3)
 

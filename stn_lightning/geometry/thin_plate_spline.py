@@ -1,12 +1,13 @@
 """Thin plate splines on any set of control points.
 
-The spline is linear in the displacements of its control points, so the linear system is solved
-once, in float64: `basis` holds how much each displacement moves each output pixel, and a grid is
-one product with it.
+A spline is linear in the displacements of its control points, so the linear system is solved once,
+in float64. `basis` says how far a unit displacement of each control point moves each output pixel,
+and a grid is a matrix product with it.
 
 Convention:
-    theta holds displacements (dx_1, dy_1, dx_2, dy_2, ...) in normalised units, control points in
-    reading order; zeros are the identity. The output's control point p reads the input at p + d.
+    theta holds the displacements (dx_1, dy_1, dx_2, dy_2, ...) of the control points in normalised
+    units, row by row; zeros are the identity. The output's control point p samples the input at
+    p + (dx, dy).
 
 Reference:
     Jaderberg et al. 2015, section 3.2 (16 points, 32 numbers); Bookstein 1989, "Principal Warps".
@@ -19,13 +20,13 @@ from torch import Tensor
 from stn_lightning.geometry import lattice
 
 CONDITION_LIMIT = 1e10
-"""float64 carries 16 digits; beyond this condition fewer than 6 of them are right."""
+"""Largest condition number. float64 has 16 digits; beyond it fewer than 6 of them are right."""
 
 
 def control_points(lattice_size: int = 4) -> Float64[Tensor, "points 2"]:
-    """Return a square lattice of points, in reading order.
+    """Return a square lattice of points, row by row.
 
-    It reaches from border to border.
+    The outermost points are on the border of the image.
 
     Args:
         lattice_size: number of points along each axis.
@@ -45,7 +46,7 @@ def control_points(lattice_size: int = 4) -> Float64[Tensor, "points 2"]:
 def solve(points: Float[Tensor, "points 2"]) -> Float64[Tensor, "terms points"]:
     """Return the spline's coefficients for unit displacements.
 
-    Its terms are a bending at each point, a constant, x and y.
+    Its terms are a radial function around each point, a constant, x and y.
 
     Raises:
         ValueError: the points coincide or lie on one line, so that the spline is not unique.
@@ -74,10 +75,11 @@ def basis(
     Args:
         points: control points.
         size: (height, width) of the output.
-        solution: `solve(points)` if it is at hand; the rest can be traced into a graph.
+        solution: result of `solve(points)`, which is computed when left out. With it the function
+            can be traced into a graph.
 
     Returns:
-        A matrix whose rows sum to 1.
+        A matrix whose rows sum to 1, in normalised units.
     """
     points, solution = points.double(), solve(points) if solution is None else solution
     pixels = lattice.points(size, points).flatten(0, 1)  # (H*W, 2)
@@ -90,7 +92,7 @@ def grid(
     basis: Float64[Tensor, "pixels points"],
     size: tuple[int, int],
 ) -> Float[Tensor, "batch height width 2"]:
-    """Return the sampling grid for an output of `size`.
+    """Return the sampling grid for an output size.
 
     Args:
         theta: displacements of the control points.
@@ -110,8 +112,7 @@ def displacement(
     theta = lattice.upcast(theta)
     # (B*2, N): one large product instead of B small ones
     moves = theta.double().unflatten(1, (-1, 2)).transpose(1, 2).flatten(0, 1)
-    # float64: the one matrix product of the geometry, in a precision that neither autocast nor
-    # TF32 touches
+    # in float64, which neither autocast nor TF32 rounds
     moved = (moves @ basis.T).to(theta.dtype)  # (B*2, H*W)
     return moved.unflatten(0, (-1, 2)).unflatten(2, size).movedim(1, -1)
 
@@ -119,6 +120,6 @@ def displacement(
 def _bending(
     places: Float64[Tensor, "places 2"], points: Float64[Tensor, "points 2"]
 ) -> Float64[Tensor, "places points"]:
-    """Return a thin plate's bending, r^2 log r^2."""
+    """Return the spline's radial function, r^2 log r^2."""
     squared = (places[:, None] - points[None]).square().sum(-1)
     return torch.special.xlogy(squared, squared)

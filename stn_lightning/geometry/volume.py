@@ -19,7 +19,7 @@ from stn_lightning.geometry.matrices import adjugate, multiply
 def grid(
     theta: Float[Tensor, "batch 12"], size: tuple[int, int, int]
 ) -> Float[Tensor, "batch depth height width 3"]:
-    """Return the sampling grid for an output of `size`."""
+    """Return the sampling grid for an output size."""
     m = upcast(theta)[:, :, None, None, None].unflatten(1, (3, 4))  # (B, 3, 4, 1, 1, 1)
     x = axis(size[2], m)[None, None, None, :]
     y = axis(size[1], m)[None, None, :, None]
@@ -42,7 +42,7 @@ def compose(
 
 
 def inverse(theta: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
-    """Invert the map; not finite for a singular theta."""
+    """Invert the map; not finite if theta is singular."""
     matrix = upcast(theta).unflatten(1, (3, 4))
     cofactors = adjugate(matrix[:, :, :3])
     determinant = (matrix[:, 0, :3] * cofactors[:, :, 0]).sum(1)

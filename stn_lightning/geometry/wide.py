@@ -1,21 +1,22 @@
 """A gradient for the grid that reaches further.
 
-The gradient of a bilinear sample is made of differences between the pixels next to each point: a
-crop of plain background gets none, and a crop of noise follows the noise. `widen_gradient` adds the
-gradient of a blurred copy of the image, which shows where things are. The values stay as they are.
+The gradient of a bilinear sample comes from the pixels next to each point. So a crop of uniform
+background has no gradient, and in a noisy crop the gradient is noise. `widen_gradient` adds the
+gradient of a blurred copy of the image, which points towards objects further away. The sampled
+values do not change.
 
-In the copy each pixel is spread along each axis in proportion to 1 / (1 + distance): steep near an
-object, and sloping towards it from everywhere. It reaches half an image beyond the border on each
-side, so a crop that has left the image is called back.
+The copy is blurred along each axis with weights proportional to 1 / (1 + distance): it is steep
+near an object, and slopes towards the object from everywhere. It also covers half an image beyond
+the border on each side, so that a crop out of bounds has a gradient towards the image.
 
 Convention:
-    The result's gradient with respect to the grid is not the slope of its values; numerical
-    differentiation will not agree. The gradient with respect to the image is that of the sampler.
+    The gradient with respect to the grid is not the derivative of the returned values, so numerical
+    differentiation gives another result. The gradient with respect to the image is the sampler's.
 
 Reference:
-    Jiang et al. 2019, "Linearized Multi-Sampling for Differentiable Image Transformation": the
-    slope of a plane fitted to samples scattered around each point. That is the gradient of a
-    blurred image, estimated with one sample for each point of the plane, where one is enough here.
+    Jiang et al. 2019, "Linearized Multi-Sampling for Differentiable Image Transformation". They fit
+    a plane to random samples around each point; its slope is an estimate of a blurred image's
+    gradient.
 """
 
 import torch
@@ -28,7 +29,7 @@ from stn_lightning.geometry.lattice import upcast
 from stn_lightning.geometry.sampling import Padding, padding_colour
 
 _CELLS = 16
-"""Side of the copy, in cells, where it covers the image; a rim of half as many surrounds it."""
+"""Cells of the copy along each axis of the image; half as many are added beyond each border."""
 
 
 def widen_gradient(
@@ -50,7 +51,7 @@ def widen_gradient(
     """
     if not torch.is_grad_enabled():
         return sampled
-    # the copy reaches from -2 to 2; hardtanh expects other strides when compiled
+    # the copy covers -2 to 2. Not hardtanh, which fails when compiled, as its strides differ
     points = (upcast(grid) / 2).clamp(-1, 1)
     blurred = deterministic_sample(blur_image(image, padding).to(points.dtype), points)
     return sampled + (blurred - blurred.detach()).to(sampled.dtype)
@@ -62,7 +63,7 @@ def blur_image(
     """Blur the image and its surroundings, without gradient."""
     values = upcast(image.detach())
     if not isinstance(padding, str):
-        # a constant has no gradient, and the surroundings are zero again
+        # subtracting a constant changes no gradient, and the padding becomes zeros
         values = values - padding_colour(values, padding)
     mode = {"border": "replicate", "reflection": "reflect"}.get(str(padding), "constant")
     cells = functional.adaptive_avg_pool2d(values, _CELLS)

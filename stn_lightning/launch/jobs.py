@@ -26,10 +26,10 @@ class Ended(NamedTuple):
 
 
 def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
-    """Run jobs in parallel; yield each as it ends.
+    """Run jobs in parallel; yield ended ones.
 
-    Each gets its share of the processor's cores. When this process receives a signal to stop, no
-    further job starts, the running ones get SIGTERM and are yielded when they have ended.
+    Each job gets an equal share of the processor's cores. After a signal to this process no further
+    job starts; the running ones get SIGTERM, and are yielded when they have ended.
 
     Args:
         jobs: commands to run.
@@ -39,15 +39,15 @@ def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
         "OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // at_once, 1)),
         **os.environ,
     }
-    waiting, told = list(jobs), False
+    waiting, terminated = list(jobs), False
     running: list[tuple[Job, subprocess.Popen[bytes], float]] = []
     try:
         while running or (waiting and not signals.caught_signal()):
             while waiting and len(running) < at_once and not signals.caught_signal():
                 job = waiting.pop(0)
                 running.append((job, _start(job, environment), time.monotonic()))
-            if signals.caught_signal() and not told:
-                told = True
+            if signals.caught_signal() and not terminated:
+                terminated = True
                 for _, process, _ in running:
                     process.terminate()
             for entry in [entry for entry in running if entry[1].poll() is not None]:
@@ -62,7 +62,7 @@ def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
 def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
-        # its own process group: Ctrl-C reaches only this process, which signals each job once
+        # in its own process group, so that Ctrl-C reaches only this process
         return subprocess.Popen(
             job.command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
         )

@@ -1,4 +1,4 @@
-"""Cells of a table that say which parts crops contain."""
+"""Cells of a table with the scores of annotated parts."""
 
 import itertools
 import re

@@ -1,7 +1,7 @@
 """Resolve the settings of a command line of `stn fit`.
 
-Runs are compared by their resolved configuration: 1e-3 and 0.001 are the same value, a class may be
-given by its short name, and an option that is newer than a record has its default.
+Runs are compared by their resolved configuration. So 1e-3 equals 0.001, a class equals its short
+name, and an option that is newer than a record equals its default.
 """
 
 import functools
@@ -11,26 +11,26 @@ from stn_lightning.runs.folder import differences
 from stn_lightning.runs.record import RunRecord
 
 if TYPE_CHECKING:
-    from stn_lightning.cli.command import ParsedSettings
+    from stn_lightning.cli.parsing import ParsedSettings
 
 
 def settings_of(arguments: list[str]) -> dict[str, Any]:
     """Return the settings that arguments of `stn fit` give.
 
     Raises:
-        ValueError: says in one line what is wrong with them.
+        ValueError: the arguments are wrong; the message says in one line why.
     """
     return _resolved(tuple(arguments))
 
 
 def describes(record: RunRecord, arguments: list[str]) -> bool:
-    """Return whether a record is what arguments of `stn fit` lead to.
+    """Return whether a record belongs to arguments of `stn fit`.
 
     Raises:
-        ValueError: says in one line what is wrong with the arguments.
+        ValueError: the arguments are wrong; the message says in one line why.
     """
     wanted = settings_of(arguments)
-    if record.lengths:  # continued after its end: another schedule
+    if record.lengths:  # continued after its end, so its learning rates were others
         return False
     if record.epochs is None:  # tested before its training had come to an end
         return False
@@ -52,10 +52,10 @@ _made: "list[ParsedSettings]" = []
 
 
 def _parser(arguments: tuple[str, ...]) -> "ParsedSettings":
-    """Return the parser, built once, from the first arguments."""
+    """Return the parser, which is built once."""
     if not _made:
-        from stn_lightning.cli.command import ParsedSettings  # seconds
         from stn_lightning.cli.messages import quieten
+        from stn_lightning.cli.parsing import ParsedSettings  # takes seconds to import
 
         quieten()
         _made.append(ParsedSettings(["fit", *arguments]))

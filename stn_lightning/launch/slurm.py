@@ -1,8 +1,8 @@
 """Write and submit SLURM job scripts.
 
-`srun` starts the processes. A signal before the time limit makes them save a checkpoint; the script
-then requeues the job, which resumes its run. Lightning's requeueing is not used, because it saves
-inside a signal handler.
+`srun` starts the processes. At a signal before the time limit they save a checkpoint and end; the
+script then requeues the job, which resumes its run. Lightning's own requeueing is not used, because
+it saves within a signal handler.
 """
 
 import os
@@ -20,16 +20,13 @@ from stn_lightning.runtime.provenance import program_name
 
 SITE = Path("slurm.yaml")
 SITE_KEYS = {"sbatch": dict, "srun": list, "before": list}
-SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cephfs", "wekafs"} | {
-    "glusterfs",
-    "afs",
-    "panfs",
-    "pvfs2",
-    "cifs",
-    "9p",
-    "smb3",
+SHARED = {
+    *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cephfs", "wekafs"),
+    *("glusterfs", "afs", "panfs", "pvfs2", "cifs", "9p", "smb3"),
 }
-"""File systems that several machines can mount; one in user space (`fuse.*`) may be shared, too."""
+"""Types of file systems that several machines can mount. Those in user space (`fuse.*`) may be
+shared, too.
+"""
 
 SCRIPT = """\
 #!/bin/bash
@@ -45,21 +42,19 @@ exit $code
 """
 
 SENT = "# sent as job "
-"""Start of a submitted script's last line; the job's number follows."""
+"""Start of the last line of a submitted script, before the job's number."""
 
 SRUN = "srun --kill-on-bad-exit=0 --wait=60"
-"""Give the other processes a minute when one ends.
-
-Processes that are stopped together do not end in the same instant, and killing the rest would hide
-their exit codes.
+"""When a process ends, the others have a minute to end, too. If srun killed them at once, as by
+default, their exit codes would be lost.
 """
 
 LOST = f"""\
 elif [ $code -ne 0 ] && ! srun --overlap --ntasks-per-node=1 true; then
-    sleep 1200  # a node does not answer: SLURM notices it within minutes, and requeues the job
+    sleep 1200  # a node does not answer: SLURM requeues the job within minutes
 elif [ $code -eq {PROCESS_LOST} ] ||
         [[ $code =~ ^(134|137)$ && ${{SLURM_RESTART_COUNT:-0}} -lt 3 ]]; then
-    scontrol requeue $SLURM_JOB_ID  # a process was killed, or lost another: its node has restarted
+    scontrol requeue $SLURM_JOB_ID  # a process was killed, or lost another
 """
 
 
@@ -71,8 +66,8 @@ class Resources:
         gpus: number of GPUs, with one process each; 0 trains on CPUs.
         processes: number of processes if gpus is 0.
         cpus: number of cores for each process.
-        time: time limit as H:M:S; a job that reaches it saves, is requeued and resumes.
-        signal_before: seconds before the limit at which it saves.
+        time: time limit as H:M:S; a job that reaches it is saved, requeued and resumed.
+        signal_before: seconds before the time limit at which the job saves.
         site: YAML file with settings of the cluster; slurm.yaml if it exists.
     """
 
@@ -88,7 +83,7 @@ class Resources:
         return self.gpus or self.processes or 1
 
     def check(self, nodes: int = 1) -> None:
-        """Refuse resources that contradict each other.
+        """Check the resources for contradictions.
 
         Raises:
             ValueError: names the option.
@@ -108,7 +103,7 @@ class Resources:
             )
 
     def trainer_options(self, nodes: int = 1) -> list[str]:
-        """Return the options of `stn fit` that fit the job."""
+        """Return the options of `stn fit` for these resources."""
         trainer = {
             "num_nodes": nodes,
             "devices": self.processes_per_node,
@@ -117,7 +112,7 @@ class Resources:
         return [part for key, value in trainer.items() for part in (f"--trainer.{key}", str(value))]
 
     def check_settings(self, settings: dict[str, Any], nodes: int = 1) -> None:
-        """Refuse settings with another number of processes than the job.
+        """Check that settings have the job's number of processes.
 
         Args:
             settings: resolved configuration, including the user's own options.
@@ -154,7 +149,7 @@ def read_site_config(given: Path | None) -> dict[str, Any]:
 
 
 def check_shared_folder(shared: bool) -> None:
-    """Refuse a working directory that other nodes cannot see.
+    """Check that other nodes can see the working directory.
 
     Raises:
         ValueError: names the file system.
@@ -163,7 +158,7 @@ def check_shared_folder(shared: bool) -> None:
     if not shared and kind not in SHARED and not kind.startswith("fuse"):
         raise ValueError(
             f"{Path.cwd()} is on {kind}, which other nodes do not see; "
-            "work on a shared file system, or give --shared (make slurm: SHARED=1) if it is one"
+            "use a shared file system, or give --shared (make slurm: SHARED=1) if this is one"
         )
 
 
@@ -187,12 +182,12 @@ def job_script(
         resources: resources on each node.
         site: settings of the cluster; its directives override all others.
         file: path of the script.
-        directives: directives of this job; they override those that follow from `resources`.
-        run: lines that train.
+        directives: directives of this job; they override those for `resources`.
+        run: lines of the script that train.
         nodes: number of nodes.
 
     Raises:
-        ValueError: if a directive holds a control character, which would end its line.
+        ValueError: a directive contains a control character, which would end its line.
     """
     ours = {
         "nodes": nodes,
@@ -214,19 +209,19 @@ def job_script(
         before="".join(f"{line}\n" for line in before),
         run=run,
         preempted=PREEMPTED,
-        # the number of an array alone would requeue all its elements
+        # the job id of an array would requeue all its elements
         job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
         if "array" in directives
         else "$SLURM_JOB_ID",
-        lost=LOST.replace("{process_lost}", str(PROCESS_LOST)) if nodes > 1 else "",
+        lost=LOST if nodes > 1 else "",
     )
 
 
 def _directive(key: str, value: Any) -> str:
-    """Return an #SBATCH line, quoted where needed.
+    """Return an #SBATCH line, quoted if needed.
 
     Raises:
-        ValueError: at a control character.
+        ValueError: it contains a control character.
     """
     text = "" if value is None else str(value)
     if not (key + text).isprintable():
@@ -248,7 +243,7 @@ def submit_script(file: Path, text: str) -> str:
         the job's number.
 
     Raises:
-        ValueError: says why it was not submitted.
+        ValueError: the job was not submitted; the message says why.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -256,7 +251,7 @@ def submit_script(file: Path, text: str) -> str:
         sent = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True)
     except FileNotFoundError:
         raise ValueError(
-            f"there is no sbatch here, so this is not a SLURM cluster; {file} is written"
+            f"there is no sbatch here, so this is not a SLURM cluster; submit {file} on one"
         ) from None
     if sent.returncode:
         reasons = [
@@ -275,7 +270,7 @@ def _seconds(limit: str) -> int:
     Formats: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
 
     Raises:
-        ValueError: if it has none of these formats.
+        ValueError: it has none of these formats.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if match is None:
@@ -298,7 +293,7 @@ def _file_system(folder: Path) -> str:
 
 
 def _environment() -> list[str]:
-    """Return exports that a job needs when resubmitted elsewhere."""
+    """Return lines that export the environment variables of a job."""
     return [
         shlex.join(["export", f"{name}={Path(os.environ[name]).absolute()}"])
         for name in ("STN_DATA",)

@@ -1,6 +1,7 @@
 """`stn status`: show the progress of runs.
 
-Folders of runs say how far they are; SLURM says which runs of a table are still waiting.
+The progress is read from the folders of runs; SLURM lists the runs of tables that are still
+waiting.
 """
 
 import json
@@ -18,7 +19,7 @@ from stn_lightning.runtime.atomic_files import MACHINE, is_running
 from stn_lightning.runtime.exit_codes import FINISHED
 
 SILENT = 10
-"""Durations of an epoch without news after which a run counts as lost."""
+"""A run counts as lost if its status file has not changed for this many epochs."""
 
 STATE, JOB = "state.json", "job.sh"
 SUBMITTED = {"doing": "submitted", "epoch": 0, "epochs": None, "epoch_seconds": None, "metrics": {}}
@@ -47,7 +48,7 @@ def status(*runs: str) -> int:
         the exit code.
 
     Raises:
-        ValueError: if there is no run of a name.
+        ValueError: there is no run of this name.
     """
     folders = [RUNS / name for name in runs] or sorted(
         {file.parent for name in (STATE, JOB) for file in RUNS.glob(f"*/{name}")}
@@ -65,8 +66,8 @@ def status(*runs: str) -> int:
             }
         elif runs and folder.name not in states:
             raise ValueError(f"{folder} has no {STATE}, so nothing was trained there")
-    said = [entry for name, state in states.items() if (entry := _said(name, state)) is not None]
-    lines = [each for _, each in sorted(said, key=lambda entry: entry[0])]
+    timed = [entry for name, state in states.items() if (entry := _timed(name, state)) is not None]
+    lines = [each for _, each in sorted(timed, key=lambda entry: entry[0])]
     rows = [Line("run", "state", "epoch", "error", "time left", "job", "why"), *lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(
@@ -89,11 +90,8 @@ def _read(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def _said(name: str, state: dict[str, Any]) -> tuple[float, Line] | None:
-    """Return a state's time and line.
-
-    If it is damaged, warn and return None.
-    """
+def _timed(name: str, state: dict[str, Any]) -> tuple[float, Line] | None:
+    """Return time and line of a state; None if damaged."""
     try:
         return float(state["time"]), line(name, state)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
@@ -102,23 +100,23 @@ def _said(name: str, state: dict[str, Any]) -> tuple[float, Line] | None:
 
 
 def _warn(file: Path, problem: Exception) -> None:
-    """Warn of a file that is left out."""
+    """Print that a file is left out."""
     print(f"{file} is left out: {type(problem).__name__}: {problem}", file=sys.stderr)
 
 
 def line(name: str, state: dict[str, Any]) -> Line:
     """Return the row of a run.
 
-    A run whose file says that it is training, but that has given no news for long, is lost.
+    A run counts as lost if its status is "training", but its process has ended or has not changed
+    its status file for long.
     """
     doing, metrics, why = state["doing"], state["metrics"], state["why"] or ""
     if doing == "training" and (lost := _lost(state)):
         doing, why = "lost", lost
     left = ""
     if doing == "training" and state["epochs"] and state["epoch_seconds"]:
-        seconds = (state["epochs"] - state["epoch"]) * state["epoch_seconds"] - (
-            time.time() - state["time"]
-        )
+        elapsed = time.time() - state["time"]
+        seconds = (state["epochs"] - state["epoch"]) * state["epoch_seconds"] - elapsed
         left = f"{max(seconds, 0) / 60:.0f} min"
     key = "test/error" if "test/error" in metrics and doing == "tested" else "val/error"
     error = f"{metrics[key]:.2f} % {key.partition('/')[0]}" if key in metrics else ""
@@ -146,36 +144,24 @@ def _waiting() -> Iterator[tuple[str, dict[str, Any]]]:
         job = _sent(script)
         if job is None:
             continue
-        asked = [
-            "squeue",
-            "--noheader",
-            "--array",
-            f"--jobs={job}",
-            "--states=PENDING",
-            "--format=%K %r",
-        ]
+        squeue = ["squeue", "--noheader", "--array", "--states=PENDING", "--format=%K %r"]
         try:
-            # empty if the job ended long ago
-            waiting = subprocess.run(asked, capture_output=True, text=True).stdout
+            # the output is empty if the job ended long ago
+            waiting = subprocess.run(
+                [*squeue, f"--jobs={job}"], capture_output=True, text=True
+            ).stdout
         except FileNotFoundError:  # this is no cluster
             return
         names = dict(re.findall(r"^(\d+)\) .* --name (\S+) ", script.read_text(), re.MULTILINE))
         for element, reason in re.findall(r"^(\d+) (.+?) *$", waiting, re.MULTILINE):
-            yield (
-                names[element],
-                {
-                    **SUBMITTED,
-                    "why": f"waits: {reason}",
-                    "job": f"{job}_{element}",
-                    "time": script.stat().st_mtime,
-                },
-            )
+            state = {**SUBMITTED, "why": f"waits: {reason}", "job": f"{job}_{element}"}
+            yield names[element], {**state, "time": script.stat().st_mtime}
 
 
 def _lost(state: dict[str, Any]) -> str:
-    """Return why a run no longer trains, or ""."""
+    """Return why a run is lost, or ""."""
     if state["machine"] == MACHINE:
         return "" if is_running(state["process"]) else "its process is gone"
     silent = time.time() - state["time"]
     known = bool(state["epoch_seconds"]) and silent > SILENT * state["epoch_seconds"]
-    return f"nothing heard from {state['machine']} for {silent / 60:.0f} min" if known else ""
+    return f"no news from {state['machine']} for {silent / 60:.0f} min" if known else ""

@@ -36,7 +36,8 @@ def submit(
         config: configuration files, as for stn fit; a file overrides those before it.
         name: name of the run; by default the config files' names joined by -.
         nodes: number of nodes.
-        shared: this folder is on a file system that all nodes share, although it does not look so.
+        shared: confirm that all nodes share the file system of this folder, if it is not recognised
+            as shared.
         job: resources of the job on each node.
         dry_run: print the script and submit nothing.
         fit_options: options of `stn fit`.
@@ -45,7 +46,7 @@ def submit(
         the exit code.
 
     Raises:
-        ValueError: if the configuration is wrong, or the cluster refuses the job.
+        ValueError: the configuration is wrong, or the cluster refuses the job.
     """
     site = read_site_config(job.site)
     job.check(nodes)
@@ -56,7 +57,7 @@ def submit(
     run = RunFolder(default_name(config) if name is None else name)
     files = [part for path in config for part in ("--config", str(path))]
     arguments = [*files, "--name", run.name, *job.trainer_options(nodes), *fit_options]
-    from stn_lightning.cli.command import ParsedSettings  # seconds, which help need not wait
+    from stn_lightning.cli.parsing import ParsedSettings  # takes seconds to import
 
     job.check_settings(ParsedSettings(["fit", *arguments]).settings(), nodes)
     folder = Path.cwd() / run.path

@@ -1,6 +1,6 @@
 """`stn sweep`: search for the best settings of an experiment.
 
-Optuna chooses the values of each run; the best validation metric wins.
+Optuna chooses the settings of each run by the validation metrics of the runs before it.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
 
 
 class Sweep(NamedTuple):
-    """A search: Optuna's study and its runs' common arguments."""
+    """Optuna's study, and the common arguments of its runs."""
 
     name: str
     study: Any
@@ -68,7 +68,8 @@ def sweep(
     Args:
         ranges: YAML file of options and their ranges, as configs/sweeps/learning_rates.yaml.
         config: configuration files, as for stn fit.
-        name: name of the sweep, with which its runs begin; by default the files' names joined by -.
+        name: name of the sweep, and first part of its runs' names; by default the files' names
+            joined by -.
         trials: total number of runs, including earlier ones.
         jobs: number of runs at the same time.
         fit_options: options of `stn fit`.
@@ -77,7 +78,7 @@ def sweep(
         the exit code: 1 if no run finished, 75 if it was stopped; the same command resumes it.
 
     Raises:
-        ValueError: if an argument is wrong, or differs from an earlier call of this sweep.
+        ValueError: an argument is wrong, or differs from an earlier call of this sweep.
     """
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("this needs Optuna; pip install 'stn-lightning[sweep]'")
@@ -102,12 +103,12 @@ def sweep(
 
 
 def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:
-    """Open Optuna's study, stored in `runs/sweeps/NAME.journal`.
+    """Open Optuna's study in `runs/sweeps/NAME.journal`.
 
     Raises:
-        ValueError: if it was begun with other arguments.
+        ValueError: it was begun with other arguments.
     """
-    import optuna  # seconds
+    import optuna  # takes seconds to import
     from optuna.storages import journal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -134,15 +135,15 @@ def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:
 def read_ranges(ranges: Any, path: Path) -> dict[str, Any]:
     """Convert ranges to Optuna's distributions.
 
-    A list means one of its values; `low` and `high` mean a number between them, an integer if both
-    are integers, with an optional `log: true` or `step`.
+    A range is a list of values, or a mapping with `low` and `high` and optionally `log: true` or
+    `step`. If both `low` and `high` are integers, values are integers, too.
 
     Args:
         ranges: range of each option of `stn fit`.
         path: path of the file, for messages.
 
     Raises:
-        ValueError: names the file and the option with a wrong range.
+        ValueError: an option has no valid range; the message names file and option.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -201,7 +202,7 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
     """Report a run's result to the study and the user.
 
     Raises:
-        ValueError: if the configuration is wrong, so that all runs would fail.
+        ValueError: the configuration is wrong, so that all runs would fail.
     """
     import optuna
 
@@ -216,7 +217,7 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
         print(f"{head} {best} after {ended.seconds:.0f} s", flush=True)
         return
     if ended.exit_code == PREEMPTED:
-        print(f"{head} stopped; the same command goes on with it", flush=True)
+        print(f"{head} stopped; the same command resumes it", flush=True)
         return
     last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]
     this.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

@@ -44,7 +44,7 @@ class Cell(NamedTuple):
         return self.arguments_with([])
 
     def arguments_with(self, others: list[str]) -> list[str]:
-        """Return the arguments with others before the user's own."""
+        """Return the arguments, with `others` before the user's options."""
         files = [part for path in self.configs for part in ("--config", str(path))]
         seed_and_name = ["--seed_everything", str(self.seed), "--name", self.run.name]
         return [*files, *seed_and_name, *others, *self.options]
@@ -52,7 +52,7 @@ class Cell(NamedTuple):
     def record(self, records: dict[str, RunRecord]) -> RunRecord | None:
         """Find the run's record in its folder or in `records`.
 
-        A record with another configuration than that of the files and options does not count.
+        Records with another configuration than that of the files and options are ignored.
         """
         candidates = [self._own_record(), records.get(self.run.name)]
         return next((each for each in candidates if each and describes(each, self.arguments)), None)
@@ -87,14 +87,14 @@ def table(
 
     Args:
         table: YAML file of rows, columns and the paper's numbers, as configs/tables/mnist.yaml.
-        config: configuration files that are added to those of every run.
+        config: further configuration files of every run.
         seeds: seeds of the runs.
         rows: train only runs of these rows; the table still shows every run that exists.
         columns: train only runs of these columns.
         jobs: number of runs at the same time; by default 1, with --slurm all.
         out: folder for the table and its records.
         show: print the table of the runs that exist, and train nothing.
-        slurm: submit the runs as a job array; later --show prints the table.
+        slurm: submit the runs as a job array; --show prints the table later.
         dry_run: print the commands of the missing runs, or the job script.
         job: resources of each run with --slurm.
         fit_options: options of `stn fit`.
@@ -103,7 +103,7 @@ def table(
         the exit code: 1 if a run failed, 75 if it was stopped; the same command resumes it.
 
     Raises:
-        ValueError: if the table or the configuration of a run is wrong.
+        ValueError: the table or the configuration of a run is wrong.
     """
     wanted = read_table(table)
     for path in config:
@@ -116,7 +116,7 @@ def table(
     chosen = wanted.chosen("rows", rows), wanted.chosen("columns", columns)
     cells = list(_cells(wanted, *chosen, seeds, config, fit_options))
     missing = [] if show else [cell for cell in cells if cell.record(records) is None]
-    for cell in missing:  # report mistakes before the first run
+    for cell in missing:  # to report mistakes before the first run
         settings_of(cell.arguments)
     if slurm:
         return _submit(missing, job, file, jobs, f"{table}", dry_run=dry_run)
@@ -185,7 +185,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
                 flush=True,
             )
         elif ended.exit_code == PREEMPTED:
-            print(f"{head} stopped; the same command goes on with it", flush=True)
+            print(f"{head} stopped; the same command resumes it", flush=True)
         else:
             failed += 1
             last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]

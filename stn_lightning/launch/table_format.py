@@ -21,9 +21,10 @@ SEEDS = 3
 
 
 class Claim(NamedTuple):
-    """A claim that one row is better than others."""
+    """A claim that one row is better than other rows."""
 
     says: str
+    """the claim, in words"""
     columns: list[str]
     better: str
     than: list[str]
@@ -32,7 +33,7 @@ class Claim(NamedTuple):
 class Table(NamedTuple):
     """Description of a table.
 
-    Rows and columns are configuration files; `paper` has the paper's number by row and column.
+    Rows and columns are configuration files. `paper` has the paper's numbers by row and column.
     """
 
     title: str
@@ -47,7 +48,7 @@ class Table(NamedTuple):
         """Return the rows or columns of `names`, by default all.
 
         Raises:
-            ValueError: at an unknown name.
+            ValueError: a name is unknown.
         """
         known = getattr(self, kind)
         for name in names or ():
@@ -60,10 +61,10 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path) -> Table:
-    """Read the description of a table from its file.
+    """Read the description of a table.
 
     Raises:
-        ValueError: names the file and what is missing or unknown in it.
+        ValueError: something is missing or unknown; the message names the file.
     """
     file = resolve_config(path)
     content = read_mapping(file)
@@ -144,7 +145,7 @@ def markdown(table: Table, results: Results) -> str:
 
 
 def cell_values(table: Table, results: Results, row: str, column: str) -> list[float]:
-    """Return the metric of every run of a cell."""
+    """Return the metric of a cell's runs."""
     return [record.metrics[table.metric] for r, c, record in results if (r, c) == (row, column)]
 
 
@@ -186,59 +187,45 @@ def _cell(table: Table, row: str, column: str, measured: list[float]) -> str:
     paper = table.paper.get(row, {}).get(column)
     if not measured:
         return "-" if paper is None else f"- ({paper:g})"
-    text = f"{statistics.mean(measured):.2f}" + (
-        f" ± {statistics.stdev(measured):.2f}" if len(measured) > 1 else ""
-    )
+    mean = statistics.mean(measured)
+    text = f"{mean:.2f}" + (f" ± {statistics.stdev(measured):.2f}" if len(measured) > 1 else "")
     if paper is None:
         return text
-    mean = statistics.mean(measured)
-    won = "✓" if len(measured) >= SEEDS else "(✓)"
-    return (
-        f"{text} {won if (mean >= paper if table.highest else mean <= paper) else '✗'} ({paper:g})"
-    )
+    mark = "✗"
+    if mean >= paper if table.highest else mean <= paper:
+        mark = "✓" if len(measured) >= SEEDS else "(✓)"
+    return f"{text} {mark} ({paper:g})"
 
 
 def _verdict(table: Table, results: Results, claim: Claim, column: str) -> str:
-    """Say whether a claim holds.
+    """Return in words whether a claim holds.
 
-    The better row must be better than each other one; with several seeds, by at least twice the
-    standard error of the difference.
+    The row `better` must be better than each row in `than`, with several seeds by more than twice
+    the standard error of the difference.
     """
     ours = cell_values(table, results, claim.better, column)
     others = {row: cell_values(table, results, row, column) for row in claim.than}
     if not ours or not all(others.values()):
         return "not run"
-    said = []
+    verdicts = []
     for row, theirs in others.items():
-        lead = (statistics.mean(theirs) - statistics.mean(ours)) * (-1 if table.highest else 1)
-        noise = (
-            2 * sum(statistics.variance(x) / len(x) for x in (ours, theirs) if len(x) > 1) ** 0.5
-        )
-        word = (
-            "holds"
-            if lead > noise
-            else "does not hold"
-            if lead < -noise
-            else "within the spread of the seeds"
-        )
+        mean, other = statistics.mean(ours), statistics.mean(theirs)
+        lead = mean - other if table.highest else other - mean
+        variances = [statistics.variance(x) / len(x) for x in (ours, theirs) if len(x) > 1]
+        noise = 2 * sum(variances) ** 0.5
+        word = "within the spread of the seeds"
+        if abs(lead) > noise:
+            word = "holds" if lead > 0 else "does not hold"
         seeds = min(len(ours), len(theirs))
         few = "" if seeds >= SEEDS else f", {seeds} seed{'s' * (seeds > 1)}"
-        said.append(
-            f"{word} ({statistics.mean(ours):.2f} against "
-            f"{statistics.mean(theirs):.2f} of {row}{few})"
-        )
-    return ", ".join(said)
+        verdicts.append(f"{word} ({mean:.2f} against {other:.2f} of {row}{few})")
+    return ", ".join(verdicts)
 
 
 def _range(runs: list[RunRecord], key: str) -> str:
+    """Return the smallest and the largest value of a field."""
     numbers = sorted({value for run in runs if (value := getattr(run, key)) is not None})
-    return (
-        " to ".join(f"{number:,}" for number in (numbers[0], numbers[-1]))
-        if len(numbers) > 1
-        else f"{numbers[0]:,}"
-        if numbers
-        else "?"
-    )
+    return " to ".join(f"{number:,}" for number in dict.fromkeys(numbers[:1] + numbers[-1:])) or "?"
 
 
 def _minutes(runs: list[RunRecord]) -> str:
@@ -272,28 +259,25 @@ def draw_table(table: Table, results: Results, file: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = [row for row in table.rows if any(r == row for r, _, _ in results)]
-    columns = [
-        column for column in table.columns if any(c == column for _, c, _ in results)
-    ] or list(table.columns)
+    columns = [column for column in table.columns if any(c == column for _, c, _ in results)]
+    columns = columns or list(table.columns)
+    width, height = max(2.4 * len(columns) + 1.2, 6.0), 0.36 * len(rows) + 1.6  # room for the title
     figure, panels = plt.subplots(
         1,
         len(columns),
-        figsize=(
-            max(2.4 * len(columns) + 1.2, 6.0),
-            0.36 * len(rows) + 1.6,
-        ),  # the title wants room
+        figsize=(width, height),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
     for panel, column in zip(panels[0], columns, strict=True):
-        for height, row in enumerate(reversed(rows)):
+        for y, row in enumerate(reversed(rows)):
             measured = cell_values(table, results, row, column)
             paper = table.paper.get(row, {}).get(column)
             if paper is not None:
-                panel.plot([paper, paper], [height - 0.35, height + 0.35], color="0.55", lw=2)
-            panel.plot(measured, [height] * len(measured), "o", color="C0", ms=5, alpha=0.8)
-        right = max(panel.get_xlim()[1], 1.06 * panel.dataLim.x1)  # show the rightmost point whole
+                panel.plot([paper, paper], [y - 0.35, y + 0.35], color="0.55", lw=2)
+            panel.plot(measured, [y] * len(measured), "o", color="C0", ms=5, alpha=0.8)
+        right = max(panel.get_xlim()[1], 1.06 * panel.dataLim.x1)  # room for the rightmost point
         panel.set(title=column, xlim=(0, right), ylim=(-0.6, len(rows) - 0.4))
         panel.set_yticks(range(len(rows)), list(reversed(rows)))
         panel.grid(axis="x", alpha=0.3)

@@ -1,4 +1,4 @@
-"""Turn errors of parsers and PyTorch into one line."""
+"""Shorten errors of parsers and PyTorch to one line."""
 
 import difflib
 import importlib
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    # seconds, which commands without it need not wait
+    # takes seconds to import
     from lightning.pytorch.cli import LightningArgumentParser
 
 _NOISE = (
@@ -26,7 +26,7 @@ _NOISE = (
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Read YAML and refuse a key that is given twice."""
+    """Read YAML; raise an error at a duplicate key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -41,10 +41,10 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def check_yaml(path: Path) -> None:
-    """Check that a file is valid YAML without double keys.
+    """Check that a file is valid YAML without duplicate keys.
 
     Raises:
-        ValueError: if there is no such file, or at a mistake, with its line.
+        ValueError: there is no such file, or it has a mistake; the message names the line.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
@@ -55,7 +55,7 @@ def check_yaml(path: Path) -> None:
     except yaml.MarkedYAMLError as problem:
         line = problem.problem_mark.line + 1 if problem.problem_mark else 1
         raise ValueError(f"{path}:{line}: {' '.join(str(problem.problem).split())}") from problem
-    # a date that is none is a ValueError
+    # an impossible date is a ValueError
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise ValueError(f"{path}: {' '.join(str(problem).split())}") from problem
 
@@ -64,7 +64,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file of keys and values.
 
     Raises:
-        ValueError: names the file and its first mistake.
+        ValueError: it has a mistake; the message names the file and the first one.
     """
     check_yaml(path)
     content = yaml.safe_load(path.read_text()) or {}
@@ -76,8 +76,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> str:
     """Shorten an error message to one line with a suggestion.
 
-    jsonargparse reports nested mistakes as an indented tree with a branch for each type that a
-    value might have. The line names the key of the wrong value and the mistake.
+    jsonargparse reports a mistake as an indented tree with a branch for each type that a value may
+    have. The result names the key of the wrong value and the mistake.
     """
     if message.startswith("Error(s) in loading state_dict"):
         return _misfit(message)
@@ -128,12 +128,12 @@ def _misfit(message: str) -> str:
     parts = [
         *(f"{name} has the shape {theirs}, here {ours}" for name, theirs, ours in shapes[:1]),
         *(f"{name} is missing" for name in missing[:1]),
-        *(f"{name} has no place" for name in unexpected[:1]),
+        *(f"{name} is not in the network" for name in unexpected[:1]),
     ]
     count = len(shapes) + len(missing) + len(unexpected)
     return (
         f"the checkpoint does not fit the network, in {count} tensors: {', '.join(parts)}; "
-        "--init_weights FILE takes what fits"
+        "--init_weights FILE copies the tensors that fit"
     )
 
 
@@ -162,10 +162,12 @@ def _hint(found: str, class_path: str | None, parser: "LightningArgumentParser |
 
 def _class_names() -> list[str]:
     """Return public names of imported subpackages."""
-    rooms = [
-        room for name, room in sys.modules.items() if re.fullmatch(r"stn_lightning\.\w+", name)
+    packages = [
+        package
+        for name, package in sys.modules.items()
+        if re.fullmatch(r"stn_lightning\.\w+", name)
     ]
-    return [name for room in rooms for name in getattr(room, "__all__", [])]
+    return [name for package in packages for name in getattr(package, "__all__", [])]
 
 
 def _parameters(class_path: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Run folders: `runs/NAME` holds everything that a run writes."""
+"""Run folders: `runs/NAME` has everything that a run writes."""
 
 import re
 import shutil
@@ -15,14 +15,14 @@ from stn_lightning.runtime.provenance import program_name
 RUNS = Path("runs")
 
 NAME = re.compile(r"\w[\w.+=-]{0,199}")
-"""Valid names of runs: usable as a folder, a job's name and a word of a shell command."""
+"""Valid names of runs, which are also names of folders and jobs, and words of shell commands."""
 
 MAY_CHANGE = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|enable_\w+|log_every_n_steps|profiler"
     r"|max_time|logger)(\..*)?"
     r"|data\.(.*\.)?(num_workers|root|folder|table|cache)"
 )
-"""Settings that do not change what is computed: hardware, output, where data lie."""
+"""Settings that do not change what is computed: hardware, output, locations of data."""
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -39,12 +39,12 @@ def check_name(name: str) -> str:
     """Return `name` if it is valid.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: it is not.
     """
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"--name {name!r}: give one word of letters, digits and any of _ . + = -, "
-            "which begins with a letter or a digit, at most 200"
+            f"--name {name!r}: give up to 200 letters, digits and any of _ . + = -, "
+            "beginning with a letter, a digit or _"
         )
     return name
 
@@ -53,7 +53,7 @@ def default_name(configs: Sequence[Path]) -> str:
     """Join the stems of the configuration files by `-`.
 
     Raises:
-        ValueError: if there are no files, or the result is not a valid name.
+        ValueError: there are no files, or the result is not a valid name.
     """
     if not configs:
         raise ValueError(
@@ -66,7 +66,7 @@ class RunFolder:
     """`runs/NAME`: configuration, checkpoints, TensorBoard events, images, record.
 
     Raises:
-        ValueError: if `name` is not valid.
+        ValueError: `name` is not valid.
     """
 
     def __init__(self, name: str, below: Path = RUNS) -> None:
@@ -80,7 +80,7 @@ class RunFolder:
         """Find a run by its name or folder.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: there is no such run.
         """
         folder = Path(name)
         run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
@@ -96,7 +96,7 @@ class RunFolder:
         """Return the best checkpoint, else the last.
 
         Raises:
-            ValueError: if the run has none.
+            ValueError: the run has no checkpoint.
         """
         for name in ("best.ckpt", "last.ckpt"):
             if (self.checkpoints / name).exists():
@@ -122,14 +122,14 @@ class RunFolder:
             file.write(text.encode())
 
     def refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
-        """Refuse settings that change the computation.
+        """Raise an error if a setting changes the computation.
 
         Args:
             before: resolved configuration that the run was started with.
             now: resolved configuration of this command.
 
         Returns:
-            the settings by which the training became longer.
+            settings that only make the training longer.
 
         Raises:
             ValueError: names the first setting that changes what is computed.
@@ -156,7 +156,7 @@ class RunFolder:
         return self.path.rename(_free(self.path.with_name(f"{self.name}.{{}}")))
 
     def put_back(self, moved: Path) -> None:
-        """Undo `set_aside` and delete the new run, which trained nothing."""
+        """Undo `set_aside`, and delete the new run's folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         moved.rename(self.path)
 
@@ -170,10 +170,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Differe
     """
     old, new = dict(_flat(before)), dict(_flat(now))
     for key in {**old, **new}:
-        left_alone = (
-            key == "trainer.precision" and new.get(key) is None
-        )  # then the hardware chooses
-        if old.get(key) != new.get(key) and not left_alone and not MAY_CHANGE.fullmatch(key):
+        if key == "trainer.precision" and new.get(key) is None:  # chosen by the hardware
+            continue
+        if old.get(key) != new.get(key) and not MAY_CHANGE.fullmatch(key):
             yield Difference(key, old.get(key), new.get(key))
 
 

@@ -1,6 +1,6 @@
 """Initialise a network with the weights of another run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from stn_lightning.runtime.checkpointing import BEST
 
 
 class Taken(NamedTuple):
-    """Names of tensors that were copied and that were not."""
+    """Names of tensors that were copied, and of others."""
 
     taken: list[str]
     other_shape: list[str]
@@ -30,7 +30,7 @@ class InitialWeights(Callback):
 
     Args:
         source: name or folder of a run, `zoo:NAME`, or a `.ckpt` or `.safetensors` file.
-        say: prints a line.
+        say: function that prints a line.
     """
 
     def __init__(self, source: str, say: Callable[[str], None]) -> None:
@@ -50,7 +50,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
         source: name or folder of a run, `zoo:NAME`, or a `.ckpt` or `.safetensors` file.
 
     Raises:
-        ValueError: says why nothing can be read there, or which weight is not finite.
+        ValueError: nothing can be read there, or a weight is not finite; the message says why.
     """
     if source.startswith(zoo.PREFIX):
         return zoo.read_weights(source.removeprefix(zoo.PREFIX))
@@ -63,10 +63,21 @@ def read_weights(source: str) -> dict[str, Tensor]:
                 f"--init_weights {file}"
             )
     weights = _read_file(file)
+    require_finite(weights, file)
+    return weights
+
+
+def require_finite(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Check that a file's weights are finite.
+
+    Raises:
+        ValueError: a weight has NaN or infinite values; the message names it and the file.
+    """
     for name, value in weights.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{file}: the weight {name} holds NaN or infinite values")
-    return weights
+            raise ValueError(
+                f"{file}: the weight {name} holds NaN or infinite values; give another checkpoint"
+            )
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
@@ -74,7 +85,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         try:
             return load_file(file)
         except SafetensorError as problem:
-            raise ValueError(f"{file}: no file of safetensors ({problem})") from problem
+            raise ValueError(f"{file}: is no safetensors file ({problem})") from problem
     content = load_checkpoint(file)
     weights = content.get("state_dict", content)
     return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
@@ -84,15 +95,15 @@ def take_weights(network: nn.Module, weights: dict[str, Tensor]) -> Taken:
     """Copy the weights whose name and shape fit.
 
     Raises:
-        ValueError: if none fits.
+        ValueError: no weight fits.
     """
     own = network.state_dict()
-    # in the network's order: that of safetensors changes from one reading to the next
+    # in the network's order, as the order of tensors read from safetensors is not fixed
     taken = [n for n, value in own.items() if n in weights and weights[n].shape == value.shape]
     if not taken:
         raise ValueError(
             f"none of {len(weights)} tensors fits the network by name and shape, "
-            f"for example {next(iter(weights), 'nothing')}"
+            f"for example not {next(iter(weights), 'nothing')}; give weights of the same network"
         )
     with torch.no_grad():
         for name in taken:

@@ -15,6 +15,7 @@ from stn_lightning import zoo
 from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.runs.config_errors import one_line
 from stn_lightning.runs.folder import RunFolder
+from stn_lightning.runs.initial_weights import require_finite
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.tasks import ClassificationTask
@@ -26,7 +27,7 @@ Loaded = TypeVar("Loaded", bound="TrainedNetwork")
 
 
 class Network(nn.Module):
-    """A transformer and a backbone: images to logits."""
+    """A transformer and a backbone: image -> logits."""
 
     def __init__(self, transformer: nn.Module | None, backbone: nn.Module) -> None:
         super().__init__()
@@ -43,21 +44,21 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, repr=False)
 class TrainedNetwork:
-    """The network of a finished run, ready to answer."""
+    """The trained network of a run or of the zoo."""
 
     name: str
     folder: Path
-    """Folder of the run; for a network of the zoo, a new one in the working directory."""
+    """folder of the run; for a network of the zoo, `zoo-NAME` in the working directory"""
     checkpoint: Path
-    """File that the weights come from."""
+    """file of the weights"""
     config: dict[str, Any]
-    """The run's resolved configuration."""
+    """resolved configuration of the run"""
     record: RunRecord | None
-    """What the run came to; None where it was not tested."""
+    """record of the run; None if it was not tested"""
     task: ClassificationTask
-    """In evaluation mode, on `device`."""
+    """the task, in evaluation mode, on `device`"""
     data: BaseDataModule
-    """The run's data module, not set up: it has read no data."""
+    """the data module of the run, before `setup`"""
     image_shape: tuple[int, ...]
     """(channels, height, width), or (channels, depth, height, width)."""
     class_names: tuple[str, ...]
@@ -76,12 +77,13 @@ class TrainedNetwork:
 
         Args:
             name: name of a run, its folder, or `zoo:NAME`.
-            device: a GPU where there is one, else the CPU, when left out.
-            dtype: data type of weights and images, by default float32. Sampling grids stay float32.
+            device: device of the network; when left out a GPU, or the CPU if there is none.
+            dtype: data type of weights and images, by default float32. Sampling grids are always
+                float32.
             checkpoint: a file in the run's folder `checkpoints`; best.ckpt when left out.
 
         Raises:
-            ValueError: if there is no such run, or it cannot be read; one line says why.
+            ValueError: there is no such run, or it cannot be read; one line says why.
         """
         in_zoo = str(name).startswith(zoo.PREFIX)
         stored = _from_zoo(str(name), checkpoint) if in_zoo else _from_run(name, checkpoint)
@@ -89,7 +91,7 @@ class TrainedNetwork:
         made_for = stored.made_for or _ask(data)
         image_shape, class_names = tuple(made_for["image_shape"]), tuple(made_for["classes"])
         with torch.no_grad():
-            task.eval()(torch.zeros(1, *image_shape))  # lazy layers take their sizes
+            task.eval()(torch.zeros(1, *image_shape))  # for lazy layers
         _load_weights(task, stored)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(
@@ -108,29 +110,26 @@ class TrainedNetwork:
 
     @property
     def network(self) -> Network:
-        """Transformer and backbone as one module: (batch, *image_shape) -> logits."""
+        """Transformer and backbone as a module: (batch, *image_shape) -> logits."""
         return Network(self.task.transformer, self.task.backbone).eval()
 
     @property
     def flat_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image as files hold them.
+        """(channels, height, width), with one channel or three.
 
         Raises:
-            ValueError: if images are not flat, in grey or in colour.
+            ValueError: the network takes volumes, or another number of channels.
         """
         if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3):
             raise ValueError(
-                f"{self.folder} takes images of shape {self.image_shape}; images in files are "
-                "flat, in grey or in colour"
+                f"{self.folder} takes images of shape {self.image_shape}; files have images with 1 "
+                "or 3 channels"
             )
         channels, height, width = self.image_shape
         return channels, height, width
 
     def infer(self, image: Float[Tensor, "batch *shape"]) -> tuple[Tensor, WarpRecord | None]:
-        """Return logits, and the transformers' warp of the image.
-
-        They may stand in front or inside of the backbone, as in `compose_records`.
-        """
+        """Return logits, and the warp of the image (`compose_records`)."""
         image = image.to(self.device, self.dtype)
         with torch.inference_mode(), record_warps(self.task) as records:
             logits = self.task(image)
@@ -157,7 +156,7 @@ def trained_network(run: str) -> nn.Module:
         run: name of the run, or its folder.
 
     Raises:
-        ValueError: if there is no such run, or it cannot be read; one line says why.
+        ValueError: there is no such run, or it cannot be read; one line says why.
     """
     return TrainedNetwork.load(run, device="cpu").network
 
@@ -212,11 +211,11 @@ def _checkpoint(run: RunFolder, name: str | None) -> Path:
 
 
 def _read_record(path: Path) -> RunRecord | None:
-    """Read a run's record, if it is there and whole."""
+    """Read a run's record; None if missing or damaged."""
     try:
         return RunRecord.read(path) if path.exists() else None
     except (ValueError, OSError) as problem:
-        logger.warning("%s; going on without it", problem)
+        logger.warning("%s; continuing without it", problem)
         return None
 
 
@@ -227,18 +226,13 @@ def _build(stored: _Stored) -> tuple[ClassificationTask, BaseDataModule]:
     try:
         parts = {key: stored.config[key] for key in ("model", "data")}
         built = parser.instantiate_classes(parser.parse_object(parts))
-    except (Exception, SystemExit) as problem:  # of many kinds, all about the file
+    except (Exception, SystemExit) as problem:  # a wrong configuration can cause any error
         raise ValueError(f"{stored.source}: {one_line(str(problem))}") from problem
     return built.model, built.data
 
 
 def _load_weights(task: ClassificationTask, stored: _Stored) -> None:
-    for name, value in stored.weights.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(
-                f"{stored.file}: the weight {name} holds NaN or infinite values, so it answers "
-                "nothing; give --checkpoint with another file"
-            )
+    require_finite(stored.weights, stored.file)
     try:
         task.load_state_dict(stored.weights)
     except RuntimeError as problem:
@@ -247,7 +241,7 @@ def _load_weights(task: ClassificationTask, stored: _Stored) -> None:
 
 
 def _ask(data: BaseDataModule) -> dict[str, Any]:
-    """Ask the data what checkpoints of 0.1 did not say."""
+    """Read from the data what checkpoints of version 0.1 lack."""
     data.prepare_data()
     data.setup("test")
     return {"image_shape": data.image_shape, "classes": data.class_names}

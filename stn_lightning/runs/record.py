@@ -16,10 +16,10 @@ from stn_lightning.runs.config_errors import read_mapping
 from stn_lightning.runtime.atomic_files import atomic_write
 
 RECORD = "results.json"
-"""The name of the file in a run's folder."""
+"""Name of the file in a run's folder."""
 
 RARE = ("monitor", "best_validation", "lengths", "checkpoint", "initialised_from")
-"""Fields that are left out of the file when empty."""
+"""Fields that are not written if they are empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class RunRecord:
         name: name of the run.
         configs: configuration files it was started with.
         seed: seed of all random numbers.
-        commit: commit of the source; with a + if files differed from it.
+        commit: commit of the source, with a + if files had changed.
         versions: versions of Python and the packages.
         device: name of the GPU or processor.
         devices: number of processes.
@@ -45,10 +45,10 @@ class RunRecord:
         samples_tested: number of test images.
         metrics: metrics on the test images; errors in percent.
         date: day of the test, as YYYY-MM-DD.
-        settings: resolved configuration, which identifies the run.
-        lengths: lengths of the training, in order, if it was continued after its end.
+        settings: resolved configuration, by which runs are compared.
+        lengths: successive lengths of the training, if it was continued after its end.
         checkpoint: file name of the checkpoint that was tested.
-        initialised_from: run or file whose weights it started with.
+        initialised_from: run or file whose weights the training started with.
 
     Examples:
         >>> record = RunRecord(name="one", seed=0, metrics={"test/error": 1.5})
@@ -84,7 +84,7 @@ class RunRecord:
         """Read a record from a JSON object.
 
         Raises:
-            ValueError: if it is no record.
+            ValueError: it is no record.
         """
         try:
             content = json.loads(text, parse_constant=_refuse_constant)
@@ -99,7 +99,7 @@ class RunRecord:
         """Return the record as a JSON object.
 
         Raises:
-            ValueError: if a number is infinite or not a number.
+            ValueError: a number is infinite or NaN.
         """
         content = dataclasses.asdict(self)
         for name in RARE:
@@ -114,16 +114,16 @@ class RunRecord:
     def read(cls, path: Path) -> "RunRecord":
         """Read `results.json`.
 
-        A file written before 0.2 holds neither date nor settings; they are taken from the file's
-        modification time and the `config.yaml` beside it.
+        Files of version 0.1 have neither date nor settings. These are taken from the modification
+        time of the file and from the `config.yaml` beside it.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is no record.
+            FileNotFoundError: there is no such file.
+            ValueError: it is no record.
         """
         try:
             record = cls.from_json(path.read_text())
-        except ValueError as problem:  # text that is no UTF-8 is one, too
+        except ValueError as problem:  # UnicodeDecodeError is a ValueError, too
             raise ValueError(f"{path}: {problem}") from problem
         if not record.date:
             written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -137,7 +137,7 @@ class RunRecord:
         """Write `results.json` atomically.
 
         Raises:
-            ValueError: if a number is infinite or not a number.
+            ValueError: a number is infinite or NaN.
         """
         text = self.to_json(indent=2) + "\n"
         with atomic_write(path) as file:
@@ -151,7 +151,7 @@ def read_records(path: Path) -> dict[str, RunRecord]:
         records by name; empty if there is no such file.
 
     Raises:
-        ValueError: names the file and the line that is no record.
+        ValueError: a line is no record; the message names file and line.
     """
     records = {}
     lines = path.read_text().splitlines() if path.exists() else []
@@ -173,7 +173,7 @@ def write_records(path: Path, records: Iterable[RunRecord]) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number")
+    raise ValueError(f"it contains {name}, which is no number")
 
 
 def _check_types(record: RunRecord) -> None:
@@ -188,7 +188,7 @@ def _check_types(record: RunRecord) -> None:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Return whether a value has the type of a field."""
+    """Return True if a value has a field's type."""
     arguments = get_args(kind)
     if get_origin(kind) is list:
         return isinstance(value, list) and all(_is_of(each, arguments[0]) for each in value)

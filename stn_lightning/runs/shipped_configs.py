@@ -1,16 +1,16 @@
 """Find configuration files that come with the package.
 
-So `--config configs/quickstart.yaml` works in any folder.
+With them `--config configs/quickstart.yaml` works in any folder.
 """
 
 from pathlib import Path
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-"""In the repository a symbolic link to `configs/` at the top."""
+"""In the repository it is a symbolic link to `configs/` at the top."""
 
 
 def resolve_config(path: Path) -> Path:
-    """Return the path, else that of the shipped file.
+    """Return an existing path, else the package's file.
 
     Only paths that begin with `configs/` are looked up in the package.
     """
@@ -24,6 +24,6 @@ def resolve_config(path: Path) -> Path:
 
 
 def shipped_configs() -> list[Path]:
-    """Return the names of the package's files, as `configs/quickstart.yaml`."""
+    """Return the package's files, as `configs/quickstart.yaml`."""
     folder = CONFIGS.resolve()
     return [Path(CONFIGS.name, file.relative_to(folder)) for file in sorted(folder.rglob("*.yaml"))]

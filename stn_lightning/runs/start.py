@@ -1,24 +1,12 @@
 """Choose the checkpoint that a training starts from."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from stn_lightning.runs.folder import RunFolder
-from stn_lightning.runtime.checkpoint_io import newest_loadable
+from stn_lightning.runtime.checkpoint_io import LoadableCheckpoint, newest_loadable
 
 
-class Start(NamedTuple):
-    """The checkpoint that a training resumes from."""
-
-    checkpoint: Path | None
-    """None to train from the beginning."""
-    batches: int
-    """Number of training batches before it."""
-    skipped: tuple[str, ...]
-    """A line for each checkpoint of the run that cannot be read."""
-
-
-def choose_start(folder: RunFolder, resume: str, given: str | None) -> Start:
+def choose_start(folder: RunFolder, resume: str, given: str | None) -> LoadableCheckpoint:
     """Choose the checkpoint to resume from.
 
     A run that has checkpoints starts over only with `resume="never"`.
@@ -29,13 +17,13 @@ def choose_start(folder: RunFolder, resume: str, given: str | None) -> Start:
         given: value of --ckpt_path, if any.
 
     Raises:
-        ValueError: if the checkpoint does not exist, no checkpoint of the run can be read, or
-            --ckpt_path names a foreign checkpoint although the run has its own.
+        ValueError: the checkpoint does not exist, no checkpoint of the run can be read, or
+            --ckpt_path names a checkpoint of another run although this run has its own.
     """
     if given is not None:
         return _given(folder, resume, Path(given))
     if resume == "never":
-        return Start(None, 0, ())
+        return LoadableCheckpoint(None)
     found = newest_loadable(folder.checkpoints)
     if found.path is None and found.skipped:
         raise ValueError(
@@ -47,10 +35,10 @@ def choose_start(folder: RunFolder, resume: str, given: str | None) -> Start:
             f"--resume must: {folder.checkpoints} holds no checkpoint; "
             "leave --resume out to start the run"
         )
-    return Start(found.path, found.batches, found.skipped)
+    return found
 
 
-def _given(folder: RunFolder, resume: str, checkpoint: Path) -> Start:
+def _given(folder: RunFolder, resume: str, checkpoint: Path) -> LoadableCheckpoint:
     if not checkpoint.is_file():
         raise ValueError(f"--ckpt_path {checkpoint}: there is no such checkpoint")
     own = sorted(folder.checkpoints.glob("*.ckpt"))
@@ -65,4 +53,4 @@ def _given(folder: RunFolder, resume: str, checkpoint: Path) -> Start:
             f"{folder.path} has checkpoints of its own, and --ckpt_path {checkpoint} is none of "
             "them; give another --name, or leave --ckpt_path out"
         )
-    return Start(checkpoint, 0, ())
+    return LoadableCheckpoint(checkpoint)

@@ -1,6 +1,5 @@
 """Trainings that survive stops, kills, full disks and lost processes.
 
-Nothing here knows of transformers, and nothing else of the package is imported: README.md in this
-folder shows it in any Lightning project. This module imports nothing, so that `signals` can listen
-before PyTorch is loaded.
+It imports nothing else of the package and can be used in any Lightning project; README.md in this
+folder shows how. This module itself imports nothing, so that `signals` is fast to import.
 """

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, come what may.
+"""Write files atomically: complete or not at all.
 
 Standard library only.
 """
@@ -14,9 +14,8 @@ from typing import IO
 
 MACHINE = os.uname().nodename.replace(".", "-")
 FORGOTTEN = 3600.0
-"""Seconds after which a temporary file of another machine counts as left behind.
-
-No file of ours takes that long to write.
+"""Age in seconds at which a temporary file of another machine is removed; no file takes so long to
+write.
 """
 _reported: set[Path] = set()
 
@@ -25,8 +24,8 @@ _reported: set[Path] = set()
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that replaces `path` once it is complete.
 
-    Until everything is on the disk, and on an error, `path` is as it was. The temporary file lies
-    beside `path`: a rename is atomic within a file system only.
+    `path` is not changed before everything is on the disk, nor after an error. The temporary file
+    is beside `path`, because a rename is atomic only within a file system.
     """
     partial = temporary_path(path)
     try:
@@ -36,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         partial.replace(path)
         sync_folder(path.parent)
-    except OSError as problem:  # a full disk has no file's name
+    except OSError as problem:  # the error of a full disk has no file name
         problem.filename = problem.filename or str(path)
         raise
     finally:
@@ -44,12 +43,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a name beside `path` with machine and process."""
+    """Return a hidden name beside `path`, with machine and process."""
     return path.with_name(f".{path.name}.{MACHINE}.{os.getpid()}.tmp")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power failure."""
+    """Write a folder's entries to the disk, as after renaming."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,22 +57,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> list[Path]:
-    """Remove temporary files and folders that killed processes left.
+    """Remove temporary files and folders of processes that were killed.
 
-    A process of this machine is looked up; what another machine left is removed when it is old.
+    Those of this machine are removed if their process has ended, those of other machines if they
+    are older than `FORGOTTEN`.
 
     Returns:
-        what was removed.
+        the paths that were removed.
     """
     removed = []
     for path in folder.glob(".*.tmp"):
         *_, machine, process, _ = path.name.split(".")
         if not process.isdigit():
-            continue  # not one of ours
-        with contextlib.suppress(FileNotFoundError):  # its owner has just finished
-            if (
-                machine == MACHINE and not is_running(int(process))
-            ) or time.time() - path.stat().st_mtime > FORGOTTEN:
+            continue  # not made by `temporary_path`
+        with contextlib.suppress(FileNotFoundError):  # its process has just finished
+            ended = machine == MACHINE and not is_running(int(process))
+            if ended or time.time() - path.stat().st_mtime > FORGOTTEN:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(path)
     return removed
@@ -87,15 +86,15 @@ def is_running(process: int) -> bool:
         return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (ProcessLookupError, FileNotFoundError):
         return False
-    except PermissionError:  # someone else's
+    except PermissionError:  # another user's process
         return True
 
 
 @contextlib.contextmanager
 def only_informs(path: Path) -> Iterator[None]:
-    """Report a fault of a file that only informs.
+    """Print errors about a file that training does not need.
 
-    It is reported once: a damaged file, an unwritable folder or a full disk stops no training.
+    A damaged file, a folder that cannot be written or a full disk is reported once for each path.
     """
     try:
         yield
@@ -104,7 +103,7 @@ def only_informs(path: Path) -> Iterator[None]:
             _reported.add(path)
             reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
             print(
-                f"warning: {path}: {reason}; training does not need it and goes on",
+                f"warning: {path}: {reason}; training does not need this file and continues",
                 file=sys.stderr,
                 flush=True,
             )

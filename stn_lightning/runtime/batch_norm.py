@@ -1,4 +1,4 @@
-"""One set of running statistics on all processes."""
+"""Equal running statistics of batch normalisation on all processes."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from stn_lightning.runtime.checkpointing import last_chance
 class AverageBatchNorm(Callback):
     """Average BatchNorm's running statistics over all processes.
 
-    This happens before each validation, so that all processes validate the same network. On GPUs
-    `Trainer(sync_batchnorm=True)` does better, since batches are normalised together too; it is
-    what a training with weight averaging needs, whose averaged statistics this does not reach.
-    PyTorch has no synchronised BatchNorm on CPUs.
+    They are averaged before each validation, so that all processes validate the same network. On
+    GPUs `Trainer(sync_batchnorm=True)` is better: it also normalises batches over all processes,
+    and it works with weight averaging, whose averaged statistics this callback does not change.
+    PyTorch has no synchronised batch normalisation for CPUs.
     """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Average before `last.ckpt` is written, which is validated."""
+        """Average the statistics before `last.ckpt` is written."""
         if trainer.world_size == 1 or not last_chance(trainer):
             return
         for layer in pl_module.modules():

@@ -1,8 +1,8 @@
-"""Checkpoint files: complete or not there, read as plain values.
+"""Write checkpoints atomically, and read them without running code.
 
-Usable by itself: `Trainer(plugins=[AtomicCheckpointIO()])`. Stock Lightning writes through the
-system's temporary folder, which is atomic only where that lies on the same file system (PyTorch
-Lightning's issue 19970), and reads a URL by running what it holds.
+`Trainer(plugins=[AtomicCheckpointIO()])` works in any Lightning project. Lightning itself writes to
+the system's temporary folder first, which is atomic only on the same file system (PyTorch
+Lightning's issue 19970), and it runs code in checkpoints that it downloads.
 """
 
 import io
@@ -21,14 +21,14 @@ LAST = "last.ckpt"
 
 
 class BadCheckpointError(ValueError):
-    """No complete checkpoint of tensors and plain values."""
+    """The file is no complete checkpoint of plain values."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Write checkpoints atomically, and read plain values only.
 
-    A process that is killed at any moment leaves the checkpoint of before or the new one. A full
-    disk leaves the one of before and raises an `OSError`.
+    If the process is killed while it writes, the previous checkpoint remains. If the disk is full,
+    the previous checkpoint remains and an `OSError` is raised.
     """
 
     def save_checkpoint(
@@ -36,7 +36,7 @@ class AtomicCheckpointIO(CheckpointIO):
     ) -> None:
         if storage_options is not None:
             raise ValueError(
-                "storage_options are for checkpoints on a network; these are local files"
+                "storage_options are for remote files, and checkpoints are local; leave them out"
             )
         target = _local(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,31 +66,31 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         map_location: device for the tensors, as for `torch.load`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if `path` is a URL.
-        BadCheckpointError: names the file and what is wrong with it.
+        FileNotFoundError: there is no such file.
+        ValueError: `path` is a URL.
+        BadCheckpointError: the file is damaged or no checkpoint; the message names it.
     """
     file = _local(path)
-    if file.exists() and not file.is_file():  # to open a pipe would wait for its other end
+    if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
         raise BadCheckpointError(f"{file}: this is no regular file")
     try:
-        # the format of torch.save; torch.load does not look at its checksums
+        # torch.save writes a zip archive, but torch.load does not compare its checksums
         with zipfile.ZipFile(file) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise BadCheckpointError(
                     f"{file}: {damaged} in it is damaged (wrong checksum); "
-                    "go on from another checkpoint"
+                    "resume from another checkpoint"
                 )
         checkpoint = torch.load(file, map_location, weights_only=True)
     except (FileNotFoundError, PermissionError, BadCheckpointError):
         raise
-    except Exception as problem:  # whatever a damaged file makes of the two readers
+    except Exception as problem:  # a damaged file can cause any error
         raise BadCheckpointError(
             f"{file}: not a whole checkpoint of tensors and plain values ({_reason(problem)})"
         ) from problem
     if not isinstance(checkpoint, dict):
         raise BadCheckpointError(
-            f"{file}: holds a {type(checkpoint).__name__}, a checkpoint is a dict"
+            f"{file}: contains a {type(checkpoint).__name__}, and a checkpoint is a dict"
         )
     return checkpoint
 
@@ -99,14 +99,15 @@ class LoadableCheckpoint(NamedTuple):
     """The checkpoint to resume from, and the damaged ones."""
 
     path: Path | None
-    skipped: tuple[str, ...]
-    """One line for each checkpoint that does not load."""
+    """None to train from the beginning"""
+    skipped: tuple[str, ...] = ()
+    """a line for each checkpoint that cannot be read"""
     batches: int = 0
-    """Training batches that the checkpoint holds."""
+    """number of training batches before the checkpoint was written; 0 if unknown"""
 
 
 def newest_loadable(folder: Path) -> LoadableCheckpoint:
-    """Find `last.ckpt`, or else the newest that loads."""
+    """Find `last.ckpt`, or else the newest undamaged checkpoint."""
     candidates = sorted(
         folder.glob("*.ckpt"),
         key=lambda path: (path.name == LAST, path.lstat().st_mtime_ns),
@@ -124,7 +125,7 @@ def newest_loadable(folder: Path) -> LoadableCheckpoint:
 
 
 def batches_of(checkpoint: dict[str, Any]) -> int:
-    """Return a checkpoint's training batches; 0 where unknown."""
+    """Return a checkpoint's number of training batches; 0 if unknown."""
     try:
         loop = checkpoint["loops"]["fit_loop"]
         return int(loop["epoch_loop.batch_progress"]["total"]["ready"])
@@ -133,23 +134,22 @@ def batches_of(checkpoint: dict[str, Any]) -> int:
 
 
 def _local(path: str | os.PathLike[str]) -> Path:
-    """Refuse URLs.
+    """Return a local path.
 
     Raises:
-        ValueError: if it is one.
+        ValueError: it is a URL.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)", str(path)):
         raise ValueError(
-            f"{path}: checkpoints are local files; "
-            "download it, and load it only if you trust where it comes from"
+            f"{path}: checkpoints are local files; download it first, if you trust its source"
         )
     return Path(path)
 
 
 def _reason(problem: BaseException) -> str:
-    """Return the line of an error that names the offender.
+    """Return the essential line of an error message.
 
-    PyTorch surrounds it with advice to switch the check off.
+    PyTorch's message also advises to disable `weights_only`.
     """
     lines = [
         line.strip().removeprefix("WeightsUnpickler error: ") for line in str(problem).splitlines()

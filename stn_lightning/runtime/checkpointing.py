@@ -1,12 +1,18 @@
 """The schedule of checkpoints, and the choice of the best.
 
-Lightning's `ModelCheckpoint` does not serve here. It takes three of them to keep the best under one
-name, the last of every epoch and the last by time; two with one metric are refused for having one
-key; `last.ckpt` is left out of epochs that did not improve the metric; an absolute path in its
-state makes a moved folder forget the best; and what it saves after a validation or at an epoch's
-end resumes without early stopping's metric or the step of a `ReduceLROnPlateau`. Here `last.ckpt`
-is written BEFORE each validation, so that a training that stops in it repeats it whole, and the
-best is a copy of that file: one bad sector does not take both.
+Lightning's `ModelCheckpoint` is not used, for these reasons:
+
+- Three of them are needed to keep the best checkpoint under a fixed name, the last of each epoch,
+  and the last by time; and Lightning refuses two with the same metric.
+- It does not update `last.ckpt` after an epoch that did not improve the metric.
+- Its state contains an absolute path, so that it forgets the best checkpoint if the folder is
+  moved.
+- Checkpoints that it saves after a validation or at the end of an epoch resume without the metric
+  of early stopping, or the step of a `ReduceLROnPlateau`.
+
+Here `last.ckpt` is written before each validation, so that a training that stops during the
+validation repeats it. `best.ckpt` is a copy of `last.ckpt`, so that damage to one file does not
+affect the other.
 """
 
 import math
@@ -26,6 +32,7 @@ from stn_lightning.runtime.checkpoint_io import (
     BadCheckpointError,
     load_checkpoint,
 )
+from stn_lightning.runtime.checkpoint_size import require_free_space, state_after_a_step
 from stn_lightning.runtime.distributed import all_reduce_max, fail_together, on_rank_zero
 from stn_lightning.runtime.exact_resume import what_follows
 from stn_lightning.runtime.lightning_internals import may_stop_early, validation_follows
@@ -34,7 +41,6 @@ from stn_lightning.runtime.monitors import (
     unknown_monitor,
     validation_metrics,
 )
-from stn_lightning.runtime.rehearsal import require_room, state_after_a_step
 
 BEST = "best.ckpt"
 
@@ -43,22 +49,23 @@ class AtomicCheckpoint(Checkpoint):
     """Keep `last.ckpt` and `best.ckpt`.
 
     `last.ckpt` is written before the first step, before each validation, at the end of each epoch
-    and every `seconds`. Before the first step a rehearsal of the size that checkpoints will have,
-    the optimiser's moments included, is written and read back: a folder that cannot be written, a
-    disk that is or will be full, or a value that cannot be read again stops the run before it has
-    cost anything.
+    and every `seconds`. Before the first step a trial checkpoint of full size, including the
+    optimiser's moments, is written and read back. So a folder that cannot be written, a disk that
+    is too small, or a value that cannot be read again is an error before training begins.
 
     Args:
         folder: folder for the checkpoints of this run only.
-        monitor: the metric, logged in validation, by which checkpoints are ranked; without one
-            there is no best.
-        mode: the best is the smallest ("min") or the largest ("max").
-        keep: number of best checkpoints; beyond the first they are named by their step.
-        seconds: between two writings of `last.ckpt`, by the clock of rank 0; None for no clock.
+        monitor: validation metric by which checkpoints are ranked; without one there is no
+            `best.ckpt`.
+        mode: whether the best value is the smallest ("min") or the largest ("max").
+        keep: number of best checkpoints to keep. The best is `best.ckpt`; with more than one, all
+            are kept under the number of their step, too.
+        seconds: time between two writings of `last.ckpt`, by the clock of rank 0; None to write it
+            only at the times above.
 
     Raises:
-        ValueError: if `folder` holds checkpoints that this training would overwrite and does not
-            resume from.
+        ValueError: `folder` has checkpoints that this training would overwrite, although it does
+            not resume from them.
     """
 
     def __init__(
@@ -70,13 +77,13 @@ class AtomicCheckpoint(Checkpoint):
         seconds: float | None = 600.0,
     ) -> None:
         if mode not in ("min", "max"):
-            raise ValueError(f"mode {mode!r}; the best is the smallest (min) or the largest (max)")
+            raise ValueError(f"mode {mode!r}; give min (smallest is best) or max (largest is best)")
         self.folder = Path(folder)
         self.monitor, self.mode, self.keep, self.seconds = monitor, mode, keep, seconds
         self.ranking: list[tuple[float, str]] = []
         self.saved_at: int | None = None
         self.saved_when = 0.0
-        self.rehearsing = False
+        self.saving_trial = False
 
     @property
     def last_path(self) -> Path:
@@ -97,7 +104,7 @@ class AtomicCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self.rehearsing:
+        if self.saving_trial:
             checkpoint["optimizer_states"] = [
                 state_after_a_step(optimizer) for optimizer in trainer.optimizers
             ]
@@ -107,12 +114,12 @@ class AtomicCheckpoint(Checkpoint):
             return
         if not isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             raise ValueError(
-                "give Trainer(plugins=[AtomicCheckpointIO()]): "
-                "a checkpoint that is written in place is lost with its process"
+                "AtomicCheckpoint writes through AtomicCheckpointIO; "
+                "give Trainer(plugins=[AtomicCheckpointIO()])"
             )
         known = self.monitor is None or self.monitor in validation_metrics(pl_module)
         if not known and not _is_trial(trainer):
-            # a batch shows whether the task logs it after all
+            # validate a batch first, to see whether the task logs the metric
             trainer.num_sanity_val_steps = max(trainer.num_sanity_val_steps, 1)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,7 +132,7 @@ class AtomicCheckpoint(Checkpoint):
         refuse_misspelt_monitors(trainer, validation_metrics(pl_module))
         if not _is_trial(trainer):
             on_rank_zero(trainer, lambda: self._prepare(trainer.ckpt_path))
-            self._rehearse(trainer)
+            self._test_saving(trainer)
             self.saved_at = None
             self.save_last(trainer)
 
@@ -133,7 +140,7 @@ class AtomicCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if what_follows(trainer) == "end of epoch":
-            return  # on_train_epoch_end is about to be called, and Lightning cannot go on from here
+            return  # Lightning cannot resume from here; on_train_epoch_end comes next and saves
         if self._due(trainer) or last_chance(trainer):
             self.save_last(trainer)
 
@@ -146,39 +153,37 @@ class AtomicCheckpoint(Checkpoint):
             return
         if self.monitor not in trainer.callback_metrics:
             raise unknown_monitor(self.monitor, trainer.callback_metrics)
-        self.save_last(trainer)  # a validation by the clock comes without warning
-        # a user may log it without synchronising
+        self.save_last(trainer)  # already saved, unless `val_check_interval` is a time
+        # broadcast, as the metric may have been logged without synchronisation
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         if math.isfinite(score):
             self._rank(trainer, score)
 
     def save_last(self, trainer: Trainer) -> None:
-        """Write `last.ckpt`, unless it holds this batch already."""
+        """Write `last.ckpt`, unless it was written after this batch."""
         if not _is_trial(trainer) and self.saved_at != trainer.fit_loop.total_batch_idx:
             self._save(trainer, self.last_path)
             self.saved_at, self.saved_when = trainer.fit_loop.total_batch_idx, time.monotonic()
 
     def _due(self, trainer: Trainer) -> bool:
-        """Return True where `seconds` have gone by on rank 0."""
+        """Return True after `seconds` on rank 0."""
         if self.seconds is None:
             return False
-        passed = trainer.is_global_zero and time.monotonic() - self.saved_when > self.seconds
-        return bool(all_reduce_max(int(passed)))
+        elapsed = trainer.is_global_zero and time.monotonic() - self.saved_when > self.seconds
+        return bool(all_reduce_max(int(elapsed)))
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         """Write a checkpoint, or raise in all processes."""
         problem = None
         try:
             trainer.save_checkpoint(path)
-        except (
-            Exception
-        ) as error:  # on rank 0, which writes; the others wait at Lightning's barrier
+        except Exception as error:  # only rank 0 writes; the others wait at Lightning's barrier
             problem = error
             trainer.strategy.barrier()
         fail_together(trainer, problem)
 
     def _prepare(self, start: str | os.PathLike[str] | None) -> None:
-        """Make the folder, and refuse to overwrite another training's."""
+        """Create the folder; refuse one with other checkpoints."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_stale(self.folder)
@@ -189,7 +194,7 @@ class AtomicCheckpoint(Checkpoint):
         lost = None if self.saved_at is not None else self._would_be_lost(start)
         if lost is not None:
             raise ValueError(
-                f"{lost} would be lost; go on from it (ckpt_path), or move it away, "
+                f"{lost} would be overwritten; resume from it (ckpt_path), move it away, "
                 "or give another folder"
             )
 
@@ -202,38 +207,38 @@ class AtomicCheckpoint(Checkpoint):
             try:
                 load_checkpoint(self.last_path)
             except (BadCheckpointError, OSError):
-                return None  # which is why it starts from another one
+                return None  # damaged, which is why the training starts from another one
             return self.last_path
         return None
 
-    def _rehearse(self, trainer: Trainer) -> None:
-        """Write and read back a checkpoint of full size."""
-        rehearsal = temporary_path(self.last_path)
+    def _test_saving(self, trainer: Trainer) -> None:
+        """Write and read back a trial checkpoint of full size."""
+        trial = temporary_path(self.last_path)
         files = 1 if self.monitor is None else 2 if self.keep == 1 else 2 + self.keep
 
         def check() -> None:
-            require_room(self.folder, rehearsal, files)
+            require_free_space(self.folder, trial, files)
             try:
-                load_checkpoint(rehearsal)
+                load_checkpoint(trial)
             except BadCheckpointError as problem:
                 raise TypeError(
-                    "what was saved cannot be read again, so resuming would fail: "
-                    f"{problem}; save plain values"
+                    "the run could not be resumed, as its checkpoints cannot be read back: "
+                    f"{problem}; save only tensors and plain values"
                 ) from problem
 
-        self.rehearsing = True
+        self.saving_trial = True
         try:
-            self._save(trainer, rehearsal)
+            self._save(trainer, trial)
             on_rank_zero(trainer, check)
         finally:
-            self.rehearsing = False
+            self.saving_trial = False
             if trainer.is_global_zero:
-                rehearsal.unlink(missing_ok=True)
+                trial.unlink(missing_ok=True)
 
     def _rank(self, trainer: Trainer, score: float) -> None:
         """Copy `last.ckpt` if it is one of the best.
 
-        Among equal scores the newest counts as the best, as it was trained longer.
+        Of equal scores the newest counts as the best.
         """
         name = f"step={trainer.global_step:08d}.ckpt"
         others = [entry for entry in self.ranking if entry[1] != name]
@@ -255,7 +260,7 @@ class AtomicCheckpoint(Checkpoint):
 
 
 def _is_trial(trainer: Trainer) -> bool:
-    """Return True for a `fast_dev_run`, which leaves nothing behind."""
+    """Return True for a `fast_dev_run`, which writes no files."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # Lightning sets it without declaring it
 
 
@@ -266,6 +271,6 @@ def last_chance(trainer: Trainer) -> bool:
 
 
 def _copy(file: Path, name: Path) -> None:
-    """Copy a checkpoint; the copy is complete or not there."""
+    """Copy a checkpoint atomically."""
     with atomic_write(name) as copy, file.open("rb") as original:
         shutil.copyfileobj(original, copy, 1 << 20)

@@ -1,7 +1,7 @@
-"""Decisions that the processes of one training take together.
+"""Collective decisions of the processes of a training.
 
-None waits for another that has left. Every function here is called by all processes at the same
-point, as a collective is. With one process they cost nothing.
+All processes must call these functions at the same points, as for any collective operation. With
+one process they cost nothing.
 """
 
 import contextlib
@@ -26,34 +26,33 @@ from stn_lightning.runtime.lightning_internals import (
 )
 
 MINUTES = 5.0
-"""Until a collective that not all processes join is an error.
-
-PyTorch waits 30 minutes (10 with NCCL).
+"""Time-out of a collective operation that not all processes join. PyTorch's default is 30 minutes,
+or 10 with NCCL.
 """
 FAILURE = ".failure."
-"""First part of the name of the file that says why a process has left."""
+"""First part of the name of a file in which a process writes why it failed."""
 GONE = re.compile(
     r"closed by peer|reset by peer|refused|broken pipe|unreachable|no route|time[d-]? ?out|"
     r"(read|write) error|remote process|remote error|connection (was )?(closed|aborted|reset)",
     re.IGNORECASE,
 )
-"""Errors of a connection whose other end is gone, and of no mistake in a program."""
+"""Messages of errors of lost connections, in contrast to mistakes in a program."""
 _patience = timedelta(minutes=MINUTES)
-"""Time-out of votes, which have a group of their own where there are GPUs: the strategy's."""
+"""Time-out of the process group on CPUs that `all_reduce_max` uses, which is the strategy's."""
 _failure: Path | None = None
-"""File in which the first process to fail says why."""
+"""File in which the first process that fails writes why."""
 
 
 class DDP(DDPStrategy):
     """`DDPStrategy` with a short time-out, and a cause for failures.
 
     Args:
-        minutes: until a collective that not all processes join is an error.
+        minutes: time-out of a collective operation that not all processes join.
         options: options of `DDPStrategy` and `DistributedDataParallel`.
 
     Raises:
-        ValueError: at the start of a training that accumulates gradients with `static_graph`, which
-            PyTorch cannot do.
+        ValueError: at the start of the training, if gradients are accumulated with `static_graph`,
+            which PyTorch does not support.
     """
 
     def __init__(self, minutes: float = MINUTES, **options: Any) -> None:
@@ -68,9 +67,10 @@ class DDP(DDPStrategy):
         super().setup(trainer)
 
     def setup_environment(self) -> None:
-        """Leave random numbers alone.
+        """Set up the processes without changing random numbers.
 
-        Lightning seeds anew here, and lazy layers, drawn later, would not start as in one process.
+        Lightning seeds again here, so that lazy layers, which are initialised later, would get
+        other weights than in a single process.
         """
         global _patience
         _patience = ddp_timeout(self) or _patience
@@ -138,17 +138,17 @@ def fail_together(trainer: Trainer, problem: Exception | None) -> None:
 def leave_together(trainer: Trainer) -> None:
     """Wait for all processes, which then raise the same exception.
 
-    Nobody is killed for leaving last: Lightning's launcher kills rank 0 by SIGKILL, while it is
-    still writing its logs, when it sees another leave with an exit code that is not 0.
+    Otherwise Lightning's launcher would kill rank 0, while it still writes its logs, as soon as
+    another process has ended with an exit code other than 0.
     """
     spare_this_process(trainer)
     trainer.strategy.barrier()
 
 
 def destroy_process_groups() -> None:
-    """Close the connections, once each process has done its work.
+    """Close the connections between processes at the end.
 
-    Threads that outlive the interpreter would abort it on its way out.
+    Their threads could abort the interpreter during its exit.
     """
     if distributed.is_available() and distributed.is_initialized():
         _cpu_group.cache_clear()
@@ -156,10 +156,10 @@ def destroy_process_groups() -> None:
 
 
 def announce_failure(problem: BaseException) -> None:
-    """Tell the other processes why this one leaves.
+    """Write for the other processes why this one fails.
 
-    Without it they see a connection that closes, as where a node is lost. `SystemExit` is no
-    failure: everybody leaves then.
+    Otherwise they only notice a closed connection, as after the loss of a node. Nothing is written
+    for `SystemExit`, with which all processes end.
     """
     if (
         _failure is None
@@ -169,7 +169,7 @@ def announce_failure(problem: BaseException) -> None:
     ):
         return
     text = f"{type(problem).__name__}: {problem}".strip().partition("\n")[0]
-    # this process has an error to report already, and the first to fail is the cause
+    # errors are ignored, as this process reports its own; "x", as the first failure is the cause
     with contextlib.suppress(OSError), _failure.open("x") as file:
         file.write(f"process {distributed.get_rank()} failed: {text}")
 
@@ -183,7 +183,7 @@ def failure_of_another() -> str | None:
 
 
 def is_lost_process(problem: BaseException) -> bool:
-    """Return True where a connection's other end is gone."""
+    """Return True if a connection was lost."""
     if isinstance(problem, distributed.DistNetworkError | distributed.DistStoreError):
         return True
     of_connections = isinstance(problem, distributed.DistError) or "gloo/transport" in str(problem)
@@ -191,7 +191,7 @@ def is_lost_process(problem: BaseException) -> bool:
 
 
 def lost_process_reason(problem: BaseException) -> str | None:
-    """Return a sentence for a lost process, else None."""
+    """Return a message for a lost process, else None."""
     if not is_lost_process(problem):
         return None
     who = (

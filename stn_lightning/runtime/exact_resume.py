@@ -1,10 +1,10 @@
 """State that Lightning leaves out of a checkpoint.
 
-With it a resumed training is the same, bit for bit on a CPU, as one that never stopped. Random
-number generators and half-accumulated gradients of every process are added to the checkpoint, and
-Lightning's account of how far it has come is mended where resuming from it would skip a validation,
-count an epoch twice or train on the wrong batch. The data loader keeps its own position
-(`ResumableLoader`), and weight averaging its weights (Lightning's `EMAWeightAveraging`).
+With it a resumed training gives the same result as one that never stopped, on a CPU bit for bit.
+Random number generators and accumulated gradients of all processes are added to the checkpoint.
+Lightning's progress is corrected in the cases in which resuming would skip a validation, count an
+epoch twice or train on a wrong batch. The position in the data is saved by `ResumableLoader`, the
+averaged weights by Lightning's `EMAWeightAveraging`.
 """
 
 import copy
@@ -33,15 +33,14 @@ VALIDATION_HAS_BEGUN = {
     "current": NOTHING,
     "is_last_batch": False,
 }
-"""To Lightning: go back into validation, of which no batch is done."""
+"""Progress with which Lightning begins with a validation when it resumes."""
 
 
 class ExactResume(Callback):
-    """Save and restore random numbers, partial gradients and progress.
+    """Save and restore random numbers, accumulated gradients and progress.
 
-    A training that goes on with another number of processes has each process's share of partial
-    gradients averaged; a process that was not there before keeps the random numbers it was seeded
-    with.
+    If the number of processes has changed, accumulated gradients are averaged over the old
+    processes, and further processes keep the random numbers of their seed.
     """
 
     def __init__(self) -> None:
@@ -75,9 +74,9 @@ class ExactResume(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let Lightning start for the last validation alone.
+        """Let Lightning validate after all steps are done.
 
-        It would leave at once when all steps are done.
+        Without a further step it would not start at all.
         """
         trainer.fit_loop.epoch_loop.max_steps += self.extra_steps
 
@@ -86,27 +85,21 @@ class ExactResume(Callback):
         self.extra_steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the state, after all that draws in setting up."""
+        """Restore the state, after everything that draws random numbers."""
         loop = trainer.fit_loop
-        end_restart(trainer)  # else Lightning ends this epoch without telling a ReduceLROnPlateau
+        end_restart(trainer)  # otherwise this epoch ends without a step of a ReduceLROnPlateau
         if loop.epoch_progress.current.ready == loop.epoch_progress.current.completed:
-            # with max_steps it takes the end of an epoch for the middle, and counts one without
-            # batches
+            # with max_steps Lightning would count a further epoch without batches
             loop.epoch_loop.restarting = False
         if self.saved is None:
             return
         restore_metrics(trainer, self.saved["metrics"])
-        if self.saved[
-            "epoch_ended"
-        ]:  # but for the step of a ReduceLROnPlateau, which comes after the hooks
+        if self.saved["epoch_ended"]:  # the step of a ReduceLROnPlateau comes after the hooks
             loop.epoch_progress.current.completed -= 1
             loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
             loop.epoch_progress.current.completed += 1
-        rank, gradients, generators = (
-            trainer.global_rank,
-            self.saved["gradients"],
-            self.saved["random"],
-        )
+        rank, gradients = trainer.global_rank, self.saved["gradients"]
+        generators = self.saved["random"]
         own = gradients[rank] if len(gradients) == trainer.world_size else _mean(gradients)
         for name, parameter in pl_module.named_parameters():
             if name in own:
@@ -124,15 +117,15 @@ def what_follows(trainer: Trainer) -> Literal["batch", "validation", "end of epo
 
 
 def mend_progress(trainer: Trainer, progress: dict[str, Any]) -> bool:
-    """Mend the saved state of Lightning's fit loop.
+    """Correct the saved state of Lightning's fit loop.
 
-    Lightning saves in the middle of its hooks and guesses at resuming which one it was. Of what was
-    saved at the end of a training batch, it skips the validation that follows, and at the end of an
-    epoch it loses count. After this a resumed training does what the interrupted one would have
-    done.
+    Lightning saves within a hook and does not know in which one when it resumes. From a checkpoint
+    of `on_train_batch_end` it skips the validation that follows, and at the end of an epoch it
+    counts wrongly. With the corrected state the training continues as the interrupted one would
+    have.
 
     Returns:
-        whether the epoch has ended.
+        True if the epoch has ended.
     """
     batches, epochs = progress["epoch_loop.batch_progress"], progress["epoch_progress"]
     if _last_step_open(batches):  # saved in on_train_batch_end
@@ -173,7 +166,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put this process's generators where `random_state` found them."""
+    """Restore this process's random generators."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
@@ -183,9 +176,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _validation_is_scheduled(trainer: Trainer) -> bool:
-    """Return True where the count of batches asks for validation.
+    """Return True if validation follows this number of batches.
 
-    The count is the same after resuming; the clock, or a training about to stop, is not.
+    Validations by the clock, or because the training is about to stop, do not count: they would
+    not follow after resuming.
     """
     if validates_by_clock(trainer):
         return False

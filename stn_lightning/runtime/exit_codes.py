@@ -5,10 +5,10 @@ Standard library only. The last two are those of BSD's sysexits.h.
 
 FINISHED = 0
 FAILED = 1
-"""An error; starting again does not help."""
+"""An error; starting the command again does not help."""
 USAGE = 2
-"""The user got something wrong, which one line explains."""
+"""A mistake in the arguments or settings, which one line explains."""
 PROCESS_LOST = 69
-"""EX_UNAVAILABLE: another process, or the way to it, is gone. A new start resumes."""
+"""EX_UNAVAILABLE: the connection to another process was lost. Starting again resumes the run."""
 PREEMPTED = 75
-"""EX_TEMPFAIL: stopped by a signal after everything was saved. A new start resumes."""
+"""EX_TEMPFAIL: stopped by a signal, and saved. Starting again resumes the run."""

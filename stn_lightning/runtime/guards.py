@@ -1,4 +1,4 @@
-"""Guards that stop a training before it is worthless."""
+"""Stop a training whose values are not finite."""
 
 import math
 from collections.abc import Iterable
@@ -25,11 +25,11 @@ class NonFiniteError(FloatingPointError):
 def require_finite(module: nn.Module, source: str) -> None:
     """Check all parameters, and the running statistics of batch normalisation.
 
-    Other buffers may be infinite on purpose, as a mask of attention is.
+    Other buffers may be infinite on purpose, for example attention masks.
 
     Args:
         module: module with loaded parameters.
-        source: the file they are from, for the message.
+        source: file that they were loaded from, for the message.
 
     Raises:
         NonFiniteError: names the first tensor that is infinite or not a number.
@@ -45,23 +45,24 @@ def require_finite(module: nn.Module, source: str) -> None:
 class NonFiniteGuard(Callback):
     """Stop on a loss or gradient that is not finite.
 
-    It stops before the step that the gradient would spoil, and before anything is saved. In
-    validation and test it checks the weights, every loss and every metric that decides something:
-    those that a checkpoint, early stopping or a schedule monitors.
+    It stops before the optimiser's step, and before a checkpoint is saved. In validation and test
+    it checks the weights, all losses, and the metrics that a checkpoint, early stopping or a
+    schedule monitors.
 
-    On a GPU to check means to wait for it, so findings are kept there and read every so many steps
-    and before each checkpoint: the weights in memory are spoilt then, those on the disk are not.
-    Gradients that overflow in 16-bit precision are no error: the scaler skips the step and tries
-    with a smaller scale; only many in a row are one.
+    On a GPU each check has to wait for the device. So the results are kept there, and read every
+    `every` steps and before each checkpoint. The weights in memory may not be finite by then, those
+    in checkpoints are.
+
+    In 16-bit precision gradients may overflow: the gradient scaler skips the step and reduces its
+    scale. Only many such steps in a row are an error.
 
     Args:
-        every: steps of the optimiser between two checks on a GPU; on a CPU it is every one.
-        overflows: steps in a row that the gradient scaler may skip. Its scale starts at 65536 and
-            is halved each time, so after 20 the gradients overflow at a sixteenth of their own
-            size.
+        every: number of steps between two checks on a GPU; on a CPU every step is checked.
+        overflows: number of steps in a row that the gradient scaler may skip. Its scale starts at
+            65536 and is halved each time, so it is 1/16 after 20 steps.
 
     Raises:
-        NonFiniteError: in all processes, naming step and process.
+        NonFiniteError: in all processes; the message names step and process.
     """
 
     def __init__(self, every: int = 50, overflows: int = 20) -> None:
@@ -95,15 +96,14 @@ class NonFiniteGuard(Callback):
         else:
             self._note(trainer, GRADIENT, bad)
         if trainer.global_step % self.interval == 0:
-            self._look(trainer)
+            self._raise_findings(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
-            loss = (
-                outputs["loss"].detach().float() * trainer.accumulate_grad_batches
-            )  # which Lightning has divided by it
+            # Lightning has divided the loss by accumulate_grad_batches
+            loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
             finite = loss.isfinite() & (self.findings["first"] == NEVER)
             self.findings["finite_loss"] = torch.where(finite, loss, self.findings["finite_loss"])
             self.findings["finite_step"] = torch.where(
@@ -113,11 +113,8 @@ class NonFiniteGuard(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Check everything that is saved.
-
-        A half-accumulated gradient has not been checked before.
-        """
-        self._look(trainer)
+        """Check everything that is saved, including accumulated gradients."""
+        self._raise_findings(trainer)
         tensors = [tensor for _, tensor in _saved_tensors(pl_module)]
         if not _scaled(trainer):
             tensors += [p.grad for p in pl_module.parameters() if p.grad is not None]
@@ -130,13 +127,17 @@ class NonFiniteGuard(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":
-            self._check_weights(trainer, pl_module)
+            self.on_test_start(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_weights(trainer, pl_module)
+        """Check the weights, which are the same in all processes."""
+        try:
+            require_finite(pl_module, str(trainer.ckpt_path or "the network"))
+        except NonFiniteError:
+            leave_together(trainer)
+            raise
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_weights(trainer, pl_module)
+    on_predict_start = on_test_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_metrics(trainer, "validation")
@@ -145,15 +146,7 @@ class NonFiniteGuard(Callback):
         self._check_metrics(trainer, "test")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look(trainer)
-
-    def _check_weights(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All processes have the same weights."""
-        try:
-            require_finite(pl_module, str(trainer.ckpt_path or "the network"))
-        except NonFiniteError:
-            leave_together(trainer)
-            raise
+        self._raise_findings(trainer)
 
     def _check_metrics(self, trainer: Trainer, split: str) -> None:
         names, monitored = sorted(trainer.callback_metrics), monitors(trainer)
@@ -167,20 +160,21 @@ class NonFiniteGuard(Callback):
             leave_together(trainer)
             raise NonFiniteError(
                 f"{names[first - 1]} is not finite in the {split} after {trainer.global_step} "
-                "steps; try a smaller learning rate, or look at the images of that split"
+                "steps; try a smaller learning rate, or check the images of that split"
             )
 
     def _note(self, trainer: Trainer, what: int, bad: Tensor) -> None:
-        """Keep the first finding, without waiting for the device.
+        """Store the first finding, without waiting for the device.
 
-        Step, process and kind are one number.
+        Step, process and kind of the finding are encoded in one number.
         """
         number = (trainer.global_step * trainer.world_size + trainer.global_rank) * 3 + what
         self.findings["first"] = torch.where(
             bad, self.findings["first"].clamp(max=number), self.findings["first"]
         )
 
-    def _look(self, trainer: Trainer) -> None:
+    def _raise_findings(self, trainer: Trainer) -> None:
+        """Raise in all processes if any has a finding."""
         first = -all_reduce_max(-int(self.findings["first"])) if self.findings else NEVER
         if first == NEVER:
             return
@@ -205,8 +199,8 @@ class NonFiniteGuard(Callback):
             else "no loss has been finite"
         )
         return (
-            f"{before}; checkpoints are from before. "
-            "Try a smaller learning rate, or look at the images of that batch"
+            f"{before}; checkpoints are older and finite. "
+            "Try a smaller learning rate, or check the images of that batch"
         )
 
 
@@ -231,12 +225,12 @@ def _saved_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Return True, on the device, where all elements are finite."""
+    """Return True, on the device, if all elements are finite."""
     found = [tensor.detach() for tensor in tensors if tensor.numel()]
     if not found:
         return torch.tensor(True)
-    if found[0].is_cuda:  # one kernel for all; the largest magnitude cannot overflow
+    if found[0].is_cuda:  # one kernel for all; the largest magnitude does not overflow
         extremes = list(torch._foreach_norm(found, torch.inf))
-    else:  # a tenth of the norm's time on a CPU; what is not a number is an extreme, too
+    else:  # on a CPU aminmax takes a tenth of the norm's time; it returns NaN if there is one
         extremes = [extreme for tensor in found for extreme in tensor.aminmax()]
     return torch.stack([extreme.float() for extreme in extremes]).isfinite().all()

@@ -1,9 +1,9 @@
-"""Lightning's private names, used in this file only.
+"""Uses of Lightning's private names; no other file has any.
 
-Exact resume, preemption and the checkpoint schedule need to know where in its loops Lightning is,
-which its public interface does not tell. A new version of Lightning may move these names:
-`tests/runtime/test_lightning_internals.py` fails then, and pyproject.toml bounds the versions that
-are installed.
+Exact resume, preemption and the checkpoint schedule need to know the state of Lightning's loops,
+which has no public interface. If a new version of Lightning changes these names,
+`tests/runtime/test_lightning_internals.py` fails. pyproject.toml limits the versions that are
+installed.
 """
 
 from collections.abc import Mapping
@@ -22,24 +22,24 @@ TESTED_VERSIONS = ("2.6.4", "2.6.5", "2.6.6")
 
 
 def validation_follows(trainer: Trainer) -> bool:
-    """Return True where Lightning validates after this training batch."""
+    """Return True if Lightning validates after this training batch."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def validates_by_clock(trainer: Trainer) -> bool:
-    """Return True where `val_check_interval` is a time."""
+    """Return True if `val_check_interval` is a time."""
     return getattr(trainer, "_val_check_time_interval", None) is not None
 
 
 def may_stop_early(trainer: Trainer) -> bool:
-    """Return True where `min_epochs` and `min_steps` are reached."""
+    """Return True if `min_epochs` and `min_steps` are reached."""
     return trainer.fit_loop._can_stop_early
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Return True where gradients wait for the next batch's."""
+    """Return True if gradients are accumulated over the next batch."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
@@ -49,7 +49,7 @@ def epoch_is_complete(trainer: Trainer) -> bool:
 
 
 def end_restart(trainer: Trainer) -> None:
-    """Make the first epoch after resuming like any other."""
+    """Make Lightning treat the first epoch after resuming like others."""
     trainer.fit_loop._restarting = False
 
 
@@ -61,8 +61,8 @@ def restore_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
 def end_weight_averaging(trainer: Trainer) -> None:
     """Let a test after a training load the averaged weights.
 
-    `WeightAveraging` puts the average into a checkpoint's `state_dict`, which is what validation
-    saw. While it holds an average it loads the weights beside it instead, which are for resuming.
+    `WeightAveraging` saves the average as `state_dict`, and the current weights beside it. As long
+    as it has an average in memory, it loads the current weights, to resume from.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
         if isinstance(callback, WeightAveraging):
@@ -70,16 +70,16 @@ def end_weight_averaging(trainer: Trainer) -> None:
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:
-    """Keep Lightning from handling signals, requeueing on SLURM included.
+    """Disable Lightning's signal handlers, and requeueing on SLURM.
 
-    With that goes the broadcast of what was caught, after each batch, which waits for the GPU.
+    The broadcast of caught signals after each batch is disabled, too; it would wait for the GPU.
     """
     trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
 
 def spare_this_process(trainer: Trainer) -> None:
-    """Keep Lightning's launcher from killing this process."""
+    """Prevent Lightning's launcher from killing this process."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         launcher.procs.clear()
@@ -96,13 +96,13 @@ def ddp_timeout(strategy: DDPStrategy) -> timedelta | None:
 
 
 class DeferredCLI(LightningCLI):
-    """A command line that parses and builds, and runs nothing.
+    """A command line that parses and builds, without running.
 
-    A checkpoint never changes the configuration.
+    Hyper-parameters in a checkpoint do not change the configuration.
     """
 
     seeds = True
-    """False leaves this process's random numbers alone."""
+    """Whether to seed this process's random numbers."""
 
     def _set_seed(self) -> None:
         if self.seeds:
@@ -117,9 +117,9 @@ class DeferredCLI(LightningCLI):
         return self._subcommand_parsers[subcommand]
 
     def built(self, key: str) -> Any:
-        """Return what was built from the subcommand's `key`."""
+        """Return the object built for the subcommand's `key`."""
         return self._get(self.config_init, key)
 
 
 def _nothing() -> None:
-    """Replace a method of Lightning's."""
+    """Do nothing, in place of a method of Lightning."""

@@ -1,7 +1,7 @@
-"""Locks on files and folders, which end with their owner.
+"""Locks on files and folders, which end with their process.
 
-They hold among the processes of a machine, and among machines on a network file system with locks
-(NFS has them, unless it is mounted with `nolock`).
+They work between processes of a machine, and between machines that share a file system with locks,
+such as NFS if it is not mounted with `nolock`.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from stn_lightning.runtime.atomic_files import MACHINE, is_running
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of a file system without locks."""
 LINGERING = 120.0
-"""Seconds for which the lock of a process that is gone may be held: NFS gives it 90."""
+"""Seconds for which the lock of a process that has ended may persist; 90 on NFS."""
 
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Let other processes that make `path` wait.
+    """Wait for other processes that create `path`, and lock it.
 
-    Where the file system has no locks, processes do the same work at the same time, each in a
-    temporary file of its own, and nothing else happens.
+    On a file system without locks it does nothing. Processes then do the same work at the same
+    time, each in its own temporary file.
     """
     lock = _acquired(path, timeout=-1.0)
     try:
@@ -38,20 +38,21 @@ def file_lock(path: Path) -> Iterator[None]:
 
 
 class FolderInUseError(ValueError):
-    """Another process works in the folder."""
+    """Another process uses the folder."""
 
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Refuse other processes that claim `folder` at once.
+    """Lock a folder, or fail if another process has it.
 
-    The lock lies beside the folder, which may be moved meanwhile, and ends with its owner. One that
-    was killed may leave children, or a network file system, that hold it for some seconds: a
-    process of this machine that is gone, and an earlier start of the same SLURM job, are waited
-    for. Where the file system has no locks nothing is refused.
+    The lock file is beside the folder, so that the folder can be renamed. After a process was
+    killed, its children or a network file system may hold the lock for some seconds. So if the
+    owner was a process of this machine that has ended, or an earlier start of the same SLURM job,
+    the lock is waited for. On a file system without locks it does nothing.
 
     Raises:
-        FolderInUseError: says which process works there, on which machine and since when.
+        FolderInUseError: another process uses the folder; the message says which, on which machine
+            and since when.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     file, end = lock_path(folder), time.monotonic() + LINGERING
@@ -66,7 +67,7 @@ def claim(folder: Path) -> Iterator[None]:
     if lock is not None:
         owner = {"machine": MACHINE, "process": os.getpid(), "time": time.time()}
         job = os.environ.get("SLURM_JOB_ID")
-        with contextlib.suppress(OSError):  # a full disk
+        with contextlib.suppress(OSError):  # the disk may be full
             file.write_text(json.dumps(owner | {"job": job}))
     try:
         yield
@@ -75,7 +76,7 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 def _holder(file: Path) -> dict[str, Any]:
-    """Return what the owner of a lock wrote into it."""
+    """Return the content of a lock, which its owner wrote."""
     try:
         return dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
@@ -83,7 +84,7 @@ def _holder(file: Path) -> dict[str, Any]:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Return True where a lock's owner runs no more."""
+    """Return True if the owner of a lock has ended."""
     own_job = os.environ.get("SLURM_JOB_ID")
     if holder.get("machine") == MACHINE:
         return not is_running(int(holder["process"]))
@@ -107,7 +108,7 @@ def lock_path(path: Path) -> Path:
 
 def _release(lock: FileLock | None) -> None:
     if lock is not None:
-        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits notices, and makes it anew
+        Path(lock.lock_file).unlink(missing_ok=True)  # waiting processes then create a new one
         lock.release()
 
 

@@ -1,4 +1,4 @@
-"""Memory that the C library keeps for the next tensors."""
+"""Let the C library keep memory for the next tensors."""
 
 import ctypes
 import sys
@@ -10,12 +10,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors.
 
-    A training step frees and asks for the same few megabytes hundreds of times. Memory that was
-    returned to the kernel comes back page by page, each with a fault and zeroed, which takes longer
-    than the arithmetic on it.
+    A training step frees and allocates the same few megabytes hundreds of times. If glibc returns
+    them to the kernel, the kernel has to map and zero them again page by page, which takes longer
+    than the arithmetic on them.
 
     Returns:
-        whether it was done; False where the C library is another one.
+        True if it was done; False if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Monitored metrics, checked before the first step."""
+"""Check the names of monitored metrics before the first step."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 def validation_metrics(pl_module: LightningModule) -> set[str]:
     """Return the metrics that a module declares for validation.
 
-    A module declares them in an attribute `validation_metrics`; without it nothing is known.
+    They are its attribute `validation_metrics`; without one the set is empty.
     """
     return set(getattr(pl_module, "validation_metrics", ()))
 
@@ -24,13 +24,14 @@ def monitors(trainer: Trainer) -> list[str]:
 
 
 def refuse_misspelt_monitors(trainer: Trainer, logged: Iterable[str]) -> None:
-    """Compare every monitor with the metrics that validation logs.
+    """Compare all monitors with the metrics that validation logs.
 
-    Nothing is known of the metrics that training logs, and train_loss resembles val_loss by 0.67:
-    only a monitor that resembles a metric by 0.8 counts as misspelt.
+    A monitor may also be a metric that training logs, which is not known before the first step. So
+    only a monitor that is very similar to a validation metric counts as misspelt: a ratio of 0.8 by
+    difflib, where train_loss and val_loss have 0.67.
 
     Raises:
-        ValueError: names the monitor and the metric that was meant.
+        ValueError: names the monitor and the metric that was probably meant.
     """
     names = list(logged)
     for monitor in monitors(trainer):
@@ -45,5 +46,5 @@ def unknown_monitor(monitor: str, logged: Iterable[str]) -> ValueError:
     hint = f"did you mean {close[0]}? " if close else ""
     return ValueError(
         f"monitor {monitor!r} is not logged in validation; "
-        f"{hint}logged are {', '.join(names) or 'no metrics at all'}"
+        f"{hint}logged metrics: {', '.join(names) or 'none'}"
     )

@@ -1,8 +1,8 @@
 """Choose the precision that the hardware computes fastest.
 
 bfloat16 is several times as fast as float32 on processors with AVX512-BF16 or AMX and on GPUs since
-Ampere, and several times slower where it is emulated. The hardware is asked first; where it says
-that it has bfloat16, one training step of a small network is timed both ways.
+Ampere, and several times slower if it is emulated. If the hardware has bfloat16 instructions, a
+training step of a small network is timed with both.
 """
 
 import functools
@@ -14,12 +14,12 @@ from torch import nn
 
 FLOAT32, BFLOAT16 = "32-true", "bf16-mixed"
 MARGIN = 1.1
-"""bfloat16 is chosen from this ratio of times on; below it, its rounding buys nothing."""
+"""Smallest ratio of the times of float32 and bfloat16 at which bfloat16 is chosen."""
 _REPEATS = 4
 
 
 class PrecisionChoice(NamedTuple):
-    """A precision for Lightning's `Trainer`, and the reason."""
+    """A precision for Lightning's `Trainer`, and the reason for it."""
 
     precision: str
     reason: str
@@ -29,15 +29,12 @@ class PrecisionChoice(NamedTuple):
 def choose_precision(device: str, several: bool = False) -> PrecisionChoice:
     """Choose between float32 and bfloat16 for a device.
 
-    The answer is kept for the life of the process.
+    The result is stored for the life of the process.
 
     Args:
-        device: "cpu" or "cuda"; others get float32.
-        several: whether other processes choose for the same training. Nothing is timed then, since
-            two of them might measure different things: GPUs that have bfloat16 use it, CPUs do not.
-
-    Returns:
-        The precision and why.
+        device: "cpu" or "cuda"; for other devices the result is float32.
+        several: whether the training has several processes. Their measurements might disagree, so
+            nothing is timed: the result is bfloat16 on GPUs that have it, and float32 on CPUs.
     """
     if not _has_bf16(device):
         return PrecisionChoice(FLOAT32, f"this {device} has no bfloat16 instructions")
@@ -52,9 +49,9 @@ def choose_precision(device: str, several: bool = False) -> PrecisionChoice:
 
 
 def emulates_bf16() -> bool:
-    """Return True where bfloat16 is computed in software here.
+    """Return True if this processor has no bfloat16 instructions.
 
-    Measured: a fifth of float32's speed on an AMD EPYC with AVX2.
+    bfloat16 then has a fifth of the speed of float32 (measured on an AMD EPYC with AVX2).
     """
     return torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
 
@@ -66,7 +63,7 @@ def _has_bf16(device: str) -> bool:
 
 
 def _time_ratio(device: str) -> float:
-    """Return float32's time of a step over bfloat16's."""
+    """Return a step's time in float32 / in bfloat16."""
     with torch.random.fork_rng(devices=[]):
         network = nn.Sequential(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.Conv2d(64, 64, 5), nn.ReLU())
         image = torch.rand(32, 32, 24, 24)

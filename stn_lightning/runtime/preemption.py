@@ -1,14 +1,15 @@
-"""Stop a training when asked to, and lose nothing.
+"""Save and stop a training at a signal.
 
-Schedulers preempt, time limits end, people press Ctrl-C. Lightning saves inside the signal's
-handler, where one process may be in a collective that another never joins; it hangs, or saves half
-a step of the optimiser (PyTorch Lightning's issue 20806), and ends with exit code 0. Here the
-handler only notes the signal, and the processes agree at the end of a batch.
+Schedulers, time limits and Ctrl-C stop a training by a signal. Lightning saves within the signal
+handler. There a process may be in a collective operation that another process never joins, so that
+Lightning hangs, or it saves in the middle of an optimiser's step (PyTorch Lightning's issue 20806),
+and it ends with exit code 0. Here the handler only stores the signal, and all processes stop
+together at the end of a batch.
 """
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -22,9 +23,9 @@ from stn_lightning.runtime.lightning_internals import disable_signal_handlers
 
 
 class Preempted(SystemExit):
-    """The program was asked to stop, and has saved everything.
+    """The program was stopped by a signal and has saved.
 
-    Uncaught, it ends the process with exit code 75.
+    If it is not caught, the process ends with exit code 75.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,15 +37,15 @@ class Preempted(SystemExit):
 
 
 class Preemption(Checkpoint):
-    """Stop after a batch where any process was signalled.
+    """Save and stop after a signal to any process.
 
-    The signals are those of `signals.SIGNALS`. In training `last.ckpt` is written first; a
-    validation is left between two of its batches and begun anew when the training goes on. A second
-    signal, a second later or more, ends the process at once. Lightning's own handlers are left out,
-    its requeueing on SLURM with them. Every process needs the same number of batches.
+    The signals are those of `signals.SIGNALS`. A training writes `last.ckpt` first. A validation
+    stops between two batches, and begins again when the training is resumed. A second signal at
+    least a second later ends the process at once. Lightning's signal handlers, including requeueing
+    on SLURM, are disabled. All processes must have the same number of batches.
 
-    It goes with an `AtomicCheckpoint`, which says where to save. It is a `Checkpoint` itself only
-    so that Lightning calls it after other callbacks.
+    It needs an `AtomicCheckpoint`, which saves. It is a subclass of `Checkpoint` so that Lightning
+    calls it after other callbacks.
     """
 
     def __init__(self) -> None:
@@ -66,9 +67,9 @@ class Preemption(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back after an error.
+        """Restore the signal handlers after an error.
 
-        Lightning calls no `teardown` then, and the program may go on; one that was stopped leaves.
+        Lightning does not call `teardown` then. After `Preempted` the process ends anyway.
         """
         if not isinstance(exception, Preempted):
             self.teardown(trainer, pl_module, "")
@@ -80,46 +81,44 @@ class Preemption(Checkpoint):
             self._save_and_leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop, but not after a validation.
+        """Stop at the end of an epoch without validation.
 
-        It would have to be repeated, and the next batch is near.
+        After a validation the training stops at the next batch instead, so that the validation need
+        not be repeated.
         """
         if all_reduce_max(_asked()) and what_follows(trainer) == "end of epoch":
             self._save_and_leave(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        in_training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        saved = (
-            _checkpoints(trainer).saved_at == trainer.fit_loop.total_batch_idx
-            if in_training
-            else True
-        )
-        if all_reduce_max(_asked()) and saved:
-            self._leave(trainer, _checkpoints(trainer).last_path if in_training else None)
+        if not all_reduce_max(_asked()):
+            return
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            self._leave(trainer, None)
+        checkpoints = _checkpoints(trainer)
+        if checkpoints.saved_at == trainer.fit_loop.total_batch_idx:
+            self._leave(trainer, checkpoints.last_path)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if all_reduce_max(_asked()):
             self._leave(trainer, None)
 
-    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if all_reduce_max(_asked()):
-            self._leave(trainer, None)
+    on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]
 
     def _save_and_leave(self, trainer: Trainer) -> None:
         checkpoints = _checkpoints(trainer)
         checkpoints.save_last(trainer)
         self._leave(trainer, checkpoints.last_path)
 
-    def _leave(self, trainer: Trainer, saved: Path | None) -> None:
+    def _leave(self, trainer: Trainer, saved: Path | None) -> NoReturn:
         signals.set_exit_code(PREEMPTED)
         leave_together(trainer)
         number = all_reduce_max(_asked())
-        where = f"; {saved} holds all up to step {trainer.global_step}" if saved else ""
+        where = f"; {saved} has everything up to step {trainer.global_step}" if saved else ""
         raise Preempted(f"stopped by {signal.Signals(number).name}{where}")
 
 
 def _asked() -> int:
-    """Return the signal of this process, else 0."""
+    """Return this process's signal, or 0."""
     return signals.caught_signal() or 0
 
 
@@ -127,4 +126,4 @@ def _checkpoints(trainer: Trainer) -> AtomicCheckpoint:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, AtomicCheckpoint):
             return callback
-    raise ValueError("Preemption needs AtomicCheckpoint to save; give the Trainer both callbacks")
+    raise ValueError("Preemption saves by AtomicCheckpoint; give the Trainer both callbacks")

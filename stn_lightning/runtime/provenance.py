@@ -1,7 +1,7 @@
 """Versions, commit and name of this software.
 
-They are for results, for the report of a bug, and for what a user is told to type. Standard library
-only, and nothing is imported to be asked for its version.
+They are used in records, bug reports and messages. Standard library only; packages are not imported
+to find their versions.
 """
 
 import platform
@@ -41,11 +41,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of this source.
+    """Return this source's commit, with + if files changed.
 
-    A + stands where files differ from it; None outside of a repository.
+    Outside of this repository it is None.
     """
-    if not (PACKAGE.parent / ".git").exists():  # a package installed below some other repository
+    if not (PACKAGE.parent / ".git").exists():  # it may be installed within another repository
         return None
     command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
@@ -58,9 +58,9 @@ def commit() -> str | None:
 
 
 def program_name() -> str:
-    """Return what to type for this program here.
+    """Return the command by which this program was called.
 
-    As its user did: `stn`, `.venv/bin/stn`, `.venv/bin/python -m stn_lightning`.
+    For example `stn`, `.venv/bin/stn` or `.venv/bin/python -m stn_lightning`.
     """
     called = Path(sys.argv[0])
     if called.name == "stn":

@@ -1,7 +1,7 @@
-"""A limit for restarts that make no progress.
+"""Limit restarts without progress.
 
-Job scripts and launchers start a training again after it has lost a process. Where the cause comes
-back each time, it would be started for ever. Standard library only.
+Job scripts and launchers restart a training after it has lost a process. If it fails again each
+time, it would be restarted for ever. Standard library only.
 """
 
 import json
@@ -17,22 +17,22 @@ COUNTERS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
 
 class NoProgressError(RuntimeError):
-    """A training was restarted several times and came no further."""
+    """A training was restarted several times without progress."""
 
 
 def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.environ) -> None:
-    """Count a start that has come no further.
+    """Count restarts in a row without progress.
 
-    Rank 0 calls it before training. A start by a person begins the count anew.
+    Rank 0 calls it before training. A start by hand resets the count.
 
     Args:
-        file: keeps the count, in the run's folder.
-        batches: training batches that the checkpoint holds from which this start resumes; 0 for
+        file: file with the count, in the run's folder.
+        batches: number of training batches before the checkpoint to resume from; 0 if there is
             none.
-        environment: variables of this process.
+        environment: environment variables of this process.
 
     Raises:
-        NoProgressError: if `LIMIT` restarts in a row made no progress.
+        NoProgressError: `LIMIT` restarts in a row made no progress.
     """
     before = _read(file)
     restarted = any(environment.get(name, "0") not in ("", "0") for name in COUNTERS)
@@ -41,14 +41,14 @@ def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.
     if count >= LIMIT:
         raise NoProgressError(
             f"restarted {LIMIT} times without a step beyond batch {batches}; the first error above "
-            f"is the cause. Mend it and start again by hand ({file} keeps the count)"
+            f"is the cause. Correct it and start again by hand ({file} has the count)"
         )
     with only_informs(file), atomic_write(file) as out:
         out.write(json.dumps({"batches": batches, "without_progress": count}).encode())
 
 
 def _read(file: Path) -> dict[str, int]:
-    """Return what the last start wrote, if readable."""
+    """Return the file's content; {} if it is unreadable."""
     try:
         content = json.loads(file.read_text())
         return {key: int(value) for key, value in content.items()}

@@ -1,11 +1,12 @@
-"""Signals that ask a program to stop, acted on later.
+"""Store signals to stop, and act on them later.
 
-Standard library only: the command line listens before it imports anything heavy, since a signal
-during seconds of imports would kill it.
+Standard library only: the command line calls `start_listening` before it imports PyTorch, as a
+signal during these seconds would kill the process.
 
-A first signal is only noted. Another one, a second later or more, ends the process at once:
-launchers and schedulers often send the same signal twice within that second. A thread waits for it,
-because Python runs no handler while the main thread sits in a collective that will never return.
+The first signal is only stored. A second one ends the process at once if it comes at least a second
+later; launchers and schedulers often send the same signal twice within a second. A thread waits for
+it, because Python does not run signal handlers while the main thread waits in a collective
+operation.
 """
 
 import atexit
@@ -19,7 +20,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 AGAIN = 1.0
-"""Seconds from the first signal on in which others count as the same."""
+"""Seconds after the first signal in which further signals are ignored."""
 
 
 class _Listener:
@@ -33,10 +34,10 @@ class _Listener:
             for number in SIGNALS
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup
         }
-        ear, self.mouth = os.pipe()
-        os.set_blocking(self.mouth, False)
-        self.previous_wakeup = signal.set_wakeup_fd(self.mouth, warn_on_full_buffer=False)
-        threading.Thread(target=self.watch, args=(ear,), name="signals", daemon=True).start()
+        read_end, self.write_end = os.pipe()  # Python writes the number of each signal into it
+        os.set_blocking(self.write_end, False)
+        self.previous_wakeup = signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self.watch, args=(read_end,), name="signals", daemon=True).start()
 
     def note(self, number: int, _: FrameType | None = None) -> None:
         if number == signal.SIGHUP:
@@ -46,41 +47,41 @@ class _Listener:
             self.caught = signal.Signals(number)
 
     def leave_closed_terminals(self) -> None:
-        """Send to nowhere what would be printed there, as it would be an error before the save."""
+        """Discard output to closed terminals, which would be an error."""
         for stream in self.terminals:
             if not os.isatty(stream):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream)
                 os.close(nowhere)
 
-    def watch(self, ear: int) -> None:
-        while byte := os.read(ear, 1):
+    def watch(self, read_end: int) -> None:
+        while byte := os.read(read_end, 1):
             number = byte[0]
             if number in SIGNALS:
                 self.note(number)
                 if time.monotonic() - self.since > AGAIN:
                     os.write(2, f"{signal.Signals(number).name} again: leaving at once\n".encode())
                     os._exit(128 + number if self.leaving is None else self.leaving)
-        os.close(ear)
+        os.close(read_end)
 
     def release(self) -> None:
         signal.set_wakeup_fd(self.previous_wakeup)
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-        os.close(self.mouth)
+        os.close(self.write_end)
 
 
 _listener: _Listener | None = None
 
 
 def start_listening() -> bool:
-    """Note SIGTERM, SIGINT, SIGUSR1 and SIGHUP instead of dying.
+    """Store `SIGNALS` instead of ending at them.
 
-    A SIGHUP that is ignored, as under nohup, stays so.
+    SIGHUP stays ignored if it is, as under nohup.
 
     Returns:
-        whether this call began it: False where it has begun before, and in a thread, where Python
-        allows no handlers.
+        True if this call started it; False if it was started before, or if this is not the main
+        thread, in which Python allows no signal handlers.
     """
     global _listener
     if _listener is not None or threading.current_thread() is not threading.main_thread():
@@ -90,10 +91,7 @@ def start_listening() -> bool:
 
 
 def release() -> None:
-    """Give the signals back to their previous handlers.
-
-    Signals that were caught are forgotten.
-    """
+    """Restore the previous signal handlers, and forget stored signals."""
     global _listener
     if _listener is not None:
         _listener.release()
@@ -106,36 +104,33 @@ def caught_signal() -> signal.Signals | None:
 
 
 def set_exit_code(code: int) -> None:
-    """Set the exit code after everything was saved.
+    """Set the exit code for a second signal.
 
-    It ends with it also where another signal ends it at once.
+    It is called after everything was saved.
     """
     if _listener is not None:
         _listener.leaving = code
 
 
-def shield_workers() -> Callable[[int], None]:
-    """Return a `worker_init_fn` that makes workers ignore the signals.
+def worker_init_fn() -> Callable[[int], None]:
+    """Return a `worker_init_fn` that ignores the signals.
 
-    Schedulers signal all processes of a job, and Ctrl-C all of a terminal. A worker that dies of it
-    would take the main process along before it has saved. At its exit the main process ends by
-    SIGTERM what workers there still are, and waits for them; as they ignore that too, they are
-    killed just before.
+    Schedulers signal all processes of a job, and Ctrl-C all processes of a terminal. If a worker
+    ended, the main process would fail before it has saved. At its exit Python ends workers by
+    SIGTERM and waits for them. As they ignore SIGTERM, they are killed before that.
     """
     atexit.unregister(_kill_workers)
     atexit.register(_kill_workers)
-    return _deafen
+    return _ignore_signals
 
 
-def _deafen(_: int) -> None:
+def _ignore_signals(_: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _kill_workers() -> None:
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # torch's handler reports every worker that is killed
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report killed workers
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

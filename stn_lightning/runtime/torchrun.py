@@ -1,11 +1,12 @@
-"""PyTorch's launcher for hosts, ending with a lost one.
+"""torchrun for several hosts, ending if one is lost.
 
-`python -m stn_lightning.runtime.torchrun` takes torchrun's options. torchrun asks the host of its
-rendezvous ten times a second whether another has come, and waits for the answer for as long as the
-kernel does: on a host that is cut off a quarter of an hour, when the training there has long ended.
-Here the kernel gives up after `lost_timeout` seconds, an option of `--rdzv-conf`. And torchrun
-gives its trainings the store of addresses that it uses itself, with which they hang when it starts
-them again (PyTorch 2.14, Lightning 2.6); here they have their own.
+`python -m stn_lightning.runtime.torchrun` has torchrun's options and two differences:
+
+- torchrun asks the host of the rendezvous ten times a second for new hosts. On a host whose network
+  connection breaks, it waits for an answer until the kernel gives up, after a quarter of an hour.
+  Here it waits for `lost_timeout` seconds, an option of `--rdzv-conf`.
+- torchrun shares its own TCP store with the trainings, which then hang when it restarts them
+  (PyTorch 2.14, Lightning 2.6). Here trainings have their own store.
 """
 
 import contextlib
@@ -32,20 +33,17 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from stn_lightning.runtime.atomic_files import MACHINE
 
 LOST = 360
-"""Seconds: a minute more than a training waits, which has then said what happened and ended."""
+"""Default of `lost_timeout`: a minute more than a training waits, so that it can report first."""
 
 
 class Backend(C10dRendezvousBackend):
-    """PyTorch's rendezvous under a name that selects `meet`."""
+    """PyTorch's c10d rendezvous, under another name."""
 
     name = "stn"
 
 
 def meet(parameters: RendezvousParameters) -> RendezvousHandler:
-    """Return torchrun's c10d rendezvous, which gives up silent hosts.
-
-    A host that does not answer for `lost_timeout` seconds is no longer part of it.
-    """
+    """Return torchrun's c10d rendezvous, with a time-out for hosts."""
     _, store = create_backend(parameters)
     _give_up(
         parse_rendezvous_endpoint(parameters.endpoint, DEFAULT_PORT)[1],
@@ -55,27 +53,23 @@ def meet(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def _give_up(port: int, seconds: int) -> None:
-    """Bound the wait for a silent connection to `port`."""
-    for entry in Path(
-        "/proc/self/fd"
-    ).iterdir():  # of this process's; PyTorch's store does not show its own
+    """Set a time-out for this process's connections to `port`."""
+    tcp = socket.IPPROTO_TCP
+    for entry in Path("/proc/self/fd").iterdir():  # PyTorch does not expose the store's socket
+        # OSError: the descriptor is no socket, or it is not connected
         with (
             contextlib.suppress(OSError),
             socket.socket(fileno=os.dup(int(entry.name))) as connection,
-        ):  # else no socket, or no other end
+        ):
             if connection.getpeername()[1] == port:
-                connection.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * seconds
-                )  # for what was sent
-                connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
-                )  # with nothing sent, it asks from time to time
+                connection.setsockopt(tcp, socket.TCP_USER_TIMEOUT, 1000 * seconds)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # while idle
                 for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
-                    connection.setsockopt(socket.IPPROTO_TCP, option, max(seconds // 10, 1))
+                    connection.setsockopt(tcp, option, max(seconds // 10, 1))
 
 
 def main() -> None:
-    """torchrun, whose hosts meet by `meet`."""
+    """Run torchrun with the rendezvous `meet`."""
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     rendezvous_handler_registry.register(Backend.name, meet)
     try:
@@ -84,7 +78,7 @@ def main() -> None:
         reason = f"{type(problem).__name__}: {problem.__cause__ or problem}".partition("\n")[0]
         sys.exit(
             f"torchrun: {MACHINE} does not find the other hosts any more ({reason}); "
-            "start it again on all, and the training goes on"
+            "start it again on all hosts to resume the training"
         )
 
 

@@ -1,4 +1,4 @@
-"""Synthetic data sets that exist for one proof each."""
+"""Synthetic data sets, each for one experiment."""
 
 from stn_lightning.synthetic.digit_pairs import DigitPairs
 from stn_lightning.synthetic.numbers import DigitPool, SyntheticNumber

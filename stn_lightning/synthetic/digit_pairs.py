@@ -1,9 +1,8 @@
 """Images of a red and a green digit.
 
-The class is the pair, and the digits are far apart.
-
-For a proof that transformers find parts from class labels alone: no crop that is smaller than their
-distance shows both.
+The class of an image is the pair of digits. The digits are far apart, so a crop that is smaller
+than their distance does not show both. With this data set one can show that transformers find parts
+from class labels only.
 """
 
 import torch
@@ -17,19 +16,19 @@ from stn_lightning.datasets.sources import Annotations, ImageTensorDataset, Imag
 KINDS = ((0, 1, 2), (7, 8, 9))
 """Digits of the first part, which is red, and of the second, which is green."""
 DIGIT = 12
-"""Side of what is pasted, in pixels."""
+"""Side of a pasted digit, in pixels."""
 
 
 class DigitPairs(ImageTensorSource):
     """Images of two digits in nine classes.
 
-    They are made of the embedded digits, and always the same.
+    They are composed of `EmbeddedDigits`, and always the same.
 
     Args:
-        train_size: number of images to train on; there are an eighth as many for validation, and
-            half as many for the test.
+        train_size: number of training images; there are an eighth as many validation images, and
+            half as many test images.
         size: side of an image, in pixels.
-        distance: least distance of the two digits' centres along x or y, in pixels.
+        distance: smallest distance of the two digits' centres along x or y, in pixels.
     """
 
     class_names = tuple(f"{first}{second}" for first in KINDS[0] for second in KINDS[1])
@@ -37,11 +36,8 @@ class DigitPairs(ImageTensorSource):
 
     def __init__(self, train_size: int = 4000, size: int = 40, distance: int = 16) -> None:
         self.size = size
-        self.counts: dict[Split, int] = {
-            "train": train_size,
-            "val": train_size // 8,
-            "test": train_size // 2,
-        }
+        counts: dict[Split, int] = {"train": train_size, "val": train_size // 8}
+        self.counts = {**counts, "test": train_size // 2}
         self.distance = distance
 
     def load(self, split: Split) -> ImageTensorDataset:
@@ -50,21 +46,16 @@ class DigitPairs(ImageTensorSource):
         n = len(centres)
         chosen = torch.randint(0, 3, (n, 2), generator=generator)
         image = torch.zeros(n, 3, self.size, self.size, dtype=torch.uint8)
-        small = (
-            functional.interpolate(
-                digits.image[:, :, 4:24, 4:24].float(), DIGIT, mode="bilinear", antialias=True
-            )
-            .round()
-            .byte()
-        )
+        ink = digits.image[:, :, 4:24, 4:24].float()
+        resized = functional.interpolate(ink, DIGIT, mode="bilinear", antialias=True)
+        small = resized.round().byte()
         for part, kind in enumerate(KINDS):
             pools = [small[digits.label == digit][:, 0] for digit in kind]
             for i in range(n):
                 pool = pools[int(chosen[i, part])]
                 y, x = (centres[i, part] - DIGIT // 2).tolist()
-                image[i, part, y : y + DIGIT, x : x + DIGIT] = pool[
-                    int(torch.randint(0, len(pool), (), generator=generator))
-                ]
+                index = int(torch.randint(0, len(pool), (), generator=generator))
+                image[i, part, y : y + DIGIT, x : x + DIGIT] = pool[index]
         return ImageTensorDataset(image, chosen[:, 0] * 3 + chosen[:, 1])
 
     def annotations(self, split: Split) -> Annotations:

@@ -1,8 +1,8 @@
 """Compose synthetic house numbers from real digits.
 
-What makes them hard is drawn for each image: place, size and slant of the number, colours and
-contrast, a background with gradients, edges and texture, other digits round about that are smaller
-and fainter, and blur.
+Drawn at random for each image are position, size and angle of the number, colours and contrast, a
+background with gradients, an edge and texture, smaller and fainter digits around the number, and
+blur.
 """
 
 import math
@@ -16,7 +16,9 @@ from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.geometry import affine, lattice, sampling
 
 NUMBER = 1 / 1.3
-"""Half side of the box around all digits where the crop is 30 % larger and spans -1 to 1."""
+"""Half side of the box around all digits, in coordinates from -1 to 1 across the crop, which is
+30 % larger.
+"""
 
 
 class DigitPool(nn.Module):
@@ -53,10 +55,7 @@ class DigitPool(nn.Module):
     def pick(
         self, label: Int64[Tensor, "batch n"], randomness: CounterRandom
     ) -> Int64[Tensor, "batch n"]:
-        """Pick a random image of each class.
-
-        Where there is no digit, it is one of a 0.
-        """
+        """Pick random images of each class; 0 for none."""
         known = label.where(label < 10, 0)
         return self.start[known] + randomness.integer(label.shape[1], self.count[known])
 
@@ -68,12 +67,12 @@ class SyntheticNumber(nn.Module):
 
     Args:
         size: side of the image, in pixels.
-        looseness: side of the image over that of the crop that is 30 % larger than the number;
-            above 1 there is more background.
-        shift: largest distance of the number from the middle along x and y, in half sides.
-        scale: smallest and largest size of the number, over the annotated one.
-        turn: largest turn, in degrees.
-        others: number of other digits around it.
+        looseness: side of the image / side of the crop that is 30 % larger than the number; above 1
+            there is more background.
+        shift: largest shift of the number from the middle along x and y, in halves of a side.
+        scale: smallest and largest scale of the number, relative to its layout.
+        turn: largest angle, in degrees.
+        others: number of other digits around the number.
     """
 
     def __init__(
@@ -86,14 +85,8 @@ class SyntheticNumber(nn.Module):
         others: int = 4,
     ) -> None:
         super().__init__()
-        self.size, self.looseness, self.shift, self.scale, self.turn, self.others = (
-            size,
-            looseness,
-            shift,
-            scale,
-            turn,
-            others,
-        )
+        self.size, self.looseness, self.shift = size, looseness, shift
+        self.scale, self.turn, self.others = scale, turn, others
 
     def forward(
         self,
@@ -118,10 +111,8 @@ class SyntheticNumber(nn.Module):
         place = self._place(aspect, randomness)
         ink = self._pasted(torch.cat([box, around], 1), which, place, pool)  # (B, n, S, S)
         digits = label.shape[1]
-        number, rest = (
-            ink[:, :digits].amax(1),
-            (ink[:, digits:] * strength[:, :, None, None]).amax(1),
-        )
+        number = ink[:, :digits].amax(1)
+        rest = (ink[:, digits:] * strength[:, :, None, None]).amax(1)
         return self._painted(torch.maximum(number, rest)[:, None], randomness)
 
     def _place(
@@ -130,21 +121,18 @@ class SyntheticNumber(nn.Module):
         """Return theta from image to crop."""
         x, y = randomness.uniform(2, -self.shift, self.shift).float().unbind(1)
         size = self.looseness / randomness.uniform(1, *self.scale).float()[:, 0]
-        angle = randomness.uniform(1, -math.radians(self.turn), math.radians(self.turn)).float()[
-            :, 0
-        ]
+        turn = math.radians(self.turn)
+        angle = randomness.uniform(1, -turn, turn).float()[:, 0]
         cos, sin = size * angle.cos(), size * angle.sin()
         return torch.stack([cos, -sin / aspect, -size * x, sin * aspect, cos, -size * y], 1)
 
     def _pasted(
         self, box: Tensor, which: Tensor, place: Tensor, pool: DigitPool
     ) -> Float[Tensor, "batch n size size"]:
-        """Paste each digit by itself, its ink filling its box."""
+        """Draw each digit into its own image, filling its box."""
         inside = pool.ink[which].flatten(0, 1)  # (B*n, 4) as centre and half side
-        centre, half = (
-            ((box[..., :2] + box[..., 2:]) / 2).flatten(0, 1),
-            ((box[..., 2:] - box[..., :2]) / 2).flatten(0, 1),
-        )
+        centre = ((box[..., :2] + box[..., 2:]) / 2).flatten(0, 1)
+        half = ((box[..., 2:] - box[..., :2]) / 2).flatten(0, 1)
         nowhere = centre.isnan()
         centre, half = centre.masked_fill(nowhere, 100.0), half.masked_fill(nowhere, 1.0)
         ratio = inside[:, 2:] / half

@@ -1,6 +1,6 @@
-"""Composed house numbers on synthetic backgrounds.
+"""Synthetic house numbers.
 
-Synthetic. Errors on them say how two networks compare, and nothing of SVHN.
+Errors on them compare networks, and say nothing about errors on SVHN.
 """
 
 from pathlib import Path
@@ -18,19 +18,17 @@ from stn_lightning.datasets.svhn_boxes import CLASSES, Layouts, drawn_layouts, l
 from stn_lightning.synthetic.numbers import DigitPool, SyntheticNumber
 
 VALIDATION = 5000
-"""Layouts of SVHN's training numbers that are kept for validation, as many as in the paper."""
+"""Number of SVHN's training numbers whose layouts are used for validation, as in the paper."""
 DRAWN: dict[Split, tuple[int, int]] = {
     "train": (28_401, 0),
     "val": (VALIDATION, 1),
     "test": (13_068, 2),
 }
-"""Number of layouts that are drawn where SVHN's are not at hand, and their seed; as many as SVHN
-has.
-"""
+"""Number and seed of the layouts that are drawn if SVHN's are missing; SVHN has as many."""
 
 
 class _LayoutBatches(Dataset[Batch]):
-    """Batches of layouts; the device composes the images."""
+    """Batches of layouts, from which the device composes images."""
 
     def __init__(self, layouts: Layouts, split: Split) -> None:
         self.layouts = layouts
@@ -48,17 +46,17 @@ class _LayoutBatches(Dataset[Batch]):
 
 
 class SyntheticNumbersDataModule(HouseNumberDataModule):
-    """SYNTHETIC house numbers of up to five digits.
+    """Synthetic house numbers of up to five digits.
 
-    In training they are composed anew in each epoch; for validation and test they are frozen.
-    Labels and places are those of SVHN's own numbers where its annotations
-    (`svhn_format1_*_labels.json`) are at hand, else drawn with their statistics. Digits of each
-    split come from the same split of `digits`.
+    Training images are composed anew in each epoch, validation and test images always alike. Labels
+    and boxes are those of SVHN if its annotations (`svhn_format1_*_labels.json`) exist, otherwise
+    they are drawn with SVHN's statistics. The digits of each split are from the same split of
+    `digits`.
 
     Args:
-        digits: data set of the digits that numbers are composed from.
-        composition: look of the images.
-        train_size: number of training images to use, the first ones; all of them when left out.
+        digits: data set of the digits.
+        composition: how images are composed from them.
+        train_size: use only the first so many training images; all when left out.
         batch_size: size of the global batch; 128 in the paper, for SVHN.
         seed: seed of order and composition in training; the command line sets it from
             `seed_everything`.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,20 +14,24 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
-from stn_lightning.backbones import FeatureExtractor
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry.measures import out_of_bounds_penalty
 from stn_lightning.geometry.overlap import overlap_penalty
 from stn_lightning.runtime.guards import NonFiniteError
-from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples
+from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples, is_misclassified
+from stn_lightning.tasks.parameter_groups import (
+    lr_scale,
+    parameter_groups,
+    refuse_unknown_parts,
+)
 from stn_lightning.tasks.schedules import ConstantLR, Schedule
 from stn_lightning.tasks.step_output import StepOutput
 from stn_lightning.transformers import Transformer, WarpRecord, record_warps
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 MADE_FOR = "made_for"
-"""The key of a checkpoint under which image shape and class names stand."""
+"""Key of a checkpoint's image shape and class names."""
 
 
 class ClassificationTask(LightningModule):
@@ -37,21 +41,21 @@ class ClassificationTask(LightningModule):
         backbone: image(s) -> logits.
         transformer: image -> image(s); none when left out.
         optimizer: parameters -> optimiser.
-        schedule: factor of the learning rate over the training.
-        localisation_lr_scale: learning rate of all transformers' parameters over that of the rest;
-            the paper's is a tenth for SVHN.
-        channels_last: whether weights lie in the memory format that convolutions are fastest in.
-        out_of_bounds_penalty: weight in the loss of how far all transformers sample beyond the
-            border of their input (`out_of_bounds_penalty`). 1 brings back one that has left the
-            image, where the sampler gives it no gradient.
-        overlap_penalty: weight in the loss of the overlap of parallel transformers' crops
-            (`overlap_penalty`), so that they do not agree on one place.
-        label_smoothing: part of each label that is spread over all classes, in training alone.
-        lr_scales: factors of the learning rate of parts, by their names: `backbone.conv1` or all of
-            `transformer`; a longer name goes before a shorter one. What has 0 is frozen, its batch
-            normalisation too.
+        schedule: schedule of the learning rate; constant when left out.
+        localisation_lr_scale: factor of the learning rate for the parameters of all transformers;
+            the paper's is 0.1 for SVHN.
+        channels_last: whether to use the memory format channels_last, the fastest for convolutions.
+        out_of_bounds_penalty: weight of the penalty for points out of bounds
+            (`geometry.measures.out_of_bounds_penalty`) in the loss. With 1 a transformer returns
+            that has left the image, where the sampler gives no gradient.
+        overlap_penalty: weight of the penalty for overlapping crops of parallel transformers
+            (`geometry.overlap.overlap_penalty`) in the loss.
+        label_smoothing: part of each label that is spread over all classes, in training only.
+        lr_scales: factors of the learning rate for parts of the task, by name: `transformer`,
+            `backbone.conv1`, ... The longest name that fits a parameter counts. Parts with 0 are
+            frozen, and so is their batch normalisation.
         decay_biases_and_norms: whether weight decay applies to biases and to the weights of
-            normalisation layers, too, as it does in torch's optimisers.
+            normalisation layers, too, as in torch's optimisers.
 
     Examples:
         >>> from functools import partial
@@ -93,14 +97,14 @@ class ClassificationTask(LightningModule):
         )
 
     def split_metrics(self) -> MetricCollection:
-        """Return a split's metrics of logits and labels."""
+        """Return the metrics of a split."""
         return MetricCollection(
             {"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()}
         )
 
     @property
     def validation_metrics(self) -> set[str]:
-        """Names of the metrics that a validation may log."""
+        """Names of metrics that validation may log."""
         metrics: Any = self.metrics["val_metrics"]
         return set(metrics.keys())
 
@@ -112,18 +116,12 @@ class ClassificationTask(LightningModule):
             logits.float(), batch.label, label_smoothing=self.label_smoothing
         )
 
-    def misclassified(
-        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
-    ) -> Bool[Tensor, " batch"]:
-        """Return which images are misclassified."""
-        return logits.argmax(-1) != label
-
     @property
     def is_logged(self) -> bool:
-        """True in steps whose values are logged.
+        """True in the steps whose loss and error are logged.
 
-        Those are the steps that a logger writes, and the last of an epoch. Logging at every step
-        would take one percent of it.
+        They are the steps that a logger writes, and the last of each epoch. Logging every step
+        would make training one percent slower.
         """
         trainer, every = self.trainer, self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         done = trainer.global_step + 1
@@ -141,14 +139,14 @@ class ClassificationTask(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **_: Any) -> Any:  # type: ignore[override]  # Lightning's has more options
-        """Refuse: a checkpoint holds weights alone, no network.
+        """Raise an error, as a checkpoint holds only weights.
 
         Raises:
-            ValueError: says what to use.
+            ValueError: always; the message says what to call instead.
         """
         file = Path(checkpoint_path).absolute()
         raise ValueError(
-            f"{checkpoint_path} holds weights alone; use stn_lightning.load_run("
+            f"{checkpoint_path} holds only weights; use stn_lightning.load_run("
             f"{str(file.parents[1])!r}, checkpoint={file.name!r}).task"
         )
 
@@ -156,14 +154,13 @@ class ClassificationTask(LightningModule):
         """Size lazy layers, check the number of classes, freeze parts.
 
         Raises:
-            ValueError: if backbone and data have not the same number of classes, or one alone, or
-                `lr_scales` names no part.
+            ValueError: the data have a single class, backbone and data have different numbers of
+                classes, or `lr_scales` names a part that does not exist.
         """
         data = datamodule_of(self.trainer)
         if len(data.class_names) == 1:
             raise ValueError(
-                f"the only class of the data is {data.class_names[0]}, so there is nothing to "
-                "tell apart; give two classes or more"
+                f"the data have only one class, {data.class_names[0]}; give two classes or more"
             )
         self.eval()
         with torch.no_grad():
@@ -175,34 +172,22 @@ class ClassificationTask(LightningModule):
                 f"{len(data.class_names)}; leave the backbone's num_classes out, or give "
                 f"--model.init_args.backbone.init_args.num_classes {len(data.class_names)}"
             )
-        names = [name for name, _ in self.named_parameters()]
-        for part in self.lr_scales:
-            if not any(is_part(name, part) for name in names):
-                there = sorted({".".join(name.split(".")[:2]) for name in names})
-                raise ValueError(f"lr_scales: there is no part {part!r}; there are {there}")
+        refuse_unknown_parts(self, self.lr_scales)
         for name, parameter in self.named_parameters():
-            if self.lr_scale(name) == 0:
+            if lr_scale(name, self.lr_scales) == 0:
                 parameter.requires_grad = False
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
-    def lr_scale(self, name: str) -> float:
-        """Return the learning rate's factor of a parameter or module."""
-        parts = [part for part in self.lr_scales if is_part(name, part)]
-        return self.lr_scales[max(parts, key=len)] if parts else 1.0
-
     def train(self, mode: bool = True) -> "ClassificationTask":
         super().train(mode)
         for name, module in self.named_modules():
-            if self.lr_scales and self.lr_scale(name) == 0:
+            if self.lr_scales and lr_scale(name, self.lr_scales) == 0:
                 module.training = False
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add image shape and class names to a checkpoint.
-
-        With them the weights can be used without the data.
-        """
+        """Save image shape and class names, for predictions without data."""
         data = datamodule_of(self.trainer)
         if data is not None:
             checkpoint[MADE_FOR] = {
@@ -219,7 +204,7 @@ class ClassificationTask(LightningModule):
             logits = self(batch.image.to(self.dtype))
         loss = self.loss(logits, batch)
         if self.is_logged:
-            error = self.misclassified(logits.detach(), batch.label).float().mean() * 100
+            error = is_misclassified(logits.detach(), batch.label).float().mean() * 100
             self.log_dict(
                 {"train/loss": loss.detach(), "train/error": error},
                 batch_size=len(batch.label),
@@ -228,7 +213,7 @@ class ClassificationTask(LightningModule):
         return self._penalised(loss, records) * batch.share
 
     def _penalised(self, loss: Tensor, records: Sequence[WarpRecord]) -> Tensor:
-        """Add the penalties of where transformers sample."""
+        """Add the penalties of all transformers to the loss."""
         grids = [record.grids for record in records]
         if self.out_of_bounds_penalty and grids:
             penalties = [out_of_bounds_penalty(each.flatten(0, 1)).mean() for each in grids]
@@ -245,7 +230,7 @@ class ClassificationTask(LightningModule):
         return self.evaluation_step(batch)
 
     def evaluation_step(self, batch: Batch) -> StepOutput:
-        """Compute logits, update the split's metrics and log them."""
+        """Compute logits; update and log the metrics of the split."""
         with record_warps(self) as records:
             logits = self(batch.image.to(self.dtype))
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
@@ -254,7 +239,7 @@ class ClassificationTask(LightningModule):
         return StepOutput(logits, records)
 
     def log_metrics(self, batch: Batch) -> None:
-        """Log the metrics, which Lightning computes after the split."""
+        """Log the metrics; Lightning computes them at the end."""
         self.log_dict(
             self.metrics[f"{batch.split}_metrics"],  # type: ignore[arg-type]
             batch_size=len(batch.label),
@@ -270,7 +255,7 @@ class ClassificationTask(LightningModule):
         """Return the most probable classes with their probabilities.
 
         Raises:
-            NonFiniteError: if a probability is not a number.
+            NonFiniteError: a probability is not a number.
         """
         values, classes = probabilities(logits).max(-1)
         return [(class_names[i], p) for i, p in zip(classes.tolist(), values.tolist(), strict=True)]
@@ -279,60 +264,23 @@ class ClassificationTask(LightningModule):
         endless = self.trainer.max_epochs == self.trainer.max_steps == -1
         if endless and not isinstance(self.schedule, ConstantLR):
             raise ValueError(
-                "the schedule needs the length of the training; "
-                "give max_epochs or max_steps, or the schedule ConstantLR"
+                f"the schedule {type(self.schedule).__name__} depends on the length of the "
+                "training; give max_epochs or max_steps, or the schedule ConstantLR"
             )
-        groups, scales = self._parameter_groups()
+        groups, scales = parameter_groups(
+            self, self.lr_scales, self.localisation_lr_scale, self.decay_biases_and_norms
+        )
         optimizer = self.optimizer(groups)
         for group, scale in zip(optimizer.param_groups, scales, strict=True):
             group["lr"] *= scale
         schedule = LambdaLR(optimizer, lambda step: self.schedule(self._progress(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _parameter_groups(self) -> tuple[list[dict[str, Any]], list[float]]:
-        """Group parameters by part, learning rate and weight decay.
-
-        Returns groups, and the factors of their learning rates. Names are unique, as Lightning's
-        LearningRateMonitor asks for.
-        """
-        modules = list(self.modules())
-        transformers = [module for module in modules if isinstance(module, Transformer)]
-        localising = {id(p) for transformer in transformers for p in transformer.parameters()}
-        extractors = [module for module in modules if isinstance(module, FeatureExtractor)]
-        own = {
-            id(p): scale for extractor in extractors for p, scale in extractor.parameter_lr_scales()
-        }
-        groups: dict[str, dict[str, Any]] = {}
-        scales: dict[str, float] = {}
-        for full_name, p in self.named_parameters():
-            part, scale = "backbone", own.get(id(p), 1.0) * self.lr_scale(full_name)
-            name = "" if scale == 1 else f"/lr_scale_{scale:.6g}"
-            if id(p) in localising:
-                part, scale = "localisation", scale * self.localisation_lr_scale
-            decay: dict[str, float] = {}
-            if p.dim() < 2 and not self.decay_biases_and_norms:
-                name, decay = f"{name}/no_decay", {"weight_decay": 0.0}
-            group = groups.setdefault(part + name, {"name": part + name, "params": [], **decay})
-            group["params"].append(p)
-            scales[part + name] = scale
-        names = sorted(groups)
-        return [groups[name] for name in names], [scales[name] for name in names]
-
     def _progress(self, step: int) -> float:
         """Return the part of the training done, 0 to 1."""
-        # Lightning forgets a resumed loader's position when it is asked for the training's length
-        # before the first step (PL#20550)
+        # Lightning loses the position of a resumed loader if `estimated_stepping_batches` is read
+        # before the first step (PyTorch Lightning's issue 20550)
         return min(step / self.trainer.estimated_stepping_batches, 1.0) if step else 0.0
-
-
-def is_part(name: str, part: str) -> bool:
-    """Return True if a name is within a part.
-
-    Examples:
-        >>> [is_part(name, "backbone.conv1") for name in ("backbone.conv1.bias", "backbone.conv10")]
-        [True, False]
-    """
-    return name == part or name.startswith(f"{part}.")
 
 
 def probabilities(
@@ -341,13 +289,13 @@ def probabilities(
     """Return softmax in float32.
 
     Raises:
-        NonFiniteError: if a probability is not a number.
+        NonFiniteError: a probability is not a number.
     """
     values = logits.float().softmax(-1)
     wrong = ~values.isfinite().flatten(1).all(1)
     if wrong.any():
         raise NonFiniteError(
             f"the network's probabilities are not finite for {int(wrong.sum())} of {len(wrong)} "
-            "images; look for NaN or infinity in its weights and in the images"
+            "images; check its weights and the images for NaN and infinity"
         )
     return values

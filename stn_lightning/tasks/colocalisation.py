@@ -1,14 +1,15 @@
 """Find what images have in common, without labels.
 
-The crops of two images are to be more alike than a crop and a random patch of its own image, by a
-margin: the sum over pairs of max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 +
-margin).
+The loss asks that the crops of two images are more alike than a crop and a random patch of its own
+image, by a margin: the sum over pairs of images n, m of
+max(0, |e(crop n) - e(crop m)|^2 - |e(crop n) - e(patch n)|^2 + margin), where e is an encoder.
 
-What the paper leaves open (?): e is the second convolution's and the classifier's activations, each
-in units of its length on random patches, so that a margin means the same for any encoder. (Were the
-length of each crop's own activations 1, a crop that cuts its digit would lose nothing.) With all
-pairs from the first step on, crops soon agree on a piece of empty background and stay there; so
-pairs come in gradually, and until then a crop seeks what is unlike its surroundings.
+The paper does not say which activations e are (?). Here they are those of the encoder's second
+convolution and its logits. Each of the two is divided by its root mean square length on the random
+patches, so that the margin does not depend on the encoder. Dividing by the length on each crop
+itself would not work: a crop with half of its digit would cost nothing. The distance between crops
+gets its full weight gradually (`pair_warmup`). With full weight from the start all crops soon show
+empty background, and stay there.
 
 Reference:
     Jaderberg et al. 2015, appendix A.2.
@@ -33,23 +34,23 @@ from stn_lightning.transformers import Transformer, record_warps
 
 
 class ColocalisationTask(ClassificationTask):
-    """Train a transformer alone; the encoder stays as it is.
+    """Train a transformer with a frozen encoder.
 
-    `test/found` is the percentage of images whose crop and box overlap by more than half
-    (intersection over union).
+    `test/found` is the percentage of images whose crop and box have an intersection over union of
+    more than a half.
 
     Args:
         encoder: a trained classifier, whose activations are compared.
-        weights: checkpoint of a run that trained the encoder as a classifier's backbone.
+        weights: checkpoint of a run that trained the encoder as its backbone.
         optimizer: parameters -> optimiser.
         transformer: image -> crop.
-        patch_scale: side of a random patch over the image's side (?).
-        margin: between pairs and patches; the paper's is 1, of activations in no unit.
-        pair_warmup: part of the training in which pairs come to their full weight.
-        schedule: factor of the learning rate over the training.
+        patch_scale: side of a random patch / side of the image (?).
+        margin: margin of the loss; the paper's is 1, with activations that are not scaled.
+        pair_warmup: share of the training in which the weight of pairs rises from 0 to 1.
+        schedule: schedule of the learning rate; constant when left out.
 
     Raises:
-        ValueError: before the first step, where the weights do not exist.
+        ValueError: before the first step, if `weights` does not exist.
 
     Examples:
         >>> from functools import partial
@@ -104,7 +105,7 @@ class ColocalisationTask(ClassificationTask):
         return loss * batch.share
 
     def evaluation_step(self, batch: Batch) -> StepOutput:
-        """Measure the crops against the same patches every time."""
+        """Update and log the metrics, with the same random patches."""
         with record_warps(self) as records:
             losses = self._losses(batch, 1.0, torch.Generator().manual_seed(0))
         metrics: Any = self.metrics[f"{batch.split}_metrics"]
@@ -117,12 +118,12 @@ class ColocalisationTask(ClassificationTask):
     def _losses(
         self, batch: Batch, weight: float, generator: torch.Generator | None = None
     ) -> Float[Tensor, " batch"]:
-        """Return each image's mean loss over its pairs.
+        """Return each image's loss, the mean over its pairs.
 
         Args:
             batch: images.
             weight: weight of the distances between crops.
-            generator: generator of the random patches.
+            generator: generator of the random patches; torch's default when left out.
         """
         assert self.transformer is not None
         image = batch.image.to(self.dtype)
@@ -138,24 +139,21 @@ class ColocalisationTask(ClassificationTask):
         crop: Float[Tensor, "batch channels height width"],
         patch: Float[Tensor, "batch channels height width"],
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch features"]]:
-        """Return e of crops and patches: their scaled deeper activations.
-
-        Each layer is divided by the root mean square of its length on the patches.
-        """
+        """Return e of crops and of patches."""
         assert isinstance(self.backbone, CNN)
         layers = [
             [deep.float().flatten(1) for deep in self.backbone.activations(image)[1:]]
             for image in (crop, patch)
         ]
         units = [deep.square().sum(1).mean().sqrt() for deep in layers[1]]
-        ours, theirs = (
+        of_crop, of_patch = (
             torch.cat([deep / unit for deep, unit in zip(each, units, strict=True)], 1)
             for each in layers
         )
-        return ours, theirs
+        return of_crop, of_patch
 
     def patches(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return random patches of the crops' size in pixels."""
+        """Return a random patch of each image, crop-sized."""
         assert self.transformer is not None
         centre = (2 * torch.rand(len(image), 2, generator=generator).to(image.device) - 1) * (
             1 - self.patch_scale
@@ -176,16 +174,16 @@ def _trained(path: str) -> dict[str, Tensor]:
 
 
 def crop_box(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 4"]:
-    """Return left, top, right, bottom of a crop, pixels included."""
+    """Return left, top, right and bottom of an unrotated crop."""
     first, last = grid[:, 0, 0], grid[:, -1, -1]
-    half = (last - first) / (2 * (grid.shape[1] - 1))  # of a pixel
+    half = (last - first) / (2 * (grid.shape[1] - 1))  # half a pixel
     return torch.cat([first - half, last + half], 1)
 
 
 class FoundRate(SampleMean):
-    """Samples whose crop overlaps the box by half, in percent.
+    """Samples whose crop and box overlap, in percent.
 
-    Overlap is intersection over union, and must be above a half.
+    They count as overlapping if their intersection over union is above a half.
     """
 
     higher_is_better = True
@@ -198,7 +196,7 @@ class FoundRate(SampleMean):
 
 
 class Mean(SampleMean):
-    """A mean of values that are computed elsewhere."""
+    """Mean of given values."""
 
     higher_is_better = False
 

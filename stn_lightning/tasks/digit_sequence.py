@@ -1,6 +1,6 @@
-"""Read numbers of up to five digits.
+"""Classify numbers of up to five digits.
 
-A number is right only if all of its digits are.
+A number counts as right only if all its digits are right.
 
 Reference:
     Jaderberg et al. 2015, section 4.2; Goodfellow et al. 2014, "Multi-digit Number Recognition from
@@ -11,23 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.tasks.classification import ClassificationTask, probabilities
-from stn_lightning.tasks.metrics import SampleMean, Samples
+from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples, cross_entropies
 
 
 class DigitSequenceTask(ClassificationTask):
     """Train `backbone(transformer(image))` by the sum of the digits' cross entropies.
 
-    Labels are (batch, digits); the last class stands for "no digit here", and after it comes no
-    digit. `test/error` is of whole numbers. Beside it stand the errors at each position
-    (`test/error_at_1` is the first digit's) and of the numbers of each length that occurs
-    (`test/error_of_length_3`).
+    Labels are (batch, digits). The last class means "no digit here"; all positions after the end of
+    a number have it. Logged are the errors of whole numbers (`test/error`), at each position
+    (`test/error_at_1` for the first digit), and of the numbers of each length
+    (`test/error_of_length_3`), in percent.
 
     Args:
         backbone: image(s) -> logits of each digit.
@@ -46,10 +45,11 @@ class DigitSequenceTask(ClassificationTask):
 
     def split_metrics(self) -> MetricCollection:
         metrics: dict[str, Metric | MetricCollection] = {
-            "error": SequenceErrorRate(),
-            "loss": SequenceCrossEntropy(),
+            "error": ErrorRate(),
+            "loss": MeanCrossEntropy(),
+            "samples": Samples(),
+            "parts": SequenceParts(),
         }
-        metrics |= {"samples": Samples(), "parts": SequenceParts()}
         return MetricCollection(metrics, compute_groups=False)
 
     @property
@@ -65,20 +65,15 @@ class DigitSequenceTask(ClassificationTask):
         """Return the mean of the digits' summed losses, in nats."""
         return cross_entropies(logits, batch.label, self.label_smoothing).mean()
 
-    def misclassified(
-        self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
-    ) -> Bool[Tensor, " batch"]:
-        return (logits.argmax(-1) != label).any(1)
-
     def predictions(
         self, logits: Float[Tensor, "batch digits classes"], class_names: Sequence[str]
     ) -> list[tuple[str, float]]:
         """Return the most probable numbers with their probabilities.
 
-        Digits are independent of each other, so their probabilities multiply.
+        The probability of a number is the product of its digits'.
 
         Raises:
-            NonFiniteError: if a probability is not a number.
+            NonFiniteError: a probability is not a number.
         """
         values, classes = probabilities(logits).max(-1)
         no_digit = len(class_names) - 1
@@ -99,7 +94,7 @@ class DigitSequenceTask(ClassificationTask):
         self._log_parts("test")
 
     def _log_parts(self, split: Split) -> None:
-        """Log the errors of the lengths that occur."""
+        """Log the errors by position and length; store the confusion."""
         metrics: Any = self.metrics[f"{split}_metrics"]
         parts = metrics["parts"]
         values = parts.compute()  # over all processes
@@ -108,42 +103,8 @@ class DigitSequenceTask(ClassificationTask):
         self.log_dict({f"{split}/{name}": value.float() for name, value in values.items()})
 
 
-def cross_entropies(
-    logits: Float[Tensor, "batch digits classes"],
-    label: Int64[Tensor, "batch digits"],
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, " batch"]:
-    """Return cross entropies summed over the digits of each image."""
-    losses = functional.cross_entropy(
-        logits.float().transpose(1, 2), label, reduction="none", label_smoothing=label_smoothing
-    )
-    return losses.sum(1)
-
-
-class SequenceErrorRate(SampleMean):
-    """Numbers with any digit wrong, in percent."""
-
-    higher_is_better = False
-
-    def update(
-        self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
-    ) -> None:
-        self.add(100 * (logits.argmax(-1) != label).any(1))
-
-
-class SequenceCrossEntropy(SampleMean):
-    """Cross entropy summed over the digits, in nats."""
-
-    higher_is_better = False
-
-    def update(
-        self, logits: Float[Tensor, "batch digits classes"], label: Int64[Tensor, "batch digits"]
-    ) -> None:
-        self.add(cross_entropies(logits, label))
-
-
 class SequenceParts(Metric):
-    """Errors by position, length of the number, and digit.
+    """Errors by position and length, and the confusion of digits.
 
     Args:
         num_digits: largest number of digits.
@@ -176,13 +137,16 @@ class SequenceParts(Metric):
 
     @property
     def names(self) -> list[str]:
-        """Names of all errors that there can be."""
+        """Names of all errors that may be logged."""
         return [f"error_at_{i + 1}" for i in range(len(self.wrong_at))] + [
             f"error_of_length_{n}" for n in range(len(self.counts))
         ]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the confusion, and errors in percent."""
+        """Return the confusion, and errors in percent.
+
+        Lengths that do not occur are left out.
+        """
         total, confusion = self.counts.sum(), self.confusions.view(self.num_classes, -1).clone()
         values = {f"error_at_{i + 1}": 100 * n / total for i, n in enumerate(self.wrong_at)}
         for n, (wrong, count) in enumerate(zip(self.wrong, self.counts, strict=True)):

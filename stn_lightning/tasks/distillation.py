@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stn_lightning.batch import Batch
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.tasks.classification import ClassificationTask, OptimizerCallable
 from stn_lightning.transformers import Transformer
 
@@ -21,21 +22,22 @@ class DistillationTask(ClassificationTask):
     """Train on labels and on teachers' mean probabilities.
 
     The loss is (1 - weight) cross entropy(label) + weight T^2 KL(teachers || student), where T is
-    the temperature that divides all logits in the second term. Teachers see the same distorted
-    images as the student, in evaluation mode. They are no part of its parameters or checkpoints.
+    the temperature by which all logits in the second term are divided. Teachers get the same
+    distorted images as the student, in evaluation mode. They are not among the task's parameters
+    and not in its checkpoints.
 
     Args:
         backbone: the student's, image(s) -> logits.
         optimizer: parameters -> optimiser.
-        teachers: image -> logits, of the same classes.
+        teachers: networks image -> logits, for the same classes.
         transformer: the student's; none when left out.
         weight: weight of the teachers' probabilities in the loss, 0 to 1.
-        temperature: above 1, the teachers' small probabilities count more.
+        temperature: T; above 1, small probabilities of the teachers count more.
         options: further arguments of `ClassificationTask`.
 
     Raises:
-        ValueError: if there is no teacher, a value is out of range, or, before the first step,
-            where a teacher does not fit the data.
+        ValueError: there is no teacher, a value is out of range, or (before the first step) a
+            teacher does not fit the data.
 
     Examples:
         >>> from functools import partial
@@ -62,14 +64,14 @@ class DistillationTask(ClassificationTask):
                 f"{len(teachers)} teachers, weight {weight:g}, temperature {temperature:g}; "
                 "give one teacher or more, 0 <= weight <= 1, temperature > 0"
             )
-        # a tuple: a ModuleList would make them part of the student
+        # not a ModuleList, which would add their parameters to the task's
         self.teachers = tuple(teacher.eval() for teacher in teachers)
         self.weight = weight
         self.temperature = temperature
 
     def configure_model(self) -> None:
         super().configure_model()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+        data = datamodule_of(self.trainer)
         image = torch.zeros(1, *data.image_shape, device=self.device)
         for i, teacher in enumerate(self.teachers):
             try:
@@ -97,7 +99,7 @@ class DistillationTask(ClassificationTask):
     def teacher_probabilities(
         self, image: Float[Tensor, "batch channels *size"]
     ) -> Float[Tensor, "batch *digits classes"]:
-        """Return the teachers' mean probabilities at the temperature."""
+        """Return the mean of the teachers' softmax(logits / T)."""
         logits = [self._logits(teacher, image) for teacher in self.teachers]
         return (torch.stack(logits) / self.temperature).softmax(-1).mean(0)
 

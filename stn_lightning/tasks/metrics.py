@@ -1,22 +1,46 @@
 """Metrics as sums over samples.
 
-They are exact for batches of any size, on any number of processes.
+Their results do not depend on the batch size or the number of processes. A sample has one label, or
+a sequence of labels, one for each digit.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
 
+def is_misclassified(
+    logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
+) -> Bool[Tensor, " batch"]:
+    """Return which samples have a wrong class or digit."""
+    wrong = logits.argmax(-1) != label
+    return wrong if wrong.dim() == 1 else wrong.any(1)
+
+
+def cross_entropies(
+    logits: Float[Tensor, "batch *digits classes"],
+    label: Int64[Tensor, "batch *digits"],
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, " batch"]:
+    """Return each sample's cross entropy, summed over its digits.
+
+    In nats, computed in float32.
+    """
+    losses = functional.cross_entropy(
+        logits.float().movedim(-1, 1), label, reduction="none", label_smoothing=label_smoothing
+    )
+    return losses if losses.dim() == 1 else losses.sum(1)
+
+
 class SampleMean(Metric):
     """A mean over samples, summed in float64.
 
-    A subclass's `update` calls `add` with a value for each sample.
+    The `update` of a subclass calls `add` with a value for each sample.
     """
 
     full_state_update = False
@@ -29,7 +53,7 @@ class SampleMean(Metric):
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     def add(self, values: Shaped[Tensor, " batch"]) -> None:
-        """Add a value of each sample."""
+        """Add one value for each sample."""
         self.total += values.double().sum()
         self.samples += len(values)
 
@@ -39,7 +63,7 @@ class SampleMean(Metric):
     def _apply(
         self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()
     ) -> "SampleMean":
-        """Move to a device, but never to bfloat16."""
+        """Move to a device, but keep float64."""
         moved: Any = super()._apply(lambda state: state.to(fn(state).device), exclude_state)
         return moved
 
@@ -57,13 +81,13 @@ class ErrorRate(SampleMean):
     higher_is_better = False
 
     def update(
-        self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]
+        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
     ) -> None:
-        self.add(100 * (logits.argmax(1) != label))
+        self.add(100 * is_misclassified(logits, label))
 
 
 class MeanCrossEntropy(SampleMean):
-    """Cross entropy, in nats.
+    """Mean of `cross_entropies`.
 
     Examples:
         >>> loss = MeanCrossEntropy()
@@ -75,9 +99,9 @@ class MeanCrossEntropy(SampleMean):
     higher_is_better = False
 
     def update(
-        self, logits: Float[Tensor, "batch classes"], label: Int64[Tensor, " batch"]
+        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
     ) -> None:
-        self.add(functional.cross_entropy(logits.float(), label, reduction="none"))
+        self.add(cross_entropies(logits, label))
 
 
 class Samples(Metric):

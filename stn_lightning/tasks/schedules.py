@@ -1,7 +1,7 @@
 """Learning rate schedules for a training of any length.
 
-A schedule is a function of the part of the training that is done. It gives a factor of each
-parameter group's own rate, so a slower localisation stays slower.
+A schedule is a function of the progress of the training, from 0 to 1. It returns a factor for the
+learning rates of all parameter groups.
 """
 
 import math
@@ -32,10 +32,10 @@ class CosineDecay(Schedule):
     """Rise linearly, then fall to 0 along a cosine.
 
     Args:
-        warmup: part of the training in which the rate rises.
+        warmup: share of the training in which the learning rate rises.
 
     Raises:
-        ValueError: if `warmup` is not a part of the training.
+        ValueError: `warmup` is not from 0 to 1.
 
     Examples:
         >>> CosineDecay(warmup=0.1)(0.05)
@@ -44,7 +44,7 @@ class CosineDecay(Schedule):
 
     def __init__(self, warmup: float = 0.0) -> None:
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup {warmup} is a part of the training; give 0 <= warmup < 1")
+            raise ValueError(f"warmup {warmup} is a share of the training; give 0 <= warmup < 1")
         self.warmup = warmup
 
     def __call__(self, progress: float) -> float:
@@ -58,7 +58,7 @@ class StepDecay(Schedule):
 
     Args:
         factor: factor of each decay; the paper divides by 10.
-        num_intervals: number of equal intervals; the paper has 3 of 50k iterations.
+        num_intervals: number of equal intervals; the paper has 3 of 50,000 steps.
 
     Examples:
         >>> [StepDecay(0.5)(progress) for progress in (0.0, 0.4, 0.9)]

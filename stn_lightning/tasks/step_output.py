@@ -8,9 +8,9 @@ from stn_lightning.transformers import WarpRecord
 
 
 class StepOutput(NamedTuple):
-    """The output of a step; callbacks compute nothing again."""
+    """The output of a step, which callbacks use."""
 
     logits: Tensor | None
-    """(batch, *digits, classes); None where the task does not classify"""
+    """(batch, *digits, classes); None if the task does not classify"""
     records: list[WarpRecord]
-    """Records of all transformers of the task, in the order in which they ran."""
+    """Records of all transformers of the task, in the order in which they were called."""

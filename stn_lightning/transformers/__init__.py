@@ -1,6 +1,6 @@
 """Spatial transformers: localisation -> grid -> sampler (Figure 2).
 
-Plain `torch.nn.Module`s from image to image(s), for any network; they do not need Lightning.
+They are plain `torch.nn.Module`s: image -> image(s). They work in any network, without Lightning.
 """
 
 from stn_lightning.transformers.bounded import BoundedFamily

@@ -10,28 +10,30 @@ from stn_lightning.geometry.lattice import upcast
 from stn_lightning.transformers.families import Family, Size
 
 _FAR = 1e6
-"""Greatest distance from the identity, in ranges: its square is finite, and the bounded number is
-at the end of its range to the last bit.
+"""Largest |x / h| that is computed with: its square does not overflow, and the bounded number is
+already at the end of its range.
 """
 
 
 class BoundedFamily(Family):
     """A family with a range for each number of theta.
 
-    A number that is regressed x away from the identity is applied x / sqrt(1 + (x / h)^2) away,
-    where h is the distance to the end of the range. Close to the identity that is x itself: the
-    grid is the family's bit for bit, and so is the gradient. Far away the gradient fades with the
-    third power of x, where tanh's is exactly zero after ten ranges.
+    Let x be the regressed number minus the identity's, and h the distance from the identity to the
+    end of the range. The number that is applied is x / sqrt(1 + (x / h)^2) away from the identity.
+    For small x this is x itself, so grid and gradient are the family's own, bit for bit. For large
+    x the gradient falls with the third power of x; that of tanh would be exactly zero beyond ten
+    ranges.
 
-    Not closed under composition, as a range is not.
+    A bounded family is not closed under composition.
 
     Args:
         family: family to bound.
-        low: least value of each number of theta, or one for all.
-        high: greatest value of each number of theta, or one for all.
+        low: smallest value of each number of theta, or one for all.
+        high: largest value of each number of theta, or one for all.
 
     Raises:
-        ValueError: `low` or `high` has another length than theta, or the identity is not between.
+        ValueError: `low` or `high` has another length than theta, or the identity is not between
+            them.
 
     >>> family = BoundedFamily(Attention(), low=[0.2, -0.9, -0.9], high=[1.2, 0.9, 0.9])
     >>> family.bound(torch.tensor([[-50.0, 0.0, 50.0]]))
@@ -58,8 +60,8 @@ class BoundedFamily(Family):
         for lowest, identity, highest in zip(self.low, self.identity, self.high, strict=True):
             if not lowest < identity < highest:
                 raise ValueError(
-                    f"the range from {lowest:g} to {highest:g} does not hold the identity, "
-                    f"{identity:g}, inside; widen it"
+                    f"the range from {lowest:g} to {highest:g} does not contain the identity, "
+                    f"{identity:g}; widen it"
                 )
 
     def grid(
@@ -68,9 +70,9 @@ class BoundedFamily(Family):
         return self.family.grid(theta, size)
 
     def bound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
-        identity, room = self._room(theta)
-        ranges = ((upcast(theta) - identity) / room).clamp(-_FAR, _FAR)
-        return self.family.bound(identity + ranges * room / (1 + ranges * ranges).sqrt())
+        identity, half = self._half_range(theta)
+        x = ((upcast(theta) - identity) / half).clamp(-_FAR, _FAR)
+        return self.family.bound(identity + x * half / (1 + x * x).sqrt())
 
     def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
         """Invert `bound`.
@@ -79,22 +81,22 @@ class BoundedFamily(Family):
             ValueError: a number is not within its range.
         """
         theta = self.family.unbound(theta)
-        identity, room = self._room(theta)
-        ranges = (theta - identity) / room
-        if (ranges.abs() >= 1).any():
+        identity, half = self._half_range(theta)
+        x = (theta - identity) / half
+        if (x.abs() >= 1).any():
             raise ValueError(
                 f"theta {theta.tolist()} is not within its bounds, {self.low} to {self.high}; "
                 "widen them"
             )
-        return identity + ranges * room / (1 - ranges * ranges).sqrt()
+        return identity + x * half / (1 - x * x).sqrt()
 
     def tile(self, n: int) -> Float[Tensor, "n numbers"]:
         return self.family.tile(n)
 
-    def _room(
+    def _half_range(
         self, theta: Float[Tensor, "batch numbers"]
     ) -> tuple[Float[Tensor, " numbers"], Float[Tensor, "batch numbers"]]:
-        """Return the identity and its distance to the bound."""
+        """Return the identity, and its distance to the nearer bound."""
         identity, low, high = (
             upcast(theta).new_tensor(numbers) for numbers in (self.identity, self.low, self.high)
         )

@@ -1,8 +1,9 @@
 """Repeated localisation in the warped image.
 
 Reference:
-    Lin and Lucey 2017, "Inverse Compositional Spatial Transformer Networks": compose parameters and
-    resample the ORIGINAL image; transformers in a row blur and crop a little more at every step.
+    Lin and Lucey 2017, "Inverse Compositional Spatial Transformer Networks": theta is composed and
+    the original image is sampled again at every step. Transformers in series, in contrast, blur and
+    crop a little more at every step.
 """
 
 from jaxtyping import Float
@@ -17,14 +18,14 @@ from stn_lightning.transformers.transformer import Regression, Transformer, Warp
 class ComposedTransformer(Transformer):
     """Corrects theta several times, each in the warped image.
 
-    Each step resamples the original image.
+    Each step samples the original image.
 
     Args:
-        localisation: image of `size` -> features; the same one at every step.
+        localisation: image of `size` -> features; all steps share it.
         family: a family that is closed under composition.
-        steps: number of steps; 1 is a `SpatialTransformer`.
-        size: (height, width) of the output image and of the localisation's input; the input's own
-            by default.
+        steps: number of corrections; with 1 it is a `SpatialTransformer`.
+        size: (height, width) of the output image and of the localisation's input; by default that
+            of the input.
         sampler: bilinear with zeros by default.
         start: first correction of each step; the identity by default.
 

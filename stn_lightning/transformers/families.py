@@ -24,7 +24,8 @@ Size = tuple[int, ...]
 class Family(nn.Module, ABC):
     """Base class of families of transformations.
 
-    `family(theta, size)` is the sampling grid of a regressed theta: `grid(bound(theta), size)`.
+    `family(theta, size)` returns the sampling grid for a regressed theta, `grid(bound(theta),
+    size)`. A subclass defines `identity` and `grid`.
 
     >>> class Zoom(Family):
     ...     identity = (1.0,)
@@ -36,36 +37,33 @@ class Family(nn.Module, ABC):
     """
 
     identity: tuple[float, ...]
-    """The theta that leaves the image as it is; its length is the number of parameters."""
+    """theta of the identity; its length is the number of parameters."""
 
     dimensions = 2
     """Number of coordinates of a point: 2 in images, 3 in volumes."""
 
-    def __init__(self) -> None:  # a signature without *args
+    def __init__(self) -> None:  # for help(), which would show the *args of nn.Module
         super().__init__()
 
     @abstractmethod
     def grid(
         self, theta: Float[Tensor, "batch numbers"], size: Size
     ) -> Float[Tensor, "batch *size dimensions"]:
-        """Return the sampling grid for an output of `size`.
+        """Return the sampling grid for an output size.
 
-        In float32 or more.
+        It is float32 or float64, whatever the precision of `theta`.
         """
 
     def bound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
-        """Return the theta applied when `theta` is regressed."""
+        """Map a regressed theta into the family's range."""
         return theta
 
     def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
-        """Invert `bound`.
-
-        Return the theta to regress so that `theta` is applied.
-        """
+        """Invert `bound`: return the theta to regress."""
         return theta
 
     def tile(self, n: int) -> Float[Tensor, "n numbers"]:
-        """Return `n` thetas whose crops stand side by side.
+        """Return `n` thetas whose crops are side by side.
 
         Raises:
             ValueError: the family cannot be tiled.
@@ -76,10 +74,10 @@ class Family(nn.Module, ABC):
         )
 
     def translation(self, theta: Float[Tensor, " numbers"]) -> Float[Tensor, "numbers dimensions"]:
-        """Return theta's change for a unit shift of the crop.
+        """Return theta's change for a crop shifted by 1.
 
-        Along x, y (and z). By least squares over 8 points along each axis: exact where the grid is
-        linear in theta.
+        There is a column for each of x, y (and z). The shift is fitted by least squares at 8 points
+        along each axis; it is exact if the grid is linear in theta.
         """
         size = (8,) * self.dimensions
         moved = jacobian(lambda theta: self(theta[None], size).flatten(), theta.float())
@@ -93,10 +91,7 @@ class Family(nn.Module, ABC):
 
 
 class ComposableFamily(Family):
-    """A family closed under composition and inversion.
-
-    A group, apart from singular thetas.
-    """
+    """A family that is closed under composition and inversion."""
 
     @abstractmethod
     def compose(
@@ -112,11 +107,11 @@ class ComposableFamily(Family):
 class Translation(Family):
     """A crop of fixed size: (t_x, t_y).
 
-    As for the paper's birds.
+    The paper uses it for birds (section 4.3). It is not closed under composition, which would
+    change the scale.
 
     Args:
-        scale: side of the crop over side of the image. It is fixed, so that two translations do not
-            compose to a third.
+        scale: side of the crop / side of the image.
 
     >>> Translation(0.5).tile(2)
     tensor([[-0.5000,  0.0000],
@@ -235,9 +230,9 @@ class Projective(ComposableFamily):
 
 
 class Affine3D(ComposableFamily):
-    """Affine maps of volumes: 12 numbers (appendix A.3).
+    """Affine maps of volumes (appendix A.3).
 
-    The rows of a 3 x 4 matrix.
+    theta has 12 numbers, the rows of a 3 x 4 matrix.
 
     >>> Affine3D()(torch.tensor([Affine3D.identity]), (4, 5, 6)).shape
     torch.Size([1, 4, 5, 6, 3])
@@ -257,7 +252,7 @@ class Affine3D(ComposableFamily):
 
 
 def to_plane(size: Size) -> tuple[int, int]:
-    """Return (height, width) of a size that has no depth."""
+    """Return a size as (height, width)."""
     height, width = size
     return height, width
 
@@ -265,8 +260,7 @@ def to_plane(size: Size) -> tuple[int, int]:
 def _tile_centres(n: int) -> tuple[int, Float[Tensor, "n 2"]]:
     """Return the number of rows, and all centres.
 
-    Centres are in reading order. Rows and columns are as near to a square as `n` divides, with more
-    columns than rows.
+    rows x columns = n with at least as many columns as rows, as nearly equal as possible.
     """
     rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
     return rows, lattice.points((rows, n // rows), torch.empty(0)).flatten(0, 1)

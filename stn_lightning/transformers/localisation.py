@@ -1,10 +1,11 @@
 """Localisation networks: image -> features to regress theta from.
 
-The regression layer belongs to the transformer, which knows its family and its start.
+The layer that regresses theta from the features is part of the transformer, as it depends on family
+and start.
 
 Reference:
-    Jaderberg et al. 2015, section 3.1 and appendix A.4 (as handed down by re-implementations);
-    Levine et al. 2016, "End-to-end training of deep visuomotor policies", section 5.1
+    Jaderberg et al. 2015, section 3.1 and appendix A.4 (sizes as in re-implementations); Levine et
+    al. 2016, "End-to-end training of deep visuomotor policies", section 5.1
     (`HeatmapLocalisation`).
 """
 
@@ -81,8 +82,8 @@ class FeatureLocalisation(nn.Module):
 
     Args:
         feature_extractor: image -> feature map, for example a pretrained network.
-        shrink: the extractor's input is the image averaged over squares of this many pixels; the
-            paper halves 448 to 224, so that crops of twice the resolution cost no more.
+        shrink: factor by which the image is reduced first, by averaging over squares. The paper
+            reduces 448 px to 224, so that finer crops do not make the localisation slower.
         num_filters: filters of the convolution.
         hidden_size: width of the fully connected layer.
 
@@ -116,20 +117,20 @@ class FeatureLocalisation(nn.Module):
 class HeatmapLocalisation(nn.Module):
     """Mean points of heat maps of a feature extractor.
 
-    For things that may lie anywhere. The features are x and y of each map's mean, by a softmax over
-    all of its pixels. A crop that follows a map needs two weights of its regression, where other
-    localisations learn what each pixel means for theta; and there is no ReLU that can die.
+    It is for objects that may be anywhere in the image. A 1 x 1 convolution of the feature map
+    gives heat maps. The features are x and y of the mean point of each map, weighted by a softmax
+    over its pixels. For a crop to follow a map, two weights of the regression are enough, where
+    other localisations have to learn the effect of each pixel on theta.
 
     Convention:
         Points are half-pixel, -1 to 1 across the image.
 
     Args:
         feature_extractor: image -> feature map, for example a pretrained network.
-        num_maps: number of heat maps; take more than there are things to find, since some find
-            nothing.
-        sharpness: factor of the heat; at 1 the maps of an untrained extractor are so flat that
-            every mean is the centre.
-        shrink: the extractor's input is the image averaged over squares of this many pixels.
+        num_maps: number of heat maps. Give more than there are objects, as some maps find nothing.
+        sharpness: factor before the softmax. With 1, the maps of an untrained extractor are so flat
+            that all means are near the centre.
+        shrink: factor by which the image is reduced first, by averaging over squares.
 
     >>> HeatmapLocalisation(nn.Conv2d(3, 8, 3), num_maps=2)(torch.rand(5, 3, 24, 24)).shape
     torch.Size([5, 4])
@@ -163,10 +164,9 @@ class HeatmapLocalisation(nn.Module):
 class MomentLocalisation(nn.Module):
     """Another localisation, and the moments of each channel's ink.
 
-    For images and volumes whose background is 0, with one thing in each channel: moments tell its
-    place, size and tilt from the first step on, where a network needs many images to learn them.
-    Both go through a fully connected layer; the moments are features themselves, too, so that a
-    crop that follows the mean needs one weight.
+    It is for images and volumes with a background of 0 and one object in each channel. Moments give
+    the object's position, size and tilt from the first step on. The features are a fully connected
+    layer of the localisation's features and the moments, followed by the moments themselves.
 
     Args:
         localisation: image or volume -> features.
@@ -194,9 +194,9 @@ class MomentLocalisation(nn.Module):
 
 
 class SVHNLocalisation(nn.Module):
-    """Two convolutions that keep the size (the paper's SVHN).
+    """Two padded convolutions (the paper's SVHN).
 
-    A pooling layer stands between them, fully connected layers follow.
+    There is a pooling layer between them, and fully connected layers follow.
 
     Args:
         num_filters: filters of each convolution.
@@ -217,8 +217,8 @@ class SVHNLocalisation(nn.Module):
     ) -> Float[Tensor, "batch features"]:
         features = functional.relu(functional.max_pool2d(self.conv1(image), 2))
         features = functional.relu(self.conv2(features))
-        found: Tensor = self.layers(features)
-        return found
+        output: Tensor = self.layers(features)
+        return output
 
 
 class VolumeLocalisation(nn.Module):
@@ -227,11 +227,12 @@ class VolumeLocalisation(nn.Module):
     Args:
         num_filters: filters of each convolution.
         hidden_size: width of the fully connected layer.
-        shrink: the volume is averaged over cubes of this many voxels a side.
-        block: voxels of cubes of this many a side become channels, so that the first convolution
-            covers `block` times its `kernel_size` with a stride of `block`: it sees detail that
-            averaging loses, at the same cost. Volumes are padded with zeros to whole blocks.
-        kernel_size: size of the first convolution's kernel, in blocks; the second has 3.
+        shrink: factor by which the volume is reduced first, by averaging over cubes.
+        block: the voxels of each cube of `block` voxels a side become channels. So the first
+            convolution covers `block` * `kernel_size` voxels with a stride of `block`. Unlike
+            averaging this loses no detail, at about the same cost. Volumes are padded with zeros to
+            whole blocks.
+        kernel_size: kernel size of the first convolution, in blocks; that of the second is 3.
 
     Raises:
         ValueError: `shrink` or `block` is below 1.
@@ -281,9 +282,9 @@ def _blocks_as_channels(
 
 
 class StridedLocalisation(nn.Module):
-    """One strided convolution (the paper's co-localisation).
+    """A strided convolution, pooling and fully connected layers.
 
-    Pooling and fully connected layers follow.
+    It is the paper's localisation for co-localisation (appendix A.2).
 
     Args:
         num_filters: filters of the convolution.
@@ -309,5 +310,5 @@ class StridedLocalisation(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        found: Tensor = self.layers(functional.relu(functional.max_pool2d(self.conv(image), 2)))
-        return found
+        output: Tensor = self.layers(functional.relu(functional.max_pool2d(self.conv(image), 2)))
+        return output

@@ -1,4 +1,4 @@
-"""A start that follows the ink's mean and extent."""
+"""A start whose crop follows the ink's mean and extent."""
 
 import torch
 from jaxtyping import Float
@@ -9,19 +9,20 @@ from stn_lightning.transformers.starts import Identity, Start
 
 
 class MomentCrop(Start):
-    """Starts around the ink, in proportion to its extent.
+    """Starts with a crop around the ink.
 
-    For `MomentLocalisation` on images or volumes of one channel, whose features end with the
-    moments. Place and scale follow the ink from the first step on, whatever the seed, and the
-    training has the angle left to find. Composing keeps it: seen in its own crop, the ink lies in
-    the middle and fills it as it should, so that the second correction is the identity.
+    It is for `MomentLocalisation` on images or volumes of one channel, whose last features are the
+    moments. From the first step on the crop is centred at the ink's mean and its size is
+    proportional to the ink's extent, so that training only has to find the angle. It also works in
+    a `ComposedTransformer`: in its own crop the ink is centred and has the right size, so the
+    second correction is the identity.
 
     Args:
-        scale: half of the crop's side over the ink's extent, the square root of the sum of its
-            variances (`geometry.moments`).
+        scale: half of the crop's side / extent of the ink (`geometry.moments`).
 
     Raises:
-        ValueError: the family's grid is not linear in theta, or the features are no moments.
+        ValueError: the family's grid is not linear in theta, or there are fewer features than
+            moments.
 
     >>> weight = MomentCrop(2.5).weight(Attention(), 1, 6)[0]
     >>> weight @ torch.tensor([0.1, -0.3, 0.2, 0.5, 0.0, 0.5])  # moments: mean, extent, shape

@@ -19,15 +19,15 @@ class ParallelTransformer(Transformer):
     """Warps one image `num_transformers` times: (batch, n, channels, *size).
 
     Args:
-        localisation: one network whose features all transformers share (the paper's birds), or a
-            list of `num_transformers`, one each.
-        family: family of all of them.
-        num_transformers: n.
-        size: (height, width) of each output image; the input's own by default.
+        localisation: a network whose features all transformers share (as for the paper's birds), or
+            a list with one for each transformer.
+        family: family of all transformers.
+        num_transformers: number of transformers, n.
+        size: (height, width) of each output image; by default that of the input.
         sampler: bilinear with zeros by default.
-        start: first theta of each; the identity by default. Transformers that share a localisation
-            and a start get the same gradient at first if the backbone treats them alike: take
-            `Tiling`, `NoisyIdentity` or `HeatmapCentres`.
+        start: first theta of each; the identity by default. Transformers with the same localisation
+            and start get the same gradient if the backbone treats them alike, and never differ. So
+            give `Tiling`, `NoisyIdentity` or `HeatmapCentres`.
 
     Raises:
         ValueError: a list of localisations is not of length `num_transformers`.
@@ -70,21 +70,23 @@ class ParallelTransformer(Transformer):
     def forward(
         self,
         image: Float[Tensor, "batch channels *in_size"],
-        where: Float[Tensor, "batch ..."] | None = None,
+        localisation_input: Float[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch n channels *size"]:
-        """Return a crop of each transformer.
+        """Return the crop of each transformer.
 
-        Their localisations read `where`, for example feature maps or a smaller view, if it is
-        given.
+        Args:
+            image: images or feature maps.
+            localisation_input: input of the localisations, for example feature maps; `image` by
+                default.
         """
-        return self._record(image, self.warp(image, where))
+        return self._record(image, self.warp(image, localisation_input))
 
     def warp(
         self,
         image: Float[Tensor, "batch channels *in_size"],
-        where: Float[Tensor, "batch ..."] | None = None,
+        localisation_input: Float[Tensor, "batch ..."] | None = None,
     ) -> WarpOutput:
-        view = image if where is None else where
+        view = image if localisation_input is None else localisation_input
         pairs = zip(self.localisations, self.regressions, strict=True)
         theta = torch.cat(
             [regression(localisation(view)) for localisation, regression in pairs], dim=1

@@ -5,6 +5,7 @@ Reference:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ class Sampler(nn.Module, ABC):
     """Base class of samplers: image and grid -> sampled image.
 
     Args:
-        padding: value out of bounds: "zeros", "border", "reflection", or a colour as a list
-            of one number for each channel. Give the value that the background has AFTER
-            normalisation; a black border around a normalised image is an edge to a network.
+        padding: values out of bounds: "zeros", "border" (the nearest border pixel), "reflection",
+            or a colour as a list with one number for each channel. Give the colour of the
+            background after normalisation; otherwise the crop has an edge at the image's border.
 
     Raises:
         ValueError: `padding` is another word.
@@ -47,14 +48,27 @@ class Sampler(nn.Module, ABC):
         image: Float[Tensor, "batch channels *in_size"],
         grids: Float[Tensor, "batch n *out_size dimensions"],
     ) -> Float[Tensor, "batch n channels *out_size"]:
-        """Sample each image at `n` grids, in one call.
+        """Sample each image at `n` grids in one call.
 
-        The grids are stacked along their height, so that no image is copied.
+        The grids are stacked along their height, so that no image has to be copied.
         """
         return _unstack(self(image, grids.flatten(1, 2)), grids.shape[1])
 
 
-class Bilinear(Sampler):
+class _KernelSampler(Sampler):
+    """Base class of the samplers with a kernel of `geometry.sampling`."""
+
+    sample: Callable[..., Tensor]
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch channels *in_size"],
+        grid: Float[Tensor, "batch *out_size dimensions"],
+    ) -> Float[Tensor, "batch channels *out_size"]:
+        return self.sample(image, grid, self.padding)
+
+
+class Bilinear(_KernelSampler):
     """The paper's sampler (equation 5).
 
     >>> identity = Affine()(torch.tensor([Affine.identity]), (28, 28))
@@ -63,65 +77,45 @@ class Bilinear(Sampler):
     True
     """
 
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels h_in w_in"],
-        grid: Float[Tensor, "batch height width 2"],
-    ) -> Float[Tensor, "batch channels height width"]:
-        return sampling.bilinear(image, grid, self.padding)
+    sample = staticmethod(sampling.bilinear)
 
 
-class Nearest(Sampler):
+class Nearest(_KernelSampler):
     """Copies the nearest pixel (equation 4).
 
-    theta gets no gradient: for a transformer that is trained.
+    theta gets no gradient, so a transformer cannot be trained with it.
 
     >>> Nearest()(torch.eye(4)[None, None], torch.zeros(1, 1, 1, 2)).item()
     1.0
     """
 
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels h_in w_in"],
-        grid: Float[Tensor, "batch height width 2"],
-    ) -> Float[Tensor, "batch channels height width"]:
-        return sampling.nearest(image, grid, self.padding)
+    sample = staticmethod(sampling.nearest)
 
 
-class Bicubic(Sampler):
+class Bicubic(_KernelSampler):
     """Weighs 16 pixels: sharper than bilinear.
 
     >>> Bicubic("border")(torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 1, 2)).item()
     1.0
     """
 
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels h_in w_in"],
-        grid: Float[Tensor, "batch height width 2"],
-    ) -> Float[Tensor, "batch channels height width"]:
-        return sampling.bicubic(image, grid, self.padding)
+    sample = staticmethod(sampling.bicubic)
 
 
-class Trilinear(Sampler):
+class Trilinear(_KernelSampler):
     """Bilinear sampling of volumes.
 
     >>> Trilinear()(torch.rand(5, 1, 8, 8, 8), torch.zeros(5, 2, 3, 4, 3)).shape
     torch.Size([5, 1, 2, 3, 4])
     """
 
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels d_in h_in w_in"],
-        grid: Float[Tensor, "batch depth height width 3"],
-    ) -> Float[Tensor, "batch channels depth height width"]:
-        return sampling.trilinear(image, grid, self.padding)
+    sample = staticmethod(sampling.trilinear)
 
 
 class Antialiased(Sampler):
-    """Averages over each output pixel, where grids shrink.
+    """Averages over each output pixel where the grid shrinks.
 
-    Where they do not it is bilinear, bit for bit.
+    Elsewhere it is `Bilinear`, bit for bit.
 
     >>> half = Affine()(torch.tensor([Affine.identity]), (2, 2))
     >>> Antialiased()(torch.eye(4)[None, None], half)[0, 0].round(decimals=1)
@@ -146,12 +140,13 @@ class Antialiased(Sampler):
 
 
 class WideGradient(Sampler):
-    """Another sampler, with a gradient that sees far.
+    """Another sampler with a gradient that reaches further.
 
-    It pulls theta towards things near and far, for transformers that would not find them.
+    The gradient moves crops towards objects further away, which transformers would not find
+    otherwise (`geometry.wide`).
 
     Args:
-        sampler: its values are returned; bilinear with zeros by default.
+        sampler: sampler whose values are returned; bilinear with zeros by default.
 
     >>> theta = torch.tensor([[0.1, 0.0, 0.0]], requires_grad=True)
     >>> image = torch.zeros(1, 1, 28, 28).index_fill(3, torch.tensor([20]), 1.0)
@@ -185,5 +180,5 @@ class WideGradient(Sampler):
 def _unstack(
     sampled: Float[Tensor, "batch channels rows *rest"], n: int
 ) -> Float[Tensor, "batch n channels *size"]:
-    """Split an image along its height into `n`."""
+    """Split images along their height into `n` images each."""
     return sampled.unflatten(2, (n, -1)).transpose(1, 2)

@@ -51,14 +51,13 @@ class ThinPlateSpline(Family):
     def _basis(self, size: tuple[int, int]) -> Float[Tensor, "pixels points"]:
         """Return the basis for an output of `size`.
 
-        It is kept for the next call. A graph that is being traced can keep nothing, and computes it
-        anew.
+        It is stored for the next call, except while a graph is traced.
         """
         if size == self.size and self.basis is not None:
             return self.basis
         if torch.compiler.is_compiling():
             return thin_plate_spline.basis(self.points, size, self.solution)
-        with torch.inference_mode(False):  # kept in validation, it shall serve in training
+        with torch.inference_mode(False):  # a basis stored in validation is also used in training
             self.size, self.basis = size, thin_plate_spline.basis(self.points, size, self.solution)
         return self.basis
 
@@ -74,13 +73,13 @@ class ThinPlateSpline(Family):
 class Diffeomorphic(Family):
     """Flows, which never fold: velocities (u_1, v_1, ...).
 
-    A thin plate spline interpolates between the velocities at K x K control points.
+    theta holds the velocities at K x K control points; a thin plate spline interpolates them.
     `docs/operations/diffeomorphic.md` says how large they may become.
 
     Args:
         lattice_size: K.
-        resolution: side of the lattice on which the flow is integrated; errors fall with its
-            square, time grows with it.
+        resolution: the flow is integrated on `resolution` x `resolution` points. Its error and its
+            time are proportional to 1 / resolution^2 and resolution^2.
 
     >>> family = Diffeomorphic(3)
     >>> family(torch.zeros(1, 18), (5, 5)).equal(lattice.points((5, 5), torch.empty(0))[None])
@@ -91,8 +90,8 @@ class Diffeomorphic(Family):
         super().__init__()
         if resolution < 2:
             raise ValueError(
-                f"a flow on {resolution} x {resolution} points moves everything alike; "
-                "take a resolution of 8 or more"
+                f"a flow on {resolution} x {resolution} points is a translation; "
+                "give a resolution of 8 or more"
             )
         self.spline = ThinPlateSpline(lattice_size)
         self.identity = self.spline.identity
@@ -112,10 +111,10 @@ class Diffeomorphic(Family):
 class LearntTargetGrid(Family):
     """An affine map of a learnt target grid.
 
-    T = M_theta B: M_theta is regressed for each image, B is the same for all images. The paper's
-    section 3.2 proposes it: "it is possible to not only learn how to predict theta for a sample,
-    but also to learn B for the task at hand". B starts as the regular lattice; learnt are the
-    displacements of a spline's K x K control points, 2 K^2 weights.
+    T = M_theta B, where M_theta is regressed for each image and the target grid B is the same for
+    all images. Section 3.2 of the paper proposes it: "it is possible to not only learn how to
+    predict theta for a sample, but also to learn B for the task at hand". B is a thin plate spline
+    whose K x K displacements are learnt, 2 K^2 weights. It starts as the regular lattice.
 
     Args:
         lattice_size: K.

@@ -2,7 +2,7 @@
 
 Reference:
     Jaderberg et al. 2015, section 3.1 (identity) and 4.3 (tiling); Shi et al. 2016 (RARE) report
-    that for text an exact identity did not train and a disturbed one did. `HeatmapCentres` is ours.
+    that for text the exact identity did not train and one with noise did. `HeatmapCentres` is ours.
 """
 
 from abc import ABC, abstractmethod
@@ -19,14 +19,14 @@ class Start(ABC):
     """Base class of starts."""
 
     learnt = True
-    """Whether training goes on to change the regression's weights."""
+    """Whether the weights of the regression are trained."""
 
     @abstractmethod
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
-        """Return the first theta of `n` transformers, as regressed."""
+        """Return the first theta of `n` transformers, before bounding."""
 
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
-        """Return the regression's first weights: zeros by default.
+        """Return the first weights of the regression, by default zeros.
 
         Args:
             family: family of the transformers.
@@ -52,11 +52,11 @@ class InitialTheta(Start):
     """Starts with a given theta.
 
     Args:
-        theta: theta of all of them, or a list with one for each.
+        theta: theta of all transformers, or a list with one for each.
 
     Raises:
-        ValueError: the family's theta has another length, or the list has another length than
-            there are transformers.
+        ValueError: theta has another length than the family's, or the list has not one for each
+            transformer.
 
     >>> InitialTheta([0.5, 0.0, 0.25]).theta(Attention(), 1)
     tensor([[0.5000, 0.0000, 0.2500]])
@@ -80,7 +80,7 @@ class InitialTheta(Start):
 class NoisyIdentity(Start):
     """Starts with the identity plus noise.
 
-    So parallel transformers differ.
+    With it parallel transformers start differently.
 
     Args:
         std: standard deviation of the noise, in units of theta.
@@ -100,11 +100,10 @@ class NoisyIdentity(Start):
 
 
 class Tiling(Start):
-    """Starts with crops side by side.
+    """Starts with crops side by side (the paper's birds).
 
-    They cover the image as far as their size allows. As for the paper's birds, for families with a
-    crop that moves: `Translation` and `Attention`. Crops stand in rows and columns as near to a
-    square as `n` divides, with more columns than rows: 2 are left and right, 4 the quarters.
+    It is for the families `Translation` and `Attention`. Crops are in rows and columns, with at
+    least as many columns as rows: 2 crops are left and right, 4 are the quarters of the image.
 
     >>> Tiling().theta(Attention(), 2)
     tensor([[ 1.0000, -0.5000,  0.0000],
@@ -118,17 +117,18 @@ class Tiling(Start):
 class HeatmapCentres(Start):
     """Keeps each crop at the centre of its heat map.
 
-    For `HeatmapLocalisation` with as many maps as there are transformers: the i-th transformer's
-    crop is centred at the i-th map's mean. Nothing is regressed, so a map grows warmer where its
-    crop helps from the first step on, and no transformer can turn to another's map. theta changes
-    by what moves the crop as a whole; shape and size stay as they start.
+    It is for `HeatmapLocalisation` with one heat map for each transformer: the crop of transformer
+    i is centred at the mean point of map i. The regression is not trained. So from the first step
+    on the gradient raises a map where its crop helps, and no transformer can follow another's map.
+    Only the crop's position changes, not its shape and size.
 
     Args:
-        start: shape and size, and an offset from the centres; the identity by default.
+        start: shape and size of the crop, and its offset from the centre of the heat map; the
+            identity by default.
 
     Raises:
-        ValueError: the family is 3D, or the localisation's features are not x and y for each of its
-            transformers.
+        ValueError: the family is of volumes, or the localisation has not two features, x and y, for
+            each transformer.
 
     >>> HeatmapCentres().weight(Translation(0.5), 1, 2).round(decimals=3).abs()
     tensor([[[1., 0.],
@@ -151,8 +151,8 @@ class HeatmapCentres(Start):
     def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
         if features != 2 * n:
             raise ValueError(
-                f"HeatmapCentres needs x and y of {n} centres, {2 * n} features, not {features}; "
-                f"take HeatmapLocalisation with num_maps: {n}"
+                f"HeatmapCentres needs {2 * n} features, x and y of {n} centres, and got "
+                f"{features}; take HeatmapLocalisation with num_maps: {n}"
             )
         weight = super().weight(family, n, features)
         for i, theta in enumerate(self.theta(family, n)):

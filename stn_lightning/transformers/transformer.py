@@ -21,19 +21,19 @@ from stn_lightning.transformers.starts import Identity, Start
 class WarpOutput(NamedTuple):
     """The result of a warp.
 
-    With `n` parallel transformers each tensor has an axis `n` after the batch's.
+    With `n` parallel transformers each tensor has a second axis, of length `n`.
     """
 
     image: Tensor
-    """(batch, channels, *size)"""
+    """(batch, channels, *size): the warped image"""
     theta: Tensor
-    """(batch, numbers), as applied: within its range where the family bounds it."""
+    """(batch, numbers): the theta that was applied, after bounding"""
     grid: Tensor
-    """(batch, *size, dimensions)"""
+    """(batch, *size, dimensions): the sampling grid"""
 
 
 class WarpRecord(NamedTuple):
-    """One call of a transformer, as `record_warps` saw it."""
+    """One call of a transformer, recorded by `record_warps`."""
 
     transformer: "Transformer"
     image_size: Size
@@ -42,7 +42,7 @@ class WarpRecord(NamedTuple):
 
     @property
     def thetas(self) -> Float[Tensor, "batch n numbers"]:
-        """theta of each parallel transformer; n is 1 for one."""
+        """theta of each of `n` parallel transformers, or of one."""
         return self._with_n(self.output.theta)
 
     @property
@@ -58,14 +58,14 @@ class WarpRecord(NamedTuple):
     def grids_of_size(self, size: Size) -> Float[Tensor, "batch n *size dimensions"]:
         """Return the sampling grids for outputs of another size.
 
-        Finer ones for what a warp of few feature maps shows of the image.
+        A warp of small feature maps has a coarse grid; a drawing of the image needs a finer one.
         """
         family: Any = self.transformer.family
         grid: Tensor = family.grid(self.thetas.flatten(0, 1), size)
         return grid.unflatten(0, self.thetas.shape[:2])
 
     def on_image(self, image: Float[Tensor, "batch channels *in_size"]) -> "WarpRecord":
-        """Return the same warp, of the whole image."""
+        """Apply a warp of feature maps to the image itself."""
         size = tuple(image.shape[2:])
         crop = self.output.grid.shape[-1 - len(size) : -1]
         finer = [n * a // b for n, a, b in zip(crop, size, self.image_size, strict=True)]
@@ -86,7 +86,7 @@ class Transformer(nn.Module, ABC):
 
     @abstractmethod
     def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
-        """Warp the image; return theta and the grid, too."""
+        """Return the warped image, theta and the sampling grid."""
 
     def forward(
         self, image: Float[Tensor, "batch channels *in_size"]
@@ -96,10 +96,7 @@ class Transformer(nn.Module, ABC):
     def _record(
         self, image: Float[Tensor, "batch channels *in_size"], output: WarpOutput
     ) -> Float[Tensor, "batch ..."]:
-        """Append to this thread's open records.
-
-        Return the warped image.
-        """
+        """Append to the records of this thread; return the image."""
         if not torch.compiler.is_compiling():
             for recording in _recordings.get():
                 if self in recording.transformers:
@@ -113,16 +110,16 @@ class _Recording(NamedTuple):
 
 
 _recordings: ContextVar[tuple[_Recording, ...]] = ContextVar("recordings", default=())
-"""Open recordings. A context variable: other threads and asynchronous tasks have their own."""
+"""Recordings that have begun and not ended, separately for each thread and asynchronous task."""
 
 
 @contextlib.contextmanager
 def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
     """Record each warp in `network`, in order.
 
-    Only calls inside of the `with` block and of the same thread are recorded, so threads can share
-    a network. Tensors keep their graph, so a loss can be made of them. Compiled transformers are
-    not recorded.
+    Calls in the same thread within the `with` block are recorded, so several threads can use one
+    network. Tensors are not detached, so a loss can be computed from them. Compiled transformers
+    are not recorded.
 
     Examples:
         >>> network = nn.Sequential(SpatialTransformer(FullyConnectedLocalisation(), Affine()))
@@ -143,17 +140,17 @@ def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
 def compose_records(
     records: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
 ) -> WarpRecord | None:
-    """Compose a network's transformers into one warp.
+    """Compose a network's warps into one warp of its input.
 
-    Transformers one after the other are composed into one. A warp of feature maps is shown on the
-    image.
+    Warps in series are composed. A single warp of feature maps is applied to the image.
 
     Args:
         records: records of one call of the network.
         image: input of the network.
 
     Returns:
-        None where there are no transformers, or they cannot be composed.
+        None if there are no transformers, or several that cannot be composed: of different
+        families, or of one that is not closed under composition.
     """
     if not records:
         return None
@@ -175,15 +172,15 @@ def compose_records(
 class Regression(nn.Module):
     """Regresses the theta of `n` transformers from features.
 
-    theta = start + linear(features). Weights and bias are zero at first, unless the start says
-    otherwise: the first theta is the start whatever the image shows, and weight decay pulls towards
-    it. Autocast is off: a theta rounded to bf16 is wrong by up to a pixel.
+    theta = start + linear(features), in float32: a theta in bfloat16 is wrong by up to a pixel.
+    Weights are initialised by `start.weight`, by default with zeros, and the bias with zeros. So
+    the first theta is the start for every image, and weight decay pulls towards the start.
 
     Args:
-        start: first thetas.
+        start: first theta of each transformer.
         family: family of all transformers.
         n: number of transformers.
-        part: the transformers whose theta is regressed; all by default.
+        part: transformers whose theta is regressed; all by default.
     """
 
     start: Tensor
@@ -193,7 +190,7 @@ class Regression(nn.Module):
         self.register_buffer("start", start.theta(family, n)[part], persistent=False)
         initialise = partial(_initialise, start, family, len(self.start))
         self.linear = layers.linear(self.start.numel(), initialise)
-        for parameter in self.linear.parameters():  # `requires_grad_` needs their sizes
+        for parameter in self.linear.parameters():  # `requires_grad_` fails before the first batch
             parameter.requires_grad = start.learnt
 
     def forward(
@@ -212,12 +209,12 @@ def _initialise(start: Start, family: Family, n: int, layer: nn.Linear) -> None:
 
 
 class SpatialTransformer(Transformer):
-    """Warps an image to the part that matters.
+    """Warps images by a theta regressed from them.
 
     Args:
-        localisation: image -> features, of any shape.
+        localisation: image -> features, (batch, ...).
         family: family of transformations.
-        size: (height, width) of the output image; the input's own by default.
+        size: (height, width) of the output image; by default that of the input.
         sampler: bilinear with zeros by default, as in the paper.
         start: first theta; the identity by default, as in the paper.
 

@@ -3,8 +3,8 @@
     run = stn_lightning.load_run("zoo:quickstart")
     stn predict zoo:quickstart scan.png
 
-A card `NAME.json` says what the network `NAME.safetensors` takes and returns, what it was trained
-on and how, what it came to, and under which licence it may be used.
+The card `NAME.json` describes the network `NAME.safetensors`: its input and classes, the training
+and its data, the record with the test error, and the licence.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Card:
     Args:
         data: training data, with their licence.
         recipe: configuration files and options of the training.
-        licence: under which the weights may be used, as an SPDX identifier.
-        image_shape: (channels, height, width) of what it takes.
+        licence: licence of the weights, as an SPDX identifier.
+        image_shape: (channels, height, width) of the network's input.
         class_names: class names in the order of the logits.
         record: the run's record: configuration, error, seed, commit, versions.
     """
@@ -47,7 +47,7 @@ class Card:
 
 
 def names() -> list[str]:
-    """Return the names of all networks in the zoo.
+    """Return the names of the zoo's networks.
 
     Example:
         >>> all(read_card(name).licence for name in names())
@@ -60,7 +60,7 @@ def read_card(name: str) -> Card:
     """Read the card of a network.
 
     Raises:
-        ValueError: if there is no such network, or its card is damaged.
+        ValueError: there is no such network, or its card is damaged.
     """
     if name not in names():
         known = ", ".join(PREFIX + each for each in names()) or "none yet"
@@ -76,7 +76,7 @@ def read_weights(name: str) -> dict[str, Tensor]:
     """Read the weights of a network.
 
     Raises:
-        ValueError: if there are none, or the file is damaged.
+        ValueError: the file is missing or damaged.
     """
     path = weights_path(name)
     try:

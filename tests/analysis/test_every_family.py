@@ -90,7 +90,7 @@ def test_a_network_of_every_kind_is_exported_and_asked(
     )
     assert (code, err) == (0, "")
     assert call(export, ["one"]) == 0
-    assert capsys.readouterr().out.count(": as the run, to ") == 3
+    assert capsys.readouterr().out.count(": the logits of the run, to ") == 3
     Image.new("RGB", (60, 40), "white").save(tmp_path / "a.png")
     assert call(predict, ["one", "a.png"]) == (2 if refused else 0)
     said = capsys.readouterr()

@@ -168,7 +168,7 @@ def test_a_file_that_does_not_agree_is_not_written(
 
     monkeypatch.setitem(WRITERS, name, Writer(file, write, read_wrong))
     assert call(export, [str(small_run), "--out", str(tmp_path), "--formats", name]) == 2
-    assert f"{file} is not written: it differs from the run by" in capsys.readouterr().err
+    assert f"{file} is not written: its logits differ from the run's by" in capsys.readouterr().err
     assert not (tmp_path / file).exists()
 
 
@@ -236,6 +236,6 @@ def test_a_network_that_answers_nan_is_not_exported(
     layer = next(m for m in run.task.backbone.modules() if isinstance(m, torch.nn.Linear))
     with torch.no_grad():
         layer.bias.fill_(torch.inf)
-    with pytest.raises(ValueError, match=r"weights\.safetensors is not written: it differs .* nan"):
+    with pytest.raises(ValueError, match=r"safetensors is not written: its logits differ .* nan"):
         run.export(tmp_path, ["safetensors"])
     assert not (tmp_path / "weights.safetensors").exists()

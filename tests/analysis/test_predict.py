@@ -281,4 +281,4 @@ def test_an_answer_that_is_not_finite_is_no_answer(
     monkeypatch.setattr(Run, "infer", lambda *_: (broken, record))
     (answer,) = predictions(small, [tmp_path / "a.png"])
     assert isinstance(answer, Unreadable)
-    assert answer.reason.endswith("a.png: the network's answer is NaN or infinite")
+    assert answer.reason.endswith("a.png: the network's logits are NaN or infinite")

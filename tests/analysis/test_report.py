@@ -16,8 +16,8 @@ from stn_lightning.analysis.film import FRAMES, STEPS, animate, filmstrip
 from stn_lightning.analysis.page import render
 from stn_lightning.analysis.report import report
 from stn_lightning.analysis.run_report import collect, paper_numbers
+from stn_lightning.callbacks.drawings import Caption, cut, draw
 from stn_lightning.callbacks.part_tables import PartShares, PartTables
-from stn_lightning.callbacks.warp_images import Caption, cut, draw
 from stn_lightning.cli.typed_command import call
 from stn_lightning.geometry import affine
 from stn_lightning.runs.record import RunRecord

@@ -73,7 +73,7 @@ def test_shared_streams_run_the_feature_extractor_once() -> None:
 
 
 def test_another_number_of_crops_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 crops an image, the backbone expects 3"):
+    with pytest.raises(ValueError, match="an image has 2 crops, the backbone expects 3"):
         MultiCropClassifier(small_extractor(), 3)(torch.rand(2, 2, 3, 16, 16))
 
 
@@ -291,15 +291,15 @@ def test_weights_that_cannot_be_had_are_refused_in_a_line(
     for weights, said in (
         (
             "IMAGENET1K_V1",
-            r"resnet18-.*\.pth cannot be downloaded \(no route to host\); copy it here",
+            r"resnet18-.*\.pth cannot be downloaded \(no route to host\); copy the file here",
         ),
         ("IMAGENET1K", "resnet18 has no weights 'IMAGENET1K'; torchvision has IMAGENET1K_V1"),
         (
             str(tmp_path / "other.pth"),
-            "of 120 tensors are missing or of another shape, the first is conv1.weight",
+            "of 120 tensors are missing or have another shape, the first is conv1.weight",
         ),
-        (str(tmp_path / "bad.pth"), "holds no weights that can be read"),
-        (str(tmp_path / "none.safetensors"), "holds no weights that can be read"),
+        (str(tmp_path / "bad.pth"), "no weights can be read from it"),
+        (str(tmp_path / "none.safetensors"), "no weights can be read from it"),
     ):
         with pytest.raises(ValueError, match=said) as refused:
             TorchvisionFeatures("resnet18", "layer4", weights)

@@ -34,7 +34,7 @@ def test_a_part_trains_in_the_mode_that_it_was_built_in() -> None:
 
 
 def test_a_node_that_a_branch_goes_around_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"after layer2.0.conv1: later layers read what comes"):
+    with pytest.raises(ValueError, match=r"after layer2.0.conv1: later layers read earlier nodes"):
         TorchvisionFeatures("resnet18", "layer4", after="layer2.0.conv1")
 
 
@@ -52,7 +52,7 @@ def test_frozen_up_to_a_node_the_rest_is_trained(library: str) -> None:
 
 
 def test_a_node_of_timm_wants_to_know_where_to_stop() -> None:
-    with pytest.raises(ValueError, match="give node, too, where to stop"):
+    with pytest.raises(ValueError, match="need the last node, too; give node"):
         TimmFeatures("resnet18", frozen="layer2")
     with pytest.raises(ValueError, match="has no node 'layer9'"):
         TimmFeatures("resnet18", node="layer9")

@@ -53,7 +53,7 @@ def test_names_that_all_differ_are_matched_by_order_where_all_shapes_agree() -> 
     loaded = list(network.state_dict().values())
     assert all(torch.equal(a, b) for a, b in zip(loaded, values[:4], strict=True))
     swapped = [values[2], values[1], values[0], values[3]]
-    with pytest.raises(ValueError, match="is it another network"):
+    with pytest.raises(ValueError, match="give the weights of this network"):
         load(network, {f"other{i}": value for i, value in enumerate(swapped)}, "file")
 
 

@@ -26,5 +26,5 @@ def test_a_disk_that_is_full_for_the_events_is_reported_once_and_stops_nothing(
         logger.finalize("failed")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert line.endswith(
-        "events.out.tfevents: File too large; training does not need it and goes on"
+        "events.out.tfevents: File too large; training does not need this file and continues"
     )

@@ -12,20 +12,22 @@ from torch import nn
 from torch.nn import functional
 
 from stn_lightning.batch import Batch
+from stn_lightning.callbacks.drawings import (
+    COLOURS,
+    Caption,
+    crop_caption,
+    draw,
+    outline,
+    prediction_captions,
+    to_displayable,
+)
 from stn_lightning.callbacks.image_loggers import log_image
 from stn_lightning.callbacks.misclassified_images import gallery
 from stn_lightning.callbacks.warp_images import (
-    COLOURS,
-    Caption,
     WarpImages,
-    crop_caption,
-    draw,
     is_logged,
-    outline,
-    prediction_captions,
     spread,
     spread_over_classes,
-    to_displayable,
 )
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import EmbeddedDigits

@@ -57,7 +57,7 @@ def test_nothing_that_fits_and_nothing_that_can_be_read_are_one_line(stn: Stn) -
     Path("broken.safetensors").write_bytes(b"no weights")
     for source, complaint in {
         "other.safetensors": "none of 1 tensors fits the network by name and shape",
-        "broken.safetensors": "broken.safetensors: no file of safetensors",
+        "broken.safetensors": "broken.safetensors: is no safetensors file",
         "nobody": "runs/nobody/config.yaml does not exist",
     }.items():
         code, _, err = stn("fit", *QUICK, f"--init_weights={source}", "--trainer.max_epochs=1")
@@ -75,7 +75,8 @@ def test_weights_are_never_of_another_checkpoint_than_one_thinks(stn: Stn) -> No
     code, _, err = stn("fit", *QUICK, "--name=two", "--init_weights=spoilt.ckpt")
     assert (code, err) == (
         2,
-        f"stn fit: spoilt.ckpt: the weight {name} holds NaN or infinite values\n",
+        f"stn fit: spoilt.ckpt: the weight {name} holds NaN or infinite values; give another "
+        "checkpoint\n",
     )
     (checkpoints / "best.ckpt").unlink()
     code, _, err = stn("fit", *QUICK, "--name=two", "--init_weights=one")
@@ -113,7 +114,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(stn: Stn) -> None:
     assert code == 2
     assert "the checkpoint does not fit the network, in " in err
     assert "has the shape [8, 1, 9, 9], here [6, 1, 9, 9]" in err
-    assert "--init_weights FILE takes what fits" in err
+    assert "--init_weights FILE copies the tensors that fit" in err
     assert err.count("\n") == 1
 
 
@@ -182,7 +183,7 @@ def test_an_option_that_is_new_with_its_default_is_no_change(stn: Stn) -> None:
     file.write_text(yaml.safe_dump(config))
     code, _, err = stn("fit", *QUICK, "--trainer.max_epochs=2")
     assert code == 2
-    assert "is from another version, which this one does not read" in err
+    assert "is of another version, which this version cannot read" in err
     assert err.count("\n") == 1
 
 

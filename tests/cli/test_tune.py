@@ -82,11 +82,11 @@ MISTAKES = {
     ),
     "too few steps": (
         [*QUICK, "--steps", "5"],
-        "stn tune: --steps 5: too few to see a trend; give 20 or more",
+        "stn tune: --steps 5 are too few; give 20 or more",
     ),
     "no GPU": (
         [*QUICK, "--batch-size"],
-        "stn tune: --batch-size needs a GPU, as it doubles the batch",
+        "stn tune: --batch-size doubles the batch until the memory of a GPU",
     ),
     "an unknown option": (
         [*QUICK, "--trainer.max_epoch", "3"],

@@ -232,13 +232,13 @@ def test_a_table_says_class_and_split(tmp_path: Path) -> None:
         ("file,kind\na.png,x", "row 1: columns are file, kind; file and class are needed"),
         ("", "row 1: columns are missing"),
         ("file,class\na.png", "row 2: 1 columns, expected 2"),
-        ("file,class\n../a.png,x", "row 2: '../a.png' is no file inside the folder"),
+        ("file,class\n../a.png,x", "row 2: '../a.png' is no path inside the folder"),
         (
             "file,class,split\na.png,x,tset",
             "row 2: a class, and a split of train, val, test or nothing",
         ),
         ('file,class\n"a.png,x', "cannot be read as CSV"),
-        ("file,class\n", "no images; a folder holds one folder for each class"),
+        ("file,class\n", "no images; give a folder with one folder for each class"),
     ],
 )
 def test_a_mistake_in_a_table_is_named(tmp_path: Path, text: str, said: str) -> None:

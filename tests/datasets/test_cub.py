@@ -165,7 +165,7 @@ def test_a_header_that_promises_gigabytes_is_refused_before_decoding(tmp_path: P
     start = content.index(b"\xff\xc0")
     content[start + 5 : start + 9] = (60000).to_bytes(2, "big") * 2
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"bomb\.jpg: it says it has more than 134,217,728 pixels"):
+    with pytest.raises(ValueError, match=r"bomb\.jpg: it has more than 134,217,728 pixels"):
         image_size(path)
 
 
@@ -175,15 +175,15 @@ def test_a_header_that_promises_gigabytes_is_refused_before_decoding(tmp_path: P
         (
             "images.txt",
             "1 ../../secret.jpg",
-            r"row 2: '../../secret.jpg' is no file inside the folder",
+            r"row 2: '../../secret.jpg' is no path inside the folder",
         ),
-        ("images.txt", "1 /etc/passwd", "row 2: '/etc/passwd' is no file"),
+        ("images.txt", "1 /etc/passwd", "row 2: '/etc/passwd' is no path"),
         ("images.txt", "2", "row 2: 1 columns, expected 2"),
         ("images.txt", "1 a.jpg", "row 2: 1 has two rows"),
         ("image_class_labels.txt", "2 x", "row 2: 'x' is no whole number"),
         ("image_class_labels.txt", "2 9", "image 2 has class 9, of 3"),
         ("train_test_split.txt", "2 2", "row 2: '2' is neither 0 nor 1"),
-        ("train_test_split.txt", "77 1", "1 numbers are missing"),
+        ("train_test_split.txt", "77 1", "1 numbers of the other files are missing"),
         ("classes.txt", "7 Bird", "rows are not numbered 1 to 3"),
         ("bounding_boxes.txt", "2 1 2 nan 4", "row 2: 'nan' is no finite number"),
         ("bounding_boxes.txt", "77 1 2 3 4", "image 2 has no row in bounding_boxes.txt"),
@@ -233,10 +233,10 @@ def test_a_damaged_cache_is_named(tmp_path: Path, spoil: str) -> None:
             "end": content[:-1],
         }[spoil]
     )
-    with pytest.raises(ValueError, match=r"001.*\.images: .*delete it to have it made again"):
+    with pytest.raises(ValueError, match=r"001.*\.images: .*delete it, and it is written anew"):
         source.check()
     if spoil != "pixel":  # found without reading all pixels
-        with pytest.raises(ValueError, match="delete it to have it made again"):
+        with pytest.raises(ValueError, match="delete it, and it is written anew"):
             source.load("train")
 
 
@@ -271,7 +271,7 @@ def test_the_archive_is_unpacked_into_the_original_layout(
     "options", [{"side": 0}, {"first_classes": 0}, {"first_classes": 201}, {"validation": 0}]
 )
 def test_a_number_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"the first two are 1 or more, the last 1 to 200"):
+    with pytest.raises(ValueError, match=r"give 1 or more for the first two, and 1 to 200"):
         CUB(str(tmp_path), **options)  # type: ignore[arg-type]
 
 

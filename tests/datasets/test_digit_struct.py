@@ -43,7 +43,7 @@ def test_a_name_that_leads_out_of_the_folder_breaks_its_entry(tmp_path: Path, na
     struct = read_digit_struct(path)
     assert written(struct) == good[:1]
     assert struct.broken == [
-        f"entry 2: {name!r} is no file inside the folder; give a relative path"
+        f"entry 2: {name!r} is no path inside the folder; give a relative path"
     ]
 
 

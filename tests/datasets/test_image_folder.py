@@ -81,7 +81,7 @@ def test_what_is_no_image_is_counted_and_named_in_one_line(
     source.prepare()
     said = capsys.readouterr().err
     assert said == (
-        f"{birds}: left out 4 files that are no images (2 .raw, 1 without ending, 1 .txt; the "
+        f"{birds}: left out 4 files that are no images (2 .raw, 1 without suffix, 1 .txt; the "
         "first is README) and 1 images in no class's folder (the first is loose.png)\n"
     )
     assert source.check().endswith(said.strip())
@@ -209,5 +209,5 @@ def test_a_long_image_of_a_fitting_size_is_read(tmp_path: Path) -> None:
     ("path", "reason"), [("none", "No such file"), ("wren/0.png", "Not a directory")]
 )
 def test_what_is_no_folder_is_named(path: str, reason: str, birds: Path) -> None:
-    with pytest.raises(ValueError, match=f"{path}: {reason}.*; `folder` holds one folder"):
+    with pytest.raises(ValueError, match=f"{path}: {reason}.*; give a folder with one folder"):
         ImageFolder(str(birds / path)).prepare()

@@ -195,7 +195,7 @@ def test_a_name_that_leads_out_of_the_folder_is_left_out(root: Path) -> None:
     (root / "test/1.png").rename(root / "secret.png")
     SVHN(extra=False, root=str(root)).prepare()
     (line,) = (root / "test-64.left_out.txt").read_text().splitlines()
-    assert line.startswith("entry 1: '../secret.png' is no file inside the folder")
+    assert line.startswith("entry 1: '../secret.png' is no path inside the folder")
 
 
 def test_archives_are_unpacked_where_the_folders_are_missing(

@@ -166,5 +166,5 @@ def test_gradients_and_their_gradients_pass_gradcheck() -> None:
 
 @pytest.mark.parametrize("resolution", [1, 0])
 def test_a_flow_without_a_lattice_is_refused_with_advice(resolution: int) -> None:
-    with pytest.raises(ValueError, match="take a resolution of 8 or more"):
+    with pytest.raises(ValueError, match="give a resolution of 8 or more"):
         Diffeomorphic(4, resolution)

@@ -226,7 +226,7 @@ def test_runs_in_all_states(
         "two": state(machine="n2", job="4711", time=now - 3600),
         "three": state(
             doing="stopped",
-            why="stopped by SIGTERM; last.ckpt holds all up to step 12",
+            why="stopped by SIGTERM; last.ckpt has everything up to step 12",
             job="4712",
             time=now - 50,
         ),
@@ -246,7 +246,7 @@ def test_runs_in_all_states(
     assert capsys.readouterr().out.splitlines() == [
         "run    state      epoch  error        time left  job   why",
         "one    finished   13/13  1.00 % test",
-        "two    lost       3/13   1.50 % val              4711  nothing heard from n2 for 60 min",
+        "two    lost       3/13   1.50 % val              4711  no news from n2 for 60 min",
         "three  stopped    3/13   1.50 % val              4712  stopped by SIGTERM",
         "four   failed     0/13                                 the loss is not finite",
         "five   training   3/13   1.50 % val   10 min     4713",

@@ -161,7 +161,7 @@ def test_several_nodes_need_a_file_system_that_they_share(
 def test_a_name_is_one_plain_word(name: str, call: Submit) -> None:
     code, out, err = call(*QUICKSTART, f"--name={name}", "--dry-run")
     assert (code, out) == (2, "")
-    assert "give one word of letters" in err
+    assert "give up to 200 letters" in err
 
 
 def test_no_character_of_a_path_becomes_shell_or_ends_a_directive(

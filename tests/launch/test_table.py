@@ -119,7 +119,7 @@ def test_a_stopped_table_goes_on_with_the_runs_that_it_left() -> None:
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=400)
     assert process.returncode == 75, out
-    assert "stopped; the same command goes on with it" in out
+    assert "stopped; the same command resumes it" in out
     assert "stopped by SIGTERM" in log.read_text()
     again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr

@@ -233,15 +233,15 @@ MISTAKES = {
         "batch_size 0; give 1 or more",
     ),
     "nothing to resume": (("--resume", "must"), "holds no checkpoint; leave --resume out"),
-    "a name with a slash": (("--name", "a/b"), "give one word of letters"),
-    "a name too long for a file": (("--name", 201 * "x"), "at most 200"),
+    "a name with a slash": (("--name", "a/b"), "give up to 200 letters"),
+    "a name too long for a file": (("--name", 201 * "x"), "up to 200"),
     "the wrong number of classes": (
         ("--model.init_args.backbone.init_args.num_classes", "7"),
         "has 7 classes, the data has 10",
     ),
     "a metric that there is not": (
         ("--monitor", "accuracy"),
-        "monitor 'accuracy' is not logged in validation; logged are val/",
+        "monitor 'accuracy' is not logged in validation; logged metrics: val/",
     ),
     "no such precision": (("--trainer.precision", "bf17"), "got bf17"),
 }
@@ -397,7 +397,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
     os.close(write)
     assert (done.returncode, done.stderr) == (
         1,
-        "stn: stopped, as nothing reads its output any more\n",
+        "stn: stopped, as its output is no longer read\n",
     )
 
 

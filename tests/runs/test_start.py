@@ -42,8 +42,8 @@ def test_a_run_goes_on_from_its_last_checkpoint(folder: RunFolder) -> None:
     save(folder, "best.ckpt", 3)
     last = save(folder, "last.ckpt")
     for resume in ("auto", "must"):
-        assert choose_start(folder, resume, None) == (last, 7, ())
-    assert choose_start(folder, "never", None) == (None, 0, ())
+        assert choose_start(folder, resume, None) == (last, (), 7)
+    assert choose_start(folder, "never", None) == (None, (), 0)
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
@@ -64,7 +64,7 @@ def test_a_damaged_last_checkpoint_is_left_out_and_named(folder: RunFolder) -> N
     best = save(folder, "best.ckpt", 3)
     save(folder, "last.ckpt").write_bytes(b"half")
     start = choose_start(folder, "auto", None)
-    assert (start.checkpoint, start.batches) == (best, 3)
+    assert (start.path, start.batches) == (best, 3)
     (line,) = start.skipped
     assert "last.ckpt: not a whole checkpoint" in line
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_is_a_link_to_nothing_is_left_out_and_named(folder: Ru
     best = save(folder, "best.ckpt", 3)
     (folder.checkpoints / "last.ckpt").symlink_to("/no/such/file")
     start = choose_start(folder, "auto", None)
-    assert (start.checkpoint, start.batches) == (best, 3)
+    assert (start.path, start.batches) == (best, 3)
     (line,) = start.skipped
     assert "runs/mine/checkpoints/last.ckpt" in line
 
@@ -88,12 +88,12 @@ def test_a_given_checkpoint_that_is_not_there_is_named(folder: RunFolder, resume
 def test_a_given_checkpoint_is_taken_where_the_run_has_none_of_its_own(folder: RunFolder) -> None:
     other = RunFolder("other")
     given = save(other, "last.ckpt")
-    assert choose_start(folder, "auto", str(given)).checkpoint == given
+    assert choose_start(folder, "auto", str(given)).path == given
     own = save(folder, "last.ckpt")
-    assert choose_start(folder, "auto", str(own.resolve())).checkpoint == own.resolve()
+    assert choose_start(folder, "auto", str(own.resolve())).path == own.resolve()
     with pytest.raises(ValueError, match="runs/mine has checkpoints of its own"):
         choose_start(folder, "auto", str(given))
-    assert choose_start(folder, "never", str(given)).checkpoint == given
+    assert choose_start(folder, "never", str(given)).path == given
     with pytest.raises(ValueError, match="--resume never moves runs/mine away"):
         choose_start(folder, "never", str(own))
 
@@ -102,7 +102,7 @@ def test_a_given_checkpoint_is_taken_where_the_run_has_none_of_its_own(folder: R
     "name", ["..", ".", "", "a/b", "/a", "-a", ".a", "a b", "a\nb", "a;b", "$(a)", "a\0", "a\x1b"]
 )
 def test_a_name_is_one_plain_word(name: str) -> None:
-    with pytest.raises(ValueError, match="give one word"):
+    with pytest.raises(ValueError, match="give up to 200 letters"):
         RunFolder(name)
 
 
@@ -157,7 +157,7 @@ def test_which_checkpoint_is_tested_is_said_and_recorded(stn: Stn, tmp_path: Pat
     (run / "checkpoints/best.ckpt").unlink()
     code, _, err = stn("test", "--name", "quickstart")
     assert code == 0
-    assert "best.ckpt is missing: runs/quickstart/checkpoints/last.ckpt is used" in err
+    assert "best.ckpt is missing; using runs/quickstart/checkpoints/last.ckpt" in err
     record = json.loads((run / "results.json").read_text())
     assert (record["checkpoint"], record.get("best_validation")) == ("last.ckpt", None)
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)

@@ -87,7 +87,7 @@ def test_a_file_that_only_informs_is_reported_once_and_stops_nothing(
             json.loads(damaged.read_text())
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(
-        f"warning: {folder / 'state.json'}: Not a directory; training does not need it"
+        f"warning: {folder / 'state.json'}: Not a directory; training does not need this file"
     )
     assert second.startswith(f"warning: {damaged}: ")
 

@@ -168,7 +168,7 @@ def test_a_file_that_ends_early_is_named(
 
 def test_something_else_than_a_checkpoint_is_named(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
-    with pytest.raises(BadCheckpointError, match=r"tensor.ckpt: holds a Tensor"):
+    with pytest.raises(BadCheckpointError, match=r"tensor.ckpt: contains a Tensor"):
         load_checkpoint(tmp_path / "tensor.ckpt")
     with pytest.raises(FileNotFoundError, match=r"missing.ckpt"):
         load_checkpoint(tmp_path / "missing.ckpt")

@@ -226,7 +226,7 @@ def test_what_could_be_saved_but_never_read_again_is_refused_before_the_first_st
     tmp_path: Path,
 ) -> None:
     with pytest.raises(
-        TypeError, match=r"cannot be read again.*pathlib.PosixPath.*save plain values"
+        TypeError, match=r"cannot be read back.*pathlib.PosixPath.*save only tensors"
     ):
         train(tmp_path, PathInState())
     assert nothing_was_trained(tmp_path)
@@ -238,7 +238,7 @@ def test_a_misspelt_monitor_is_refused_before_the_first_step(tmp_path: Path, san
     with pytest.raises(
         ValueError,
         match=r"monitor 'val/eror' is not logged in validation; "
-        r"did you mean val/error\? logged are .*val/loss",
+        r"did you mean val/error\? logged metrics: .*val/loss",
     ):
         train(tmp_path, monitor="val/eror", sanity=sanity)
     with pytest.raises(
@@ -269,7 +269,7 @@ def test_a_monitor_unlike_any_metric_is_refused_before_the_first_step(
     with pytest.raises(
         ValueError,
         match=rf"monitor '{monitor}' is not logged in validation; "
-        r"(did you .*)?logged are .*val/error",
+        r"(did you .*)?logged metrics: .*val/error",
     ):
         train(tmp_path, monitor=monitor, sanity=sanity)
     assert nothing_was_trained(tmp_path)
@@ -306,7 +306,7 @@ def test_another_training_is_not_written_over(
         elif damaged:
             file.write_bytes(file.read_bytes()[:1000])
     before = {name: (checkpoints / name).read_bytes() for name in left}
-    with pytest.raises(ValueError, match=rf"{left[-1]} would be lost; go on from it"):
+    with pytest.raises(ValueError, match=rf"{left[-1]} would be overwritten; resume from it"):
         train(tmp_path, resume=False)
     assert {name: (checkpoints / name).read_bytes() for name in left} == before
     assert names(checkpoints) == left
@@ -317,7 +317,7 @@ def test_the_last_checkpoint_is_not_lost_to_a_start_from_an_older_one(tmp_path: 
     train(mine, epochs=2)
     train(other, epochs=1)
     for start in (mine / "checkpoints" / "best.ckpt", other / "checkpoints" / "last.ckpt"):
-        with pytest.raises(ValueError, match=r"last\.ckpt would be lost"):
+        with pytest.raises(ValueError, match=r"last\.ckpt would be overwritten"):
             train(mine, resume=start)
 
 

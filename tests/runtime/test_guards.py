@@ -236,7 +236,7 @@ def test_a_label_that_is_no_class_is_refused_by_the_number_of_its_image(
             labels[17] = label
             data.splits[split] = data.splits[split]._replace(label=labels)
 
-    match = rf"image 17 of split '{split}' has a label that is none of the 10 classes \(0 to 9\)"
+    match = rf"image 17 of split '{split}' has a label that is no class; give labels from 0 to 9"
     with pytest.raises(ValueError, match=match):
         train(tmp_path, Mislabelled())
     assert len(record(tmp_path, "train")) == (
@@ -269,7 +269,7 @@ def test_one_class_alone_is_refused_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stn_lightning.datasets.EmbeddedDigits.class_names", ("zero",))
-    with pytest.raises(ValueError, match="the only class of the data is zero, so there is nothing"):
+    with pytest.raises(ValueError, match="the data have only one class, zero; give two classes"):
         train(tmp_path, network=nn.Sequential(nn.Flatten(), nn.Linear(784, 1)))
     assert not (tmp_path / "record.jsonl").exists()
 

@@ -50,7 +50,7 @@ def test_a_signal_ends_the_training_with_exit_code_75_and_says_what_is_saved(
     with pytest.raises(Preempted) as leaving:
         train(tmp_path, Do(receive, 5))
     last = tmp_path / "checkpoints" / "last.ckpt"
-    assert str(leaving.value) == f"stopped by {number.name}; {last} holds all up to step 6"
+    assert str(leaving.value) == f"stopped by {number.name}; {last} has everything up to step 6"
     assert isinstance(leaving.value, SystemExit)
     assert leaving.value.code == 75
 
@@ -111,7 +111,7 @@ def test_without_checkpoints_it_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
     )
-    with pytest.raises(ValueError, match="Preemption needs AtomicCheckpoint to save"):
+    with pytest.raises(ValueError, match="Preemption saves by AtomicCheckpoint"):
         Preemption().setup(trainer, LightningModule(), "fit")
 
 

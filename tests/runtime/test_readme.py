@@ -1,4 +1,4 @@
-"""The program in the room's README survives what it says it survives."""
+"""The program in runtime's README resumes after signals."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def test_the_program_of_the_readme_goes_on_after_a_stop_and_a_kill(tmp_path: Pat
     assert finish(start(program, tmp_path / "stopped"), 0) == straight
 
 
-def test_every_file_of_the_room_is_in_the_table() -> None:
+def test_every_file_of_runtime_is_in_the_table() -> None:
     named = set(re.findall(r"^\| `(\w+\.py)` \|", README.read_text(), re.MULTILINE))
-    inner = {"__init__.py", "monitors.py", "rehearsal.py"}
+    inner = {"__init__.py", "monitors.py", "checkpoint_size.py"}
     assert named == {path.name for path in README.parent.glob("*.py")} - inner

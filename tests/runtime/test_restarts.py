@@ -48,4 +48,4 @@ def test_a_count_that_cannot_be_written_stops_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     count_restart(tmp_path / "no folder" / "restarts.json", 4, AGAIN)
-    assert "No such file or directory; training does not need it" in capsys.readouterr().err
+    assert "No such file or directory; training does not need this file" in capsys.readouterr().err

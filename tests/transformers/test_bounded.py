@@ -159,7 +159,7 @@ def test_a_bounded_transformer_in_double_precision_starts_at_the_identity() -> N
     [
         ([0.5, -1.0], 1.5, "low has 2 numbers, theta has 3; give one for each, or one for all"),
         (-1.0, [2.0] * 4, "high has 4 numbers, theta has 3"),
-        (-1.0, 1.0, "the range from -1 to 1 does not hold the identity, 1, inside; widen it"),
+        (-1.0, 1.0, "the range from -1 to 1 does not contain the identity, 1; widen it"),
     ],
 )
 def test_a_range_that_does_not_fit_is_refused_with_advice(

@@ -176,7 +176,7 @@ def test_features_that_are_not_a_place_for_each_are_refused_with_advice(
     transformer = ParallelTransformer(localisation, Translation(0.5), 2, start=HeatmapCentres())
     with pytest.raises(
         ValueError,
-        match=r"needs x and y of 2 centres, 4 features, not \d+; take HeatmapLocalisation",
+        match=r"needs 4 features, x and y of 2 centres, and got \d+; take HeatmapLocalisation",
     ):
         transformer(torch.rand(2, 3, 8, 8))
 

@@ -15,29 +15,29 @@ from stn_lightning.runtime.atomic_files import remove_stale, sync_folder, tempor
 from stn_lightning.runtime.locks import file_lock
 
 PADDING = 1 << 20
-"""Bytes, more than tar rounds its archives up to."""
+"""More bytes than tar adds at the end of an archive."""
 HEADER = 1 << 20
-"""Bytes that the headers of one file may have; real ones have a few hundred."""
+"""Largest size of the headers of one file, in bytes; usually they have a few hundred."""
 BLOCK = 1 << 16
 
 
 def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str = ".") -> None:
-    """Unpack a tar.gz archive, if that is not done.
+    """Unpack a tar.gz archive, unless `folder` exists.
 
-    It is unpacked into a temporary folder, which takes its place once it is complete; a folder that
-    is there is taken for complete. Of several processes one unpacks and the others wait. Only files
-    and folders are made, and only below `folder`: links, devices and absolute names are refused.
+    It is unpacked into a temporary folder, which is renamed when it is complete. Of several
+    processes one unpacks while the others wait. Only files and folders below `folder` are created;
+    links, devices and absolute paths are refused.
 
     Args:
-        archive: known by its checksum, if it comes from the network.
-        folder: folder that it becomes.
-        members: largest number of files and folders.
-        size: largest number of bytes in all files: a small archive can hold a disk full of zeros.
-        inside: folder of the archive that is wanted; what lies beside it is left out.
+        archive: file to unpack; its checksum should have been checked.
+        folder: folder to create.
+        members: largest number of files and folders in the archive.
+        size: largest total size of the files, in bytes; a small archive can unpack to a full disk.
+        inside: folder of the archive that becomes `folder`; the rest of the archive is left out.
 
     Raises:
-        ValueError: with the names of archive and member, if it is refused or damaged.
-        OSError: if the folder cannot be written.
+        ValueError: the archive is damaged or refused; the message names archive and member.
+        OSError: the folder cannot be written.
     """
     if folder.is_dir():
         return
@@ -53,7 +53,7 @@ def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str 
                 _unpack_into(archive, partial, members, size)
                 if not (partial / inside).is_dir():
                     raise ValueError(f"it holds no folder {inside}")
-            os.sync()  # a rename that survives a power failure is of no use without the content
+            os.sync()  # the content must be on the disk before the new name
             (partial / inside).rename(folder)
             sync_folder(folder.parent)
         finally:
@@ -61,9 +61,9 @@ def unpack(archive: Path, folder: Path, *, members: int, size: int, inside: str 
 
 
 class _LimitedReader:
-    """A stream that limits what tarfile may read.
+    """A stream that limits how much tarfile reads at once.
 
-    It reads a header of any length into memory, and headers say their own length.
+    tarfile reads headers into memory, and the archive itself says how long they are.
     """
 
     def __init__(self, stream: gzip.GzipFile) -> None:
@@ -87,16 +87,16 @@ def _unpack_into(archive: Path, folder: Path, members: int, size: int) -> None:
         reader = _LimitedReader(stream)
         tar = tarfile.open(fileobj=reader, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115  # holds no file of its own
         while (member := tar.next()) is not None:
-            tar.members.clear()  # else it keeps all headers in memory
+            tar.members.clear()  # tarfile would collect all headers in memory
             members -= 1
             size -= member.size
             if members < 0 or size < 0:
                 kind = "files" if members < 0 else "bytes"
-                raise ValueError(f"{member.name}: more {kind} than the archive should hold")
+                raise ValueError(f"{member.name}: more {kind} than this archive should have")
             reader.allowance = math.inf
             _extract(tar, member, folder)
             reader.allowance = HEADER
-        if len(stream.read(PADDING)) == PADDING:  # to the end, where gzip keeps its checksum
+        if len(stream.read(PADDING)) == PADDING:  # read to the end, where gzip has its checksum
             raise ValueError("has data after its end")
 
 
@@ -119,7 +119,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Non
 
 @contextlib.contextmanager
 def _refusals(archive: Path) -> Iterator[None]:
-    """Say in one line what is wrong with an archive."""
+    """Raise a ValueError of one line for a damaged archive."""
     try:
         yield
     except (

@@ -1,10 +1,11 @@
 """Cache resized images in memory-mapped files.
 
-Reading a crop copies only its pixels. A file holds at most `GROUP` images of one folder: a line of
-JSON, then all pixels. Its name is a checksum over the images' names, sizes and modification times,
-the content of the first one, and the way they are resized. So an image that is added, removed or
-changed needs one new file, and selections of one data set share the others. `check` compares the
-content of all images. Files are written atomically, so a build that was killed resumes.
+Reading a crop copies only the crop's pixels. A file has at most `GROUP` images of one folder: a
+line of JSON, then all pixels. Its name contains a checksum of the images' names, sizes and
+modification times, the content of the first image, and the settings of resizing. So if an image is
+added, removed or changed, one file is written anew; the others are still used, also by other
+selections of the data set. `check` compares the content of all images. Files are written
+atomically, so a build that was killed can continue.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from stn_lightning.runtime.provenance import program_name
 
 VERSION = 2
 GROUP = 256
-"""Images in one file, at most."""
+"""Largest number of images in one file."""
 
 
 class Cache:
@@ -35,9 +36,9 @@ class Cache:
     Args:
         folder: folder of the cache; it can be deleted at any time.
         files: files of the images.
-        side: smallest side of a resized image, in pixels.
+        side: smaller side of a resized image, in pixels.
         read: function that decodes and resizes an image.
-        background: colour behind transparent pixels, as `read` has it.
+        background: colour behind transparent pixels that `read` uses.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Cache:
         self.groups = list(_grouped(files))
 
     def build(self) -> None:
-        """Decode what the cache lacks.
+        """Decode the images that are not in the cache.
 
         Raises:
-            ValueError: with a line for each image that cannot be read; the others are kept.
+            ValueError: with a line for each image that cannot be read. Files without such an image
+                are written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_stale(self.folder)
@@ -71,10 +73,10 @@ class Cache:
         raise_unreadable(problems)
 
     def check(self) -> None:
-        """Compare pixels and the images' files with their checksums.
+        """Compare cached pixels and image files with their checksums.
 
         Raises:
-            ValueError: with a line for each file of the cache that is not what it should be.
+            ValueError: with a line for each file of the cache that is damaged or out of date.
         """
         problems = []
         for group in self.groups:
@@ -83,20 +85,20 @@ class Cache:
             with path.open("rb") as file:
                 file.seek(start)
                 if hashlib.file_digest(file, "sha256").hexdigest() != header["sha256"]:
-                    problems.append(f"{path}: its pixels are not those that were written")
+                    problems.append(f"{path}: its pixels have changed since it was written")
             sources = zip(group, header["sources"], strict=False)
             if changed := [file for file, digest in sources if sha256(file) != digest]:
-                problems.append(f"{path}: {printable(changed[0])} has changed since it was made")
+                problems.append(f"{path}: {printable(changed[0])} has changed since it was written")
         if problems:
-            cure = "; delete it to have it made again"
+            cure = "; delete it, and it is written anew"
             raise ValueError("\n".join(f"{problem}{cure}" for problem in problems))
 
     def open(self) -> list[RGBImage]:
         """Map the images into memory, in the order of `files`.
 
         Raises:
-            ValueError: if one of the cache's files is damaged.
-            FileNotFoundError: if one is missing.
+            ValueError: a file of the cache is damaged.
+            FileNotFoundError: a file of the cache is missing.
         """
         images: list[RGBImage] = []
         for group in self.groups:
@@ -106,8 +108,8 @@ class Cache:
             ends = list(itertools.accumulate(math.prod(shape) for shape in header["shapes"]))
             if len(ends) != len(group) or ends[-1] != len(pixels):
                 raise ValueError(
-                    f"{path}: {len(pixels):,} bytes of pixels are not those of {len(group)} "
-                    "images; delete it to have it made again"
+                    f"{path}: {len(pixels):,} bytes of pixels do not fit {len(group)} images; "
+                    "delete it, and it is written anew"
                 )
             parts = zip([0, *ends], ends, header["shapes"], strict=False)
             images += [np.asarray(pixels[start:end]).reshape(shape) for start, end, shape in parts]
@@ -118,11 +120,11 @@ class Cache:
         for file in group:
             stat = file.stat()
             digest.update(json.dumps([file.name, stat.st_size, stat.st_mtime_ns]).encode())
-        digest.update(sha256(group[0]).encode())  # archives may give all files one time
+        digest.update(sha256(group[0]).encode())  # archives may give all files the same time
         return self.folder / f"{printable(group[0].parent.name)}.{digest.hexdigest()[:16]}.images"
 
     def _write(self, path: Path, group: Sequence[Path]) -> list[str]:
-        """Write a group of images, or return the problems."""
+        """Write the images of a group; return problems with them."""
         images, problems = [], []
         for file in group:
             try:
@@ -148,7 +150,7 @@ class Cache:
 
 
 def _grouped(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Group neighbours in one folder, at most `GROUP` together."""
+    """Yield up to `GROUP` successive files of one folder."""
     for _, members in itertools.groupby(files, key=lambda path: path.parent):
         together = list(members)
         for first in range(0, len(together), GROUP):
@@ -156,7 +158,7 @@ def _grouped(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """Read the first line, and return where the pixels begin."""
+    """Return the header, and the position of the first pixel."""
     try:
         with path.open("rb") as file:
             line = file.readline(1 << 20)
@@ -171,7 +173,6 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         ) from problem
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as problem:
         raise ValueError(
-            f"{path}: byte 0: this does not begin a cache of images; "
-            "delete it to have it made again"
+            f"{path}: byte 0: this is no header of a cache; delete it, and it is written anew"
         ) from problem
     return header, len(line)

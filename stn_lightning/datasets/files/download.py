@@ -1,4 +1,4 @@
-"""Download files: complete and checked, or not at all."""
+"""Download files and check them."""
 
 import hashlib
 import http.client
@@ -12,27 +12,27 @@ from stn_lightning.runtime.locks import file_lock
 
 
 class File(NamedTuple):
-    """A file that is known by its content."""
+    """Name, checksum and size of a file to download."""
 
     name: str
     sha256: str | None
-    """None if it is not published; then only the size is compared."""
+    """None if none is published; then only the size is compared."""
     size: int
-    """Size in bytes; no more are read from a server."""
+    """in bytes; a download that is longer is stopped"""
 
 
 def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
-    """Check a file, or download it from the first mirror.
+    """Check a file, or download it if it is missing.
 
-    The download goes into a temporary file, which takes its place once its content is right, so a
-    stopped download leaves nothing. Of several processes one downloads and the others wait.
+    It is downloaded into a temporary file, which is renamed when its content has been checked. Of
+    several processes one downloads while the others wait.
 
     Raises:
-        ValueError: if the file in place is another one (it is left alone).
-        OSError: if no mirror delivers, or the folder cannot be written.
+        ValueError: the existing file has another content. It is not changed.
+        OSError: no mirror has the file, or the folder cannot be written.
     """
     path = folder / file.name
-    if path.exists():  # asked first, and without a lock: the folder may be read-only
+    if path.exists():  # without a lock, as the folder may be read-only
         return check_file(file, path)
     folder.mkdir(parents=True, exist_ok=True)
     problems = []
@@ -52,10 +52,10 @@ def fetch(file: File, folder: Path, mirrors: Sequence[str]) -> None:
 
 
 def check_file(file: File, path: Path) -> None:
-    """Compare a file with what it should be.
+    """Compare a file with its checksum, or else its size.
 
     Raises:
-        ValueError: if its size or its checksum is another one.
+        ValueError: they differ.
     """
     found, cure = path.stat().st_size, "delete it to have it downloaded again"
     if file.sha256 is None and found != file.size:
@@ -68,7 +68,7 @@ def _download(file: File, url: str, path: Path) -> None:
     digest, size = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=60) as response, atomic_write(path) as stream:
         if url.startswith("https:") and not response.url.startswith("https:"):
-            raise ValueError(f"leads to {response.url}, which is not encrypted")
+            raise ValueError(f"it redirects to {response.url}, which is not encrypted")
         if response.length is not None and response.length > file.size:
             raise ValueError(f"it is larger than {file.size} bytes")
         while block := response.read(min(1 << 20, file.size + 1 - size)):
@@ -84,10 +84,10 @@ def _download(file: File, url: str, path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the checksum of a file's content, in hexadecimal.
+    """Return the SHA-256 checksum of a file, in hexadecimal.
 
     Raises:
-        ValueError: if it is a folder or a pipe, whose other end might never write.
+        ValueError: it is no regular file. Reading a pipe might wait for ever.
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: this is no regular file; move it away")

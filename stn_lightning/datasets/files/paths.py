@@ -5,10 +5,10 @@ from pathlib import Path, PurePosixPath
 
 
 def data_root() -> Path:
-    """Return the data folder: STN_DATA, else `data`.
+    """Return the data folder: STN_DATA if set, else `data`.
 
     Raises:
-        ValueError: if STN_DATA names no folder.
+        ValueError: STN_DATA is no folder.
     """
     named = os.environ.get("STN_DATA")
     if named and not Path(named).is_dir():
@@ -23,19 +23,19 @@ def contained_path(name: str) -> str:
     """Check that a relative path stays inside its folder.
 
     Args:
-        name: a relative path, with slashes; backslashes count as slashes too.
+        name: a relative path with slashes or backslashes.
 
     Raises:
-        ValueError: if it is absolute, leads out of the folder, or holds a control character.
+        ValueError: it is absolute, contains "..", or contains a control character.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     leads_out = path.is_absolute() or ".." in path.parts
     has_drive = bool(path.parts) and path.parts[0].endswith(":")
     if leads_out or has_drive or not path.name or any(ord(c) < 32 or ord(c) == 127 for c in name):
-        raise ValueError(f"{name[:80]!r} is no file inside the folder; give a relative path")
+        raise ValueError(f"{name[:80]!r} is no path inside the folder; give a relative path")
     return name
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return a path as text that can be printed."""
+    """Return a path as text, with invalid bytes escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Read text tables; name mistakes by file and row."""
+"""Read text tables; errors name the file and the row."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,15 +9,15 @@ from typing import Any
 def rows(path: Path, *columns: Callable[[str], Any]) -> Iterator[tuple[int, list[Any]]]:
     """Yield number and values of each row.
 
-    The first row has number 1; blank rows are skipped. Columns are split at white space, and the
-    last one keeps its own.
+    The first row has number 1; blank rows are skipped. Columns are separated by white space, which
+    the last column may also contain.
 
     Args:
-        path: a file in UTF-8, with a byte-order mark or without.
-        columns: function that reads each column's text, and raises a ValueError at a mistake.
+        path: a file in UTF-8, with or without a byte-order mark.
+        columns: functions that convert the text of each column, or raise a ValueError.
 
     Raises:
-        ValueError: with the names of file and row, and what was expected there.
+        ValueError: a row has a mistake; the message names file and row.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
@@ -40,12 +40,12 @@ def rows(path: Path, *columns: Callable[[str], Any]) -> Iterator[tuple[int, list
 
 
 def keyed(path: Path, *columns: Callable[[str], Any]) -> dict[int, Any]:
-    """Return rows by the number in their first column.
+    """Return the rows by the number in their first column.
 
-    A lone second column stands for itself.
+    A row is a list of its other columns, or the second column itself if there are only two.
 
     Raises:
-        ValueError: as `rows`, and where a number comes twice.
+        ValueError: as in `rows`, or a number occurs twice.
     """
     found: dict[int, Any] = {}
     for number, (key, *values) in rows(path, whole_number, *columns):
@@ -56,21 +56,21 @@ def keyed(path: Path, *columns: Callable[[str], Any]) -> dict[int, Any]:
 
 
 def whole_number(word: str) -> int:
-    """Read the number of a thing."""
+    """Convert the digits of a number, for example an id."""
     if not (word.isascii() and word.isdigit() and len(word) < 10):
         raise ValueError(f"{word[:40]!r} is no whole number")
     return int(word)
 
 
 def truth(word: str) -> bool:
-    """Read 0 or 1."""
+    """Convert 0 or 1 to a boolean."""
     if word not in ("0", "1"):
         raise ValueError(f"{word[:40]!r} is neither 0 nor 1")
     return word == "1"
 
 
 def number(word: str) -> float:
-    """Read a finite number."""
+    """Convert a finite number."""
     try:
         value = float(word)
     except ValueError:
@@ -81,14 +81,14 @@ def number(word: str) -> float:
 
 
 def same_keys(first: Path, these: dict[int, Any], second: Path, those: dict[int, Any]) -> None:
-    """Check that two files speak of the same things.
+    """Check that two tables have the same keys.
 
     Raises:
-        ValueError: with the name of the file that lacks one.
+        ValueError: a table lacks keys of the other; the message names its file.
     """
     for path, found, other in ((first, these, those), (second, those, these)):
         if missing := other.keys() - found.keys():
             raise ValueError(
-                f"{path}: {len(missing):,} numbers are missing that the other files have, "
+                f"{path}: {len(missing):,} numbers of the other files are missing, "
                 f"the first is {min(missing)}"
             )

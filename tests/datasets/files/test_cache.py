@@ -65,7 +65,7 @@ def test_an_edit_that_keeps_size_and_time_is_found_by_the_check(tmp_path: Path) 
     before = path.stat()
     Image.new("RGB", (12, 12), (99, 99, 99)).save(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(ValueError, match=r"\.images: .*7\.bmp has changed .*; delete it to have"):
+    with pytest.raises(ValueError, match=r"\.images: .*7\.bmp has changed .*; delete it, and"):
         source_of(root).check()
 
 

@@ -165,7 +165,7 @@ def test_an_encrypted_address_that_leads_to_an_open_one_is_refused(
     redirected = Unread()
     redirected.url = "http://elsewhere.example/digits.gz"
     network(redirected)
-    with pytest.raises(FileNotFoundError, match=r"leads to http://elsewhere\.example"):
+    with pytest.raises(FileNotFoundError, match=r"redirects to http://elsewhere\.example"):
         fetch(FILE, tmp_path, MIRRORS[:1])
 
 

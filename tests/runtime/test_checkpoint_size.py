@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop, lr_scheduler
 
-from stn_lightning.runtime.rehearsal import state_after_a_step
+from stn_lightning.runtime.checkpoint_size import state_after_a_step
 
 OPTIMIZERS: list[Callable[..., Optimizer]] = [
     Adam,
@@ -41,14 +41,14 @@ def test_the_state_before_the_first_step_has_the_size_of_the_one_after(
     optimizer = make(module.parameters())
     lr_scheduler.ConstantLR(optimizer)  # which replaces the method `step`
     weights = [parameter.detach().clone() for parameter in module.parameters()]
-    rehearsed = state_after_a_step(optimizer)
+    predicted = state_after_a_step(optimizer)
     assert not optimizer.state, "the optimiser itself has taken no step"
     assert all(map(torch.equal, weights, module.parameters()))
     module(torch.ones(2, 30)).sum().backward()
     optimizer.step()
     after = optimizer.state_dict()
-    assert abs(size(rehearsed) - size(after)) < 0.02 * size(after) + 512
-    assert rehearsed["state"].keys() == after["state"].keys()
+    assert abs(size(predicted) - size(after)) < 0.02 * size(after) + 512
+    assert predicted["state"].keys() == after["state"].keys()
 
 
 def test_an_optimizer_that_needs_a_closure_gives_what_it_has() -> None:
