@@ -144,12 +144,11 @@ def _waiting() -> Iterator[tuple[str, dict[str, Any]]]:
         job = _sent(script)
         if job is None:
             continue
-        squeue = ["squeue", "--noheader", "--array", "--states=PENDING", "--format=%K %r"]
+        command = ["squeue", "--noheader", "--array", f"--jobs={job}"]
+        command += ["--states=PENDING", "--format=%K %r"]
         try:
             # the output is empty if the job ended long ago
-            waiting = subprocess.run(
-                [*squeue, f"--jobs={job}"], capture_output=True, text=True
-            ).stdout
+            waiting = subprocess.run(command, capture_output=True, text=True).stdout
         except FileNotFoundError:  # this is no cluster
             return
         names = dict(re.findall(r"^(\d+)\) .* --name (\S+) ", script.read_text(), re.MULTILINE))

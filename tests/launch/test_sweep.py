@@ -140,7 +140,7 @@ MISTAKES = {
     "a key twice": ("lr: [1]\nlr: [2]", (), "ranges.yaml:2: key 'lr' is given twice"),
     "other ranges": (f"{RATE}: [1]\nfilters: [8]", (), "try was begun with ranges"),
     "nothing to do": (None, ("--trials", "0"), "--trials 0, --jobs 1; give 1 or more"),
-    "no such file": (None, ("--config", "a.yaml"), "--config a.yaml: there is no such file"),
+    "no such file": (None, ("--config", "a.yaml"), "a.yaml: there is no such file"),
 }
 
 
