@@ -41,6 +41,10 @@ def test_every_command_of_the_readme_does_what_it_is_there_for(
     (tmp_path / "configs").symlink_to(CONFIGS)
     (tmp_path / "scans").mkdir()
     Image.new("L", (30, 30)).save(tmp_path / "scans/a.png")
+    for n in range(60):
+        file = tmp_path / f"images/{'ab'[n % 2]}/{n}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((64, 64), 90).save(file)
     write_mnist(tmp_path / "data/mnist", monkeypatch)
     other = "make train CONFIG=configs/quickstart_cnn.yaml"
     assert f"`{other}`" in README.read_text()
@@ -55,7 +59,6 @@ def test_every_command_of_the_readme_does_what_it_is_there_for(
     assert {
         "fit",
         "table",
-        "validate",
         "test",
         "predict",
         "report",
@@ -65,5 +68,6 @@ def test_every_command_of_the_readme_does_what_it_is_there_for(
     } <= set(done)
     assert "crops runs/quickstart/panel.png" in said
     assert {"answers.csv", "drawn"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "runs/mine/results.json").exists()
     made = {path.name for path in (tmp_path / "runs/quickstart").iterdir()}
     assert {"report.html", "export", "results.json", "config.yaml", "panel.png"} <= made
