@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,8 +72,7 @@ def render(reports: Sequence[RunReport]) -> str:
         title=" against ".join(report.name for report in reports),
         reports=reports,
         colours=[COLOURS[i % len(COLOURS)] for i in range(len(reports))],
-        metrics=metric_rows(reports),
-        environment=environment_rows(reports),
+        rows=result_rows(reports),
         charts=charts(reports),
         confusion=confusion,
         confused_pairs=confused_pairs,
@@ -85,39 +84,20 @@ def render(reports: Sequence[RunReport]) -> str:
     )
 
 
-def metric_rows(reports: Sequence[RunReport]) -> dict[str, list[str]]:
-    """Return the metrics of the test, a cell for each run."""
-    metrics = [report.record.metrics if report.record else {} for report in reports]
-    return _rows(
-        {
-            name.replace("/", " ").replace("_", " ")
-            + ", %" * name.endswith("error"): f"{value:.4g}"
-            for name, value in of_run.items()
-        }
-        for of_run in metrics
-    )
-
-
-def environment_rows(reports: Sequence[RunReport]) -> dict[str, list[str]]:
-    """Return how runs were made, a cell for each run."""
-
-    def cells(report: RunReport) -> dict[str, str]:
+def result_rows(reports: Sequence[RunReport]) -> dict[str, list[str]]:
+    """Return metrics and environment, a cell for each run."""
+    rows: dict[str, list[str]] = {}
+    for i, report in enumerate(reports):
         record = asdict(report.record) if report.record else {}
-        known = [key for key in NUMBERS if record.get(key) is not None]
-        return {
-            "checkpoint": report.checkpoint.name,
-            **{key.replace("_", " "): _shown(record[key]) for key in known},
-            **record.get("versions", {}),
-        }
-
-    return _rows(map(cells, reports))
-
-
-def _rows(runs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Return a row for each name, with an empty cell where a run lacks it."""
-    runs = list(runs)
-    names = dict.fromkeys(name for cells in runs for name in cells)
-    return {name: [cells.get(name, "") for cells in runs] for name in names}
+        cells = {name: f"{value:.4g}" for name, value in record.get("metrics", {}).items()}
+        cells["checkpoint"] = report.checkpoint.name
+        for key in NUMBERS:
+            if record.get(key) is not None:
+                cells[key.replace("_", " ")] = _shown(record[key])
+        cells |= record.get("versions", {})
+        for name, cell in cells.items():
+            rows.setdefault(name, [""] * len(reports))[i] = cell
+    return rows
 
 
 def _shown(value: Any) -> str:

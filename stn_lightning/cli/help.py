@@ -26,8 +26,6 @@ TRAINER = {
     "fast_dev_run": "run one batch of each stage, as a check",
 }
 """The Trainer's options that are used most."""
-VALUES = {"name": " NAME", "init_weights": " RUN", "monitor": " METRIC"}
-"""What stands after our options; the others say it in their help."""
 CLASSES: dict[str, tuple[tuple[ModuleType, ...], str]] = {
     "data modules (--data CLASS)": ((datamodules, synthetic), "DataModule"),
     "tasks (--model CLASS)": ((tasks,), "Task"),
@@ -78,7 +76,7 @@ def short_help(command: str) -> str:
         _line("--config FILE", "configuration file, yours or one that comes with the package"),
     ]
     for name, (_, default, text) in OPTIONS.items():
-        lines.append(_line(f"--{name}{VALUES.get(name, '')}", text + (f" (default: {default})" if default else "")))
+        lines.append(_line(f"--{name}", text + (f" (default: {default})" if default else "")))
     lines.append(_line("--seed_everything N", "seed of all random numbers (default: 0)"))
     lines.append(_line("--ckpt_path FILE", "checkpoint to start from, or to evaluate"))
     lines.append(_line("--print_config", "print the resulting configuration and stop"))

@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "init_weights": (
         str | None,
         None,
-        "start from the weights of a run, zoo:NAME or file, where name and shape fit",
+        "copy the weights of a run or file whose name and shape fit",
     ),
     "monitor": (
         str | None,

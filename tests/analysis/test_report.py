@@ -180,17 +180,6 @@ def test_scores_of_parts_stand_on_the_page(small_run: Path, tmp_path: Path) -> N
     assert "<td>Warbler</td><td>30</td><td>100.0</td>" in text
 
 
-def test_the_page_begins_with_results_and_images_and_ends_with_how_they_were_made(
-    written: Path,
-) -> None:
-    headings = re.findall("<h2>(.*?)</h2>", written.read_text())
-    assert headings[:2] == ["Results", "Training, by step"]  # the run is in no table of the paper
-    assert headings[-2] == "How it was made"
-    results, made = written.read_text().split("<h2>How it was made</h2>")
-    assert "<td>test error, %</td>" in results
-    assert "<td>torch</td>" in made
-
-
 def test_the_papers_number_stands_beside_ours() -> None:
     files = [
         "configs/mnist/networks/st_cnn_affine.yaml",
