@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ pytest_plugins = ["tests.stn_command"]
 # one of each process, those that tests start included: they share the cores
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where nohup started the tests
 
 
 class TorchRandom:
