@@ -81,12 +81,15 @@ class MNIST(ImageTensorSource):
         root: folder of the four files, gzipped or not; `mnist` in the data folder when left out.
             Files in TorchVision's layout, `MNIST/raw` in this folder or beside it, are used, too.
             Missing files are downloaded into `root`.
+        train_on_validation: whether to train on the validation images, too. This is for the last
+            training, after all settings are chosen; validation then says nothing about new images.
     """
 
     class_names = tuple("0123456789")
 
-    def __init__(self, root: str | None = None) -> None:
+    def __init__(self, root: str | None = None, train_on_validation: bool = False) -> None:
         self.root = Path(root) if root is not None else data_root() / "mnist"
+        self.train_on_validation = train_on_validation
 
     def prepare(self) -> None:
         for key, file in FILES.items():
@@ -106,7 +109,8 @@ class MNIST(ImageTensorSource):
                 "have them downloaded again"
             )
         cut = len(images) - VALIDATION
-        keep = {"train": slice(0, cut), "val": slice(cut, None), "test": slice(None)}[split]
+        end = None if self.train_on_validation else cut
+        keep = {"train": slice(0, end), "val": slice(cut, None), "test": slice(None)}[split]
         return ImageTensorDataset(images[keep, None], labels[keep].long())
 
     def _path(self, key: str) -> Path:

@@ -1,6 +1,7 @@
 """Every configuration file builds and runs a step, and network and data files pair freely."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,22 @@ def test_a_curriculum_is_a_file_on_top(
         (tmp_path / "runs/st_modern-rotated-curriculum/config.yaml").read_text()
     )
     assert chosen["data"]["init_args"]["curriculum"] == 0.33
+
+
+def test_all_training_images_are_a_file_on_top_and_the_last_checkpoint_is_tested(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "data/mnist", monkeypatch)
+    files = [
+        f"configs/mnist/{file}.yaml"
+        for file in ("networks/st_fcn_affine", "data/rts", "recipes/all_images")
+    ]
+    options = ("--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1")
+    code, _, err = stn("fit", *(word for file in files for word in ("--config", file)), *options)
+    assert code == 0 and "using" in err and err.endswith("last.ckpt\n")
+    run = tmp_path / "runs/st_fcn_affine-rts-all_images"
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert "test/error" in json.loads((run / "results.json").read_text())["metrics"]
 
 
 def test_crops_that_straighten_are_a_file_on_top(

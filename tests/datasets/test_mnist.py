@@ -38,6 +38,13 @@ def test_the_miniatures_splits_are_the_images_that_were_written(miniature: Path)
         assert (images.image.dtype, images.label.dtype) == (torch.uint8, torch.int64)
 
 
+def test_the_last_training_may_have_the_validation_images_too(miniature: Path) -> None:
+    source, all_images = MNIST(str(miniature)), MNIST(str(miniature), train_on_validation=True)
+    train, val = source.load("train").image, source.load("val").image
+    assert torch.equal(all_images.load("train").image, torch.cat([train, val]))
+    assert torch.equal(all_images.load("val").image, val)
+
+
 def test_a_missing_file_is_an_error_before_anything_is_loaded(
     miniature: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
