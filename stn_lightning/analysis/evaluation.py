@@ -177,7 +177,7 @@ def _gallery(examples: list[_Example], class_names: tuple[str, ...]) -> bytes | 
 def _caption(example: _Example, class_names: tuple[str, ...]) -> Caption:
     answer, label = (_name(each, class_names) for each in (example.answer, example.label))
     correct = bool((example.answer == example.label).all())
-    answered = f"{example.probability:.0%} {shorten(answer or 'nothing', LETTERS - 5)}"
+    answered = f"{example.probability:.0%}: {shorten(answer or 'nothing', LETTERS - 6)}"
     return Caption(f"{shorten(label, LETTERS)}\n{answered}", correct)
 
 

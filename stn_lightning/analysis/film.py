@@ -59,7 +59,6 @@ def animate(panels: list[tuple[int, bytes]]) -> bytes | None:
         duration=[150] * (len(frames) - 1) + [2000],  # milliseconds
         loop=0,
         quality=40,
-        method=6,
     )
     return file.getvalue()
 

@@ -29,6 +29,17 @@ CURVES = {
     "transformer/spread": "Spread over the batch, px",
 }
 """Tags in TensorBoard, and the titles of their charts."""
+METRICS = {
+    "test/error": "test error, %",
+    "test/loss": "test loss",
+    "test/alignment_angle": "alignment of the angle, correlation",
+    "test/alignment_angle_degrees": "mean error of the angle, degrees",
+    "test/alignment_scale": "alignment of the scale, correlation",
+    "test/alignment_scale_factor": "mean error of the scale, factor",
+    "test/alignment_place": "alignment of the place, correlation",
+    "test/alignment_place_pixels": "mean error of the place, px",
+}
+"""Names of metrics in the table; others keep the name that they were logged under."""
 NUMBERS = (
     *("samples_tested", "parameters", "epochs", "samples_seen", "train_seconds"),
     *("images_per_second", "seed", "precision", "device", "devices", "commit", "date"),
@@ -72,7 +83,8 @@ def render(reports: Sequence[RunReport]) -> str:
         title=" against ".join(report.name for report in reports),
         reports=reports,
         colours=[COLOURS[i % len(COLOURS)] for i in range(len(reports))],
-        rows=result_rows(reports),
+        results=result_rows(reports),
+        provenance=provenance_rows(reports),
         charts=charts(reports),
         confusion=confusion,
         confused_pairs=confused_pairs,
@@ -85,19 +97,28 @@ def render(reports: Sequence[RunReport]) -> str:
 
 
 def result_rows(reports: Sequence[RunReport]) -> dict[str, list[str]]:
-    """Return metrics and environment, a cell for each run."""
-    rows: dict[str, list[str]] = {}
-    for i, report in enumerate(reports):
+    """Return the test's metrics, a cell for each run."""
+    metrics = [report.record.metrics if report.record else {} for report in reports]
+    return _rows(
+        [{METRICS.get(key, key): f"{value:.4g}" for key, value in each.items()} for each in metrics]
+    )
+
+
+def provenance_rows(reports: Sequence[RunReport]) -> dict[str, list[str]]:
+    """Return how each run was made."""
+    runs = []
+    for report in reports:
         record = asdict(report.record) if report.record else {}
-        cells = {name: f"{value:.4g}" for name, value in record.get("metrics", {}).items()}
-        cells["checkpoint"] = report.checkpoint.name
-        for key in NUMBERS:
-            if record.get(key) is not None:
-                cells[key.replace("_", " ")] = _shown(record[key])
-        cells |= record.get("versions", {})
-        for name, cell in cells.items():
-            rows.setdefault(name, [""] * len(reports))[i] = cell
-    return rows
+        known = [key for key in NUMBERS if record.get(key) is not None]
+        cells = {key.replace("_", " "): _shown(record[key]) for key in known}
+        runs.append({"checkpoint": report.checkpoint.name} | cells | record.get("versions", {}))
+    return _rows(runs)
+
+
+def _rows(runs: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+    """Return a row for each name; missing cells are empty."""
+    names = dict.fromkeys(name for cells in runs for name in cells)
+    return {name: [cells.get(name, "") for cells in runs] for name in names}
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,7 @@ from stn_lightning.analysis.predictions import (
     predictions,
 )
 from stn_lightning.callbacks.drawings import COLOURS, draw_outline
-from stn_lightning.datasets.decoding import WHITE, decode
+from stn_lightning.datasets.decoding import READABLE, WHITE, decode
 from stn_lightning.runs.loading import TrainedNetwork
 
 UNREADABLE = 1
@@ -58,7 +58,7 @@ def predict(
     files = find_images(images)
     first = next(files, None)
     if first is None:
-        raise ValueError(f"no images in {', '.join(images)}; JPEG, PNG and WebP files are read")
+        raise ValueError(f"no images in {', '.join(images)}; {READABLE}")
     network = TrainedNetwork.load(run, checkpoint=checkpoint)
     number, unreadable, start = 0, 0, time.perf_counter()
     with _opened(out) as file:
@@ -76,7 +76,8 @@ def predict(
             number += 1
             if draw:
                 _save(draw_prediction(answer, network.data.background), draw, answer.file, number)
-    _summarise(network, number, time.perf_counter() - start)
+    if number:
+        _summarise(network, number, time.perf_counter() - start)
     if unreadable:
         total = number + unreadable
         print(f"stn predict: {unreadable:,} of {total:,} files could not be read", file=sys.stderr)

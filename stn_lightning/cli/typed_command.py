@@ -13,6 +13,7 @@ only.
 
 import argparse
 import dataclasses
+import difflib
 import inspect
 import re
 import sys
@@ -36,6 +37,10 @@ class Options(argparse.ArgumentParser):
         super().__init__(f"stn {command}", description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        unknown = re.search("unrecognized arguments: (--[^ =]+)", message)
+        known = self._option_string_actions
+        close = difflib.get_close_matches(unknown[1], known, 1) if unknown else []
+        message += f" - did you mean {close[0]}?" if close else ""
         lists = f"{program_name()} {self.command} --help lists the options"
         print(f"{self.prog}: {message}; {lists}", file=sys.stderr)
         raise SystemExit(USAGE)

@@ -23,6 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats that are decoded. Pillow's other decoders start programs, or are little tested."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Suffixes of image files, in lower case."""
+READABLE = "JPEG, PNG, WebP, BMP, GIF and TIFF files are read"
+RESTORE = "restore them, or leave them out"
+"""Advice about images that cannot be read."""
 WHITE = (255, 255, 255)
 
 _ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262
@@ -85,11 +88,16 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
-def raise_unreadable(problems: Sequence[str]) -> None:
-    """Raise one error for all unreadable images."""
+def raise_unreadable(problems: Sequence[str], cure: str = RESTORE) -> None:
+    """Raise one error for all unreadable images.
+
+    Args:
+        problems: a line for each image.
+        cure: what can be done with them.
+    """
     if problems:
-        cure = f"{len(problems):,} images cannot be read; restore them, or leave them out"
-        raise ValueError("\n".join([*problems, cure]))
+        images = "1 image" if len(problems) == 1 else f"{len(problems):,} images"
+        raise ValueError("\n".join([*problems, f"{images} cannot be read; {cure}"]))
 
 
 @contextmanager
@@ -110,9 +118,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Exception as problem:  # a damaged file can cause any error
         lines = str(problem).splitlines() or [type(problem).__name__]
         reason = "it is not an image" if isinstance(problem, UnidentifiedImageError) else lines[0]
-        raise ValueError(
-            f"{printable(path)}: {reason}; JPEG, PNG, WebP, BMP, GIF and TIFF files are read"
-        ) from problem
+        raise ValueError(f"{printable(path)}: {reason}; {READABLE}") from problem
 
 
 def _too_large() -> str:

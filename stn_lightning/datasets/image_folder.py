@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stn_lightning.batch import Split
-from stn_lightning.datasets.decoding import SUFFIXES, WHITE
+from stn_lightning.datasets.decoding import RESTORE, SUFFIXES, WHITE, raise_unreadable
 from stn_lightning.datasets.files.paths import contained_path, printable
-from stn_lightning.datasets.image_files import (
-    ImageFileSource,
-    ImageRecord,
-    problem_of,
-    refuse_damaged,
-)
+from stn_lightning.datasets.image_files import ImageFileSource, ImageRecord, problem_of
+
+CURE = f"{RESTORE} by --data.init_args.skip_unreadable=true"
+"""Advice about images that cannot be read."""
 
 
 class ImageFolder(ImageFileSource):
@@ -88,7 +86,7 @@ class ImageFolder(ImageFileSource):
         """
         super().prepare()
         if self.cache is None and not self.skip_unreadable:
-            refuse_damaged(self.files(self.records()), self.background)
+            raise_unreadable([*self._find_unreadable(self._images()).values()], CURE)
         for note in filter(None, (self._skipped(), self._count_unreadable())):
             print(note, file=sys.stderr)
 

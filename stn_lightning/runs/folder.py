@@ -1,5 +1,6 @@
 """Run folders: `runs/NAME` has everything that a run writes."""
 
+import difflib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -85,10 +86,13 @@ class RunFolder:
         folder = Path(name)
         run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
         if not run.config.exists():
-            known = sorted(path.parent.name for path in RUNS.glob("*/config.yaml"))
+            known = sorted(path.parent.name for path in RUNS.glob("*/checkpoints"))
+            close = difflib.get_close_matches(folder.name, known, 1)
             raise ValueError(
-                f"{run.config} does not exist, so there is no such run; "
-                f"runs here: {', '.join(known) or 'none yet'}"
+                f"{run.config} does not exist, so there is no such run"
+                + (f" - did you mean {close[0]}?" if close else "")
+                + f"; runs here: {', '.join(known) or 'none yet'}; "
+                f"{program_name()} zoo lists the networks that come with the package"
             )
         return run
 
@@ -103,7 +107,7 @@ class RunFolder:
                 return self.checkpoints / name
         raise ValueError(
             f"{self.checkpoints} holds no checkpoint; train first "
-            f"({program_name()} fit ... --name {self.name}) or give --ckpt_path FILE"
+            f"({program_name()} fit ... --name {self.name})"
         )
 
     def read_config(self) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from stn_lightning.analysis.predictions import (
 )
 from stn_lightning.analysis.run import Run, load_run
 from stn_lightning.cli.typed_command import call
+from stn_lightning.datasets.decoding import READABLE
+from stn_lightning.runtime.provenance import program_name
 from tests.stn_command import on_maps
 
 
@@ -106,6 +108,16 @@ def test_of_100_files_with_5_bad_ones_95_are_answered_and_5_named(
     assert list(rows[0])[-2:] == ["bottom_left.y", "checkpoint"]
 
 
+def test_nothing_is_said_of_the_speed_if_no_image_could_be_read(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.png").write_text("hello")
+    assert call(predict, [str(small_run), str(tmp_path)]) == 1
+    not_read, count = capsys.readouterr().err.splitlines()
+    assert not_read.endswith("text.png: it is not an image; " + READABLE)
+    assert count == "stn predict: 1 of 1 files could not be read"
+
+
 def test_drawn_images_show_outline_and_crop(small: Run, small_run: Path, tmp_path: Path) -> None:
     write_test_images(small, tmp_path / "digits", 3)
     assert (
@@ -180,7 +192,7 @@ MISTAKES = {
     "no such run": (
         ["nope", "x.png"],
         "stn predict: runs/nope/config.yaml does not exist, so there is no such run; "
-        "runs here: none yet",
+        f"runs here: none yet; {program_name()} zoo lists the networks that come with the package",
     ),
     "no such file": (
         ["RUN", "x.png"],
@@ -188,7 +200,7 @@ MISTAKES = {
     ),
     "an empty folder": (
         ["RUN", "."],
-        "stn predict: no images in .; JPEG, PNG and WebP files are read",
+        "stn predict: no images in .; JPEG, PNG, WebP, BMP, GIF and TIFF files are read",
     ),
     "no format": (
         ["RUN", ".", "--out", "a.txt"],

@@ -129,8 +129,8 @@ def test_long_names_fit_below_an_image_two_lines_high() -> None:
         )
         for answer in (torch.tensor(0), torch.tensor(1))
     )
-    assert right == Caption("American Three t..\n36% American Th..", True)
-    assert wrong == Caption("American Three t..\n36% Wren", False)
+    assert right == Caption("American Three t..\n36%: American T..", True)
+    assert wrong == Caption("American Three t..\n36%: Wren", False)
 
 
 def test_the_most_confused_classes_come_first() -> None:
@@ -178,6 +178,34 @@ def test_scores_of_parts_stand_on_the_page(small_run: Path, tmp_path: Path) -> N
     text = render([run._replace(parts=read)])
     assert "<td>beak</td><td>25.0</td>" in text
     assert "<td>Warbler</td><td>30</td><td>100.0</td>" in text
+
+
+def test_the_page_begins_with_results_and_crops_and_ends_with_how_runs_were_made(
+    written: Path, small_run: Path
+) -> None:
+    text = written.read_text()
+    titles = ["Results", "What the transformer crops", "Training, by step"]
+    titles += ["Misclassified images", "Configuration and provenance"]
+    assert re.findall("<h2>(.*?)</h2>", text) == titles
+    results, crops, _, misclassified, made = re.split("<h2>", text)[1:]
+    record = collect(load_run(small_run)).record
+    assert record is not None
+    assert f"<td>test error, %</td><td>{record.metrics['test/error']:.4g}</td>" in results
+    assert "alignment of the angle" in results
+    assert "Alignment compares" in results
+    assert "Table 1" not in results  # no cell of a table: nothing of the paper's to say
+    assert "epoch by epoch" in crops
+    assert "The highest losses" in misclassified
+    assert "<td>torch</td>" in made
+    assert "<td>torch</td>" not in results
+
+
+def test_a_run_without_crops_is_said_to_have_none(small_run: Path) -> None:
+    run = collect(load_run(small_run))
+    blind = run.evaluation._replace(examples=None, worst=None, confused=None, theta=None)
+    text = render([run._replace(evaluation=blind)])
+    assert f"{run.name} has no crops that can be drawn" in text
+    assert "The highest losses" not in text
 
 
 def test_the_papers_number_stands_beside_ours() -> None:

@@ -56,6 +56,7 @@ def test_all_images_that_cannot_be_read_are_named_before_the_first_step(
     assert code == 2
     assert all(str(path.relative_to(tmp_path)) in err for path in bad)
     assert "3 images cannot be read" in err
+    assert "leave them out by --data.init_args.skip_unreadable=true" in err
     assert "epoch" not in out
     code, _, err = stn(*FIT, *MOMENT, "--data.init_args.skip_unreadable=true")
     assert code == 0

@@ -117,3 +117,12 @@ def test_a_function_of_arguments_parses_them_itself() -> None:
 
     assert call(raw, ["--help", "--x"]) == 0
     assert seen["arguments"] == ["--help", "--x"]
+
+
+def test_a_misspelt_option_is_answered_with_the_nearest_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        call(draw, ["a.png", "--seed=1"])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: --seed=1 - did you mean --seeds?" in capsys.readouterr().err

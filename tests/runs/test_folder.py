@@ -422,3 +422,14 @@ def test_where_data_lie_and_what_is_shown_is_no_change_and_a_value_is() -> None:
     assert not list(differences(settings("a", 1), settings("bcd", 1)))
     (change,) = differences(settings("a", 1), settings("a", 2))
     assert change == ("data.init_args.rootless", 1, 2)
+
+
+def test_a_misspelt_run_is_answered_with_the_nearest_that_has_been_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/quickstart/checkpoints").mkdir(parents=True)
+    Path("runs/refused").mkdir()
+    Path("runs/refused/config.yaml").touch()  # its data were missing, so it never began
+    with pytest.raises(ValueError, match=r"did you mean quickstart\?; runs here: quickstart;"):
+        RunFolder.found("quikstart")
