@@ -16,7 +16,7 @@ import stn_lightning
 
 PACKAGE = Path(stn_lightning.__file__).parent
 EVERYTHING = None
-ANYWHERE = {"jaxtyping"}
+ANYWHERE = {"jaxtyping", "shapes"}
 """Shapes in signatures."""
 RUNTIME = {"torch", "numpy", "lightning", "runtime"}
 METHOD = {"geometry", "transformers", "tasks", "batch", "backbones", "layers"}
@@ -25,6 +25,7 @@ TABLE: dict[str, set[str] | None] = {
     # the method
     "geometry": {"torch"},
     "layers": {"torch"},
+    "shapes": {"torch"},
     "batch": {"torch"},
     "transformers": {"torch", "geometry", "layers"},
     "backbones": {"torch", "torchvision", "timm", "safetensors", "layers"},

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stn_lightning import layers
+from stn_lightning.shapes import Images
 
 
 class SmallConvNet(nn.Module):
@@ -44,9 +45,7 @@ class SmallConvNet(nn.Module):
             sequence += [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU()]
         self.layers = nn.Sequential(*sequence)
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features rows columns"]:
+    def forward(self, image: Images) -> Float[Tensor, "batch features rows columns"]:
         features: Tensor = self.layers(image * 2 - 1)
         return features
 
@@ -80,9 +79,7 @@ class PlainConvNet(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_convolutions(num_filters, kernel_sizes, strides, bias=True))
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features rows columns"]:
+    def forward(self, image: Images) -> Float[Tensor, "batch features rows columns"]:
         first, *rest = self.layers
         features: Tensor = first(image)
         for layer in rest:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stn_lightning import layers
+from stn_lightning.shapes import Images, Logits
 
 CHUNK = 4
 """Number of images in each call of a frozen stem on a CPU."""
@@ -64,9 +65,7 @@ class MultiCropClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = layers.linear(num_classes)
 
-    def forward(
-        self, image: Float[Tensor, "batch *crops_channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, image: Float[Tensor, "batch *crops_channels height width"]) -> Logits:
         crops = image if image.dim() == 5 else image[:, None]
         if crops.shape[1] != self.num_crops:
             raise ValueError(
@@ -126,9 +125,7 @@ class SharedStemClassifier(nn.Module):
         self.shrink = shrink
         self.global_view = global_view
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, image: Images) -> Logits:
         logits: Tensor = self.classifier(self._views(image))
         return logits
 

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stn_lightning.shapes import Images
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution, faster under bfloat16 autocast.
@@ -24,7 +26,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(
         self,
-        input: Float[Tensor, "batch channels height width"],  # noqa: A002  # torch's name
+        input: Images,  # noqa: A002  # torch's name
     ) -> Float[Tensor, "batch filters rows columns"]:
         padding = self.padding
         assert not isinstance(padding, str)

@@ -17,6 +17,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from stn_lightning.backbones.depthwise import speed_up_depthwise
 from stn_lightning.backbones.weights import PACKAGE, load, read_weights
+from stn_lightning.shapes import Images
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's channels, 0 to 1."""
@@ -67,12 +68,10 @@ class FeatureExtractor(nn.Module, ABC):
         self._frozen_names: list[str] = []
 
     @abstractmethod
-    def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
+    def features(self, image: Images) -> Tensor:
         """Return a feature map or tokens of a normalised image."""
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features rows columns"]:
+    def forward(self, image: Images) -> Float[Tensor, "batch features rows columns"]:
         normalised = (image - self.mean) / self.std if self.after is None else image
         maps = self.features(normalised)
         if maps.dim() == 3:  # tokens of a vision transformer: the last ones are a square of patches
@@ -223,7 +222,7 @@ class TorchvisionFeatures(FeatureExtractor):
         self.freeze()
         speed_up_depthwise(self.network)
 
-    def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
+    def features(self, image: Images) -> Tensor:
         maps: Tensor = self.network(image)["map"]
         return maps
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stn_lightning import layers
+from stn_lightning.shapes import Images, Logits
 
 
 class FCN(nn.Module):
@@ -34,7 +35,7 @@ class FCN(nn.Module):
             [layers.linear(widths[0]), *(nn.Linear(a, b) for a, b in itertools.pairwise(widths))]
         )
 
-    def forward(self, image: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+    def forward(self, image: Float[Tensor, "batch ..."]) -> Logits:
         *hidden, classifier = self.layers
         features = image.flatten(1)
         for layer in hidden:
@@ -79,12 +80,10 @@ class CNN(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, image: Images) -> Logits:
         return self.activations(image)[-1]
 
-    def activations(self, image: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
+    def activations(self, image: Images) -> list[Tensor]:
         """Return the two pooled convolutions and the classifier's logits."""
         outputs, features = [], image
         for conv, norm in zip((self.conv1, self.conv2), self.norms, strict=True):

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from stn_lightning.backbones.depthwise import speed_up_depthwise
 from stn_lightning.backbones.feature_extractors import FeatureExtractor
 from stn_lightning.backbones.weights import INSTALL, NAMED, load, read_weights
+from stn_lightning.shapes import Images
 
 
 class TimmFeatures(FeatureExtractor):
@@ -75,7 +75,7 @@ class TimmFeatures(FeatureExtractor):
         self.freeze()
         speed_up_depthwise(self.network)
 
-    def features(self, image: Float[Tensor, "batch channels height width"]) -> Tensor:
+    def features(self, image: Images) -> Tensor:
         network: Any = self.network
         maps: Tensor = (
             network(image)["map"]

@@ -8,6 +8,8 @@ Reference:
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stn_lightning.shapes import Logits
+
 
 class DepthProjection(nn.Module):
     """Classify a volume by its mean along the depth.
@@ -26,8 +28,6 @@ class DepthProjection(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(
-        self, volume: Float[Tensor, "batch channels depth height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, volume: Float[Tensor, "batch channels depth height width"]) -> Logits:
         logits: Tensor = self.backbone(volume.mean(2))
         return logits

@@ -13,6 +13,7 @@ from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry import alignment
 from stn_lightning.geometry.alignment import Agreement, Pose
+from stn_lightning.shapes import Grids
 from stn_lightning.tasks import StepOutput
 
 
@@ -31,10 +32,7 @@ class PoseAlignment(Metric):
         self.add_state("poses", [], dist_reduce_fx="cat")
 
     def update(
-        self,
-        applied: Float[Tensor, "batch 6"],
-        grid: Float[Tensor, "batch height width 2"],
-        image_size: tuple[int, ...],
+        self, applied: Float[Tensor, "batch 6"], grid: Grids, image_size: tuple[int, ...]
     ) -> None:
         """Add the poses of a batch, which may be empty.
 

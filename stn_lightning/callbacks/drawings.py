@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_lightning.geometry import alignment, lattice, overlap
+from stn_lightning.shapes import ImagesND, Logits
 from stn_lightning.transformers import WarpOutput
 
 COLOURS = ("#ff4136", "#2ecc40", "#0074d9", "#ffdc00", "#b10dc9", "#ff851b")
@@ -33,7 +34,7 @@ class Caption(NamedTuple):
 
 
 def draw(
-    image: Float[Tensor, "batch channels *size"],
+    image: ImagesND,
     warp: WarpOutput,
     side: int = _SIDE,
     columns: int = 4,
@@ -180,9 +181,7 @@ def to_displayable(
 
 
 def prediction_captions(
-    logits: Float[Tensor, "batch *digits classes"],
-    label: Int64[Tensor, "batch *digits"],
-    class_names: Sequence[str],
+    logits: Logits, label: Int64[Tensor, "batch *digits"], class_names: Sequence[str]
 ) -> list[Caption]:
     """Describe predictions: class -> predicted class, probability.
 

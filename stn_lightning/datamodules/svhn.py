@@ -12,6 +12,7 @@ from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets.svhn import SVHN, SVHNSplit
+from stn_lightning.shapes import Images
 
 
 class HouseNumberDataModule(BaseDataModule):
@@ -96,7 +97,5 @@ def crop_at(
     return last.permute(0, 3, 1, 2)
 
 
-def _subtract_mean(
-    image: Float[Tensor, "batch channels height width"],
-) -> Float[Tensor, "batch channels height width"]:
+def _subtract_mean(image: Images) -> Images:
     return image - image.mean((1, 2, 3), keepdim=True)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.geometry import lattice, sampling
+from stn_lightning.shapes import Theta
 
 
 class Distortion(nn.Module, ABC):
@@ -47,11 +48,11 @@ class WarpingDistortion(Distortion):
     """Base class of distortions by a random grid."""
 
     @abstractmethod
-    def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch numbers"]:
+    def theta(self, randomness: CounterRandom) -> Theta:
         """Draw maps from the distorted image to the original."""
 
     @abstractmethod
-    def grid(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch size size 2"]:
+    def grid(self, theta: Theta) -> Float[Tensor, "batch size size 2"]:
         """Return the sampling grid of the distorted image."""
 
     def forward(

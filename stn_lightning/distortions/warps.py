@@ -16,6 +16,7 @@ from torch import Tensor
 from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.distortions.distortion import WarpingDistortion
 from stn_lightning.geometry import affine, projective, thin_plate_spline
+from stn_lightning.shapes import Theta
 
 
 class RotatedScaledTranslated(WarpingDistortion):
@@ -164,12 +165,12 @@ class Elastic(WarpingDistortion):
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("basis", basis, persistent=False)
 
-    def theta(self, randomness: CounterRandom) -> Float[Tensor, "batch numbers"]:
+    def theta(self, randomness: CounterRandom) -> Theta:
         scale = randomness.uniform(1, *self.scale)[:, :, None]
         moved = randomness.normal(self.points.numel(), self.std / (self.digit / 2))
         zoom = self.size / self.digit / scale
         # a spline whose points move by an affine map is that map, so theta can hold the scale, too
         return (self.points * (zoom - 1) + moved.unflatten(1, (-1, 2))).flatten(1).float()
 
-    def grid(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch size size 2"]:
+    def grid(self, theta: Theta) -> Float[Tensor, "batch size size 2"]:
         return thin_plate_spline.grid(theta, self.basis, (self.size, self.size))

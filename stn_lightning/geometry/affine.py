@@ -17,35 +17,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stn_lightning.geometry.lattice import axis, upcast
+from stn_lightning.shapes import Grids
+
+Theta = Float[Tensor, "batch 6"]
+"""(a, b, t_x, c, d, t_y)."""
 
 
-def grid(
-    theta: Float[Tensor, "batch 6"], size: tuple[int, int]
-) -> Float[Tensor, "batch height width 2"]:
+def grid(theta: Theta, size: tuple[int, int]) -> Grids:
     """Return the sampling grid for an output size."""
     theta = upcast(theta)
     return _apply(theta, axis(size[1], theta), axis(size[0], theta)[:, None])
 
 
-def map_points(
-    theta: Float[Tensor, "batch 6"], points: Float[Tensor, "one_or_batch height width 2"]
-) -> Float[Tensor, "batch height width 2"]:
+def map_points(theta: Theta, points: Float[Tensor, "one_or_batch height width 2"]) -> Grids:
     """Map any points of the output to the input."""
     x, y = upcast(points)[:, None].unbind(-1)
     return _apply(upcast(theta), x, y)
 
 
-def _apply(
-    theta: Float[Tensor, "batch 6"], x: Float[Tensor, "..."], y: Float[Tensor, "..."]
-) -> Float[Tensor, "batch height width 2"]:
+def _apply(theta: Theta, x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Grids:
     # (a, c), (b, d) and (t_x, t_y), each (B, 2, 1, 1)
     x_column, y_column, shift = theta.unflatten(1, (2, 3))[..., None, None].unbind(2)
     return (x_column * x + (y_column * y + shift)).movedim(1, -1)  # (B, H, W, 2)
 
 
-def compose(
-    first: Float[Tensor, "batch 6"], then: Float[Tensor, "batch 6"]
-) -> Float[Tensor, "batch 6"]:
+def compose(first: Theta, then: Theta) -> Theta:
     """Compose two warps, `first` before `then`.
 
     Convention:
@@ -58,7 +54,7 @@ def compose(
     return torch.stack(top + bottom, dim=1)
 
 
-def inverse(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
+def inverse(theta: Theta) -> Theta:
     """Invert the map.
 
     The result is not finite if theta is singular, that is, if its crop has no area.
@@ -70,7 +66,7 @@ def inverse(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 6"]:
     return torch.cat([top, bottom], dim=1) / determinant[:, None]
 
 
-def from_translation(theta: Float[Tensor, "batch 2"], scale: float) -> Float[Tensor, "batch 6"]:
+def from_translation(theta: Float[Tensor, "batch 2"], scale: float) -> Theta:
     """Convert (t_x, t_y) to affine parameters.
 
     Args:
@@ -82,24 +78,24 @@ def from_translation(theta: Float[Tensor, "batch 2"], scale: float) -> Float[Ten
     return torch.stack([s, zero, t_x, zero, s, t_y], dim=1)
 
 
-def from_attention(theta: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 6"]:
+def from_attention(theta: Float[Tensor, "batch 3"]) -> Theta:
     """Convert (s, t_x, t_y) to affine parameters."""
     s, t_x, t_y = upcast(theta).unbind(1)
     zero = torch.zeros_like(s)
     return torch.stack([s, zero, t_x, zero, s, t_y], dim=1)
 
 
-def to_attention(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
+def to_attention(theta: Theta) -> Float[Tensor, "batch 3"]:
     """Return (s, t_x, t_y), ignoring the other parameters."""
     return theta[:, [0, 2, 5]]
 
 
-def from_similarity(theta: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 6"]:
+def from_similarity(theta: Float[Tensor, "batch 4"]) -> Theta:
     """Convert (s cos, s sin, t_x, t_y) to affine parameters."""
     a, c, t_x, t_y = upcast(theta).unbind(1)
     return torch.stack([a, -c, t_x, c, a, t_y], dim=1)
 
 
-def to_similarity(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 4"]:
+def to_similarity(theta: Theta) -> Float[Tensor, "batch 4"]:
     """Return (s cos, s sin, t_x, t_y), ignoring the others."""
     return theta[:, [0, 3, 2, 5]]

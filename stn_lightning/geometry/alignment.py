@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stn_lightning.geometry import affine
 from stn_lightning.geometry.lattice import axis, upcast
+from stn_lightning.shapes import Grids
 
 _STILL = 1e-6
 """Standard deviation below which a value counts as constant (radians, logarithm or pixels)."""
@@ -75,7 +76,7 @@ def applied_pose(theta: Float[Tensor, "batch 6"], image_size: Sequence[int]) -> 
     return pose(affine.inverse(theta.double()), image_size)
 
 
-def nearest_affine(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 6"]:
+def nearest_affine(grid: Grids) -> Float[Tensor, "batch 6"]:
     """Fit affine maps to sampling grids by least squares.
 
     The fit is exact for affine families.

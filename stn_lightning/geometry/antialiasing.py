@@ -46,6 +46,7 @@ from stn_lightning.geometry.footprints import (
 )
 from stn_lightning.geometry.lattice import upcast
 from stn_lightning.geometry.sampling import Padding
+from stn_lightning.shapes import Crops, Grids, Images
 
 _LEVELS = 5
 """Number of levels beside the image itself. Grids that shrink by more than 2^4 alias again."""
@@ -58,11 +59,8 @@ Read = tuple[list[Tensor], list[Tensor | float]]
 
 
 def sample_antialiased(
-    image: Float[Tensor, "batch channels h_in w_in"],
-    grid: Float[Tensor, "batch height width 2"],
-    padding: Padding = "zeros",
-    num_grids: int = 1,
-) -> Float[Tensor, "batch channels height width"]:
+    image: Images, grid: Grids, padding: Padding = "zeros", num_grids: int = 1
+) -> Crops:
     """Average the image over the footprint of each output pixel.
 
     Args:
@@ -100,8 +98,8 @@ def sample_antialiased(
 
 
 def _three_samples(
-    points: Float[Tensor, "batch height width 2"],
-    step: Float[Tensor, "batch height width 2"],
+    points: Grids,
+    step: Grids,
     share: Float[Tensor, "parts 1 rows columns"],
     weights: list[Tensor | float],
     num_grids: int,
@@ -117,12 +115,7 @@ def _three_samples(
     ]
 
 
-def _sample_on_colour(
-    image: Float[Tensor, "batch channels h_in w_in"],
-    grid: Float[Tensor, "batch height width 2"],
-    colour: Sequence[float],
-    num_grids: int,
-) -> Float[Tensor, "batch channels height width"]:
+def _sample_on_colour(image: Images, grid: Grids, colour: Sequence[float], num_grids: int) -> Crops:
     """Add the colour where footprints are out of bounds."""
     values = upcast(image)
     addend = sampling.padding_colour(values, colour)
@@ -159,12 +152,7 @@ def _any_of_each(condition: Bool[Tensor, "n *shape"]) -> list[bool]:
     return [True] * len(condition)
 
 
-def _blend(
-    image: Float[Tensor, "batch channels h_in w_in"],
-    reads: list[Read],
-    padding: Padding,
-    levels: list[int],
-) -> Float[Tensor, "batch channels height width"]:
+def _blend(image: Images, reads: list[Read], padding: Padding, levels: list[int]) -> Crops:
     """Return the weighted sum of all samples.
 
     Args:
@@ -204,12 +192,7 @@ def _blend(
     return total
 
 
-def _to_canvas(
-    grid: Float[Tensor, "batch height width 2"],
-    size: Sequence[int],
-    sides: list[int],
-    padding: Padding,
-) -> Float[Tensor, "batch height width 2"]:
+def _to_canvas(grid: Grids, size: Sequence[int], sides: list[int], padding: Padding) -> Grids:
     """Convert points of an image to points of its canvas."""
     if padding == "reflection":
         grid = 1 - (torch.remainder(grid + 1, 4) - 2).abs()
@@ -218,9 +201,7 @@ def _to_canvas(
     return _scale(grid + 1, [n / side for n, side in zip(size, sides, strict=True)]) - 1
 
 
-def _scale(
-    grid: Float[Tensor, "batch height width 2"], ratios: list[float]
-) -> Float[Tensor, "batch height width 2"]:
+def _scale(grid: Grids, ratios: list[float]) -> Grids:
     """Multiply y and x by a ratio each.
 
     Twice as fast if they are equal.
@@ -229,7 +210,7 @@ def _scale(
 
 
 def _canvas(
-    image: Float[Tensor, "batch channels height width"], sides: list[int], padding: Padding
+    image: Images, sides: list[int], padding: Padding
 ) -> Float[Tensor, "batch channels *rimmed"]:
     """Pad the image to `sides`, and by a rim."""
     if padding == "zeros":
@@ -244,9 +225,7 @@ def _canvas(
     return image
 
 
-def _pyramid(
-    canvas: Float[Tensor, "batch channels height width"], padding: Padding, levels: list[int]
-) -> list[Tensor]:
+def _pyramid(canvas: Images, padding: Padding, levels: list[int]) -> list[Tensor]:
     """Return all levels up to the last of `levels`.
 
     Level 0 is the canvas. Entries for levels that are not in `levels` are not to be used. Level 1
@@ -273,7 +252,7 @@ def _pyramid(
 
 
 def _mean_of_two_pixels(
-    image: Float[Tensor, "batch channels height width"], dim: int, step: int
+    image: Images, dim: int, step: int
 ) -> Float[Tensor, "batch channels lower narrower"]:
     """Average over two pixels, times 16: 1 7 7 1.
 
@@ -284,9 +263,7 @@ def _mean_of_two_pixels(
     return (a + d).add_(b + c, alpha=7)
 
 
-def _mean_of_pixel(
-    image: Float[Tensor, "batch channels height width"], dim: int
-) -> Float[Tensor, "batch channels lower narrower"]:
+def _mean_of_pixel(image: Images, dim: int) -> Float[Tensor, "batch channels lower narrower"]:
     """Average over about a pixel, times 12: 1 10 1.
 
     The exact mean of the bilinearly interpolated image has the weights 1/8, 6/8, 1/8. But sampling

@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+from stn_lightning.shapes import CropsND, GridsND, ImagesND
+
 Kernel = Literal["bilinear", "nearest", "bicubic"]
 
 _KEYS = -0.75
@@ -32,11 +34,8 @@ _KEYS = -0.75
 
 
 def deterministic_sample(
-    canvas: Float[Tensor, "batch channels *in_size"],
-    grid: Float[Tensor, "batch *out_size dimensions"],
-    kernel: Kernel = "bilinear",
-    align_corners: bool = False,
-) -> Float[Tensor, "batch channels *out_size"]:
+    canvas: ImagesND, grid: GridsND, kernel: Kernel = "bilinear", align_corners: bool = False
+) -> CropsND:
     """Sample; deterministic under `torch.use_deterministic_algorithms`."""
     if canvas.is_cuda and torch.are_deterministic_algorithms_enabled():
         return gather_sample(canvas, grid, kernel, align_corners)
@@ -44,11 +43,8 @@ def deterministic_sample(
 
 
 def gather_sample(
-    canvas: Float[Tensor, "batch channels *in_size"],
-    grid: Float[Tensor, "batch *out_size dimensions"],
-    kernel: Kernel = "bilinear",
-    align_corners: bool = False,
-) -> Float[Tensor, "batch channels *out_size"]:
+    canvas: ImagesND, grid: GridsND, kernel: Kernel = "bilinear", align_corners: bool = False
+) -> CropsND:
     """Sample with a deterministic backward, on any device.
 
     Coordinates must be finite.

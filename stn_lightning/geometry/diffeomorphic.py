@@ -19,15 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stn_lightning.geometry import lattice, sampling
+from stn_lightning.shapes import Grids
 
 SQUARINGS = 7
 """The first step takes 2^-7 of the time. It folds only if a derivative of the velocity exceeds 2^7.
 """
 
 
-def grid(
-    velocity: Float[Tensor, "batch rows columns 2"], size: tuple[int, int]
-) -> Float[Tensor, "batch height width 2"]:
+def grid(velocity: Float[Tensor, "batch rows columns 2"], size: tuple[int, int]) -> Grids:
     """Return the sampling grid for an output size."""
     points = lattice.points(velocity.shape[1:3], velocity)
     moved = velocity.movedim(-1, 1) / 2**SQUARINGS  # (B, 2, rows, columns), as an image

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from stn_lightning.shapes import Grids
+
 _CELLS = 8
 """Greatest number of cells of the mesh along each axis."""
 
@@ -56,9 +58,7 @@ class Footprint(NamedTuple):
     """Angle between the longer side and the x axis, in radians."""
 
 
-def measure_footprints(
-    grid: Float[Tensor, "batch height width 2"], size: Sequence[int], top: int
-) -> Footprint:
+def measure_footprints(grid: Grids, size: Sequence[int], top: int) -> Footprint:
     """Measure the footprint in each cell of the mesh.
 
     Args:

@@ -15,21 +15,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.geometry.lattice import points, upcast
+from stn_lightning.shapes import GridsND
 
 _CELLS = 4
 """Largest number of cells, along each axis, in which scales are measured."""
 
 
-def fraction_out_of_bounds(
-    grid: Float[Tensor, "batch *size dimensions"],
-) -> Float[Tensor, " batch"]:
+def fraction_out_of_bounds(grid: GridsND) -> Float[Tensor, " batch"]:
     """Return the fraction of points out of bounds."""
     # one coordinate at a time, in the order in which a grid lies in memory
     outside = reduce(torch.logical_or, (upcast(grid).abs() > 1).unbind(-1))
     return outside.flatten(1).float().mean(1)
 
 
-def out_of_bounds_penalty(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " batch"]:
+def out_of_bounds_penalty(grid: GridsND) -> Float[Tensor, " batch"]:
     """Penalise points out of bounds, where images have no gradient.
 
     The penalty of a point is Huber's function of its distance d from the border, summed over the
@@ -49,15 +48,13 @@ def out_of_bounds_penalty(grid: Float[Tensor, "batch *size dimensions"]) -> Floa
     return _huber(grid.detach() + (centre - centre.detach())) + _huber(grid - middle)
 
 
-def _huber(grid: Float[Tensor, "batch *size dimensions"]) -> Float[Tensor, " batch"]:
+def _huber(grid: GridsND) -> Float[Tensor, " batch"]:
     beyond = functional.relu(grid.abs() - 1)
     near = beyond.clamp(max=1)
     return (near * near / 2 + (beyond - near)).sum(-1).flatten(1).mean(1)
 
 
-def displacement(
-    grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]
-) -> Float[Tensor, " batch"]:
+def displacement(grid: GridsND, image_size: Sequence[int]) -> Float[Tensor, " batch"]:
     """Return the mean displacement, in pixels."""
     grid = upcast(grid)
     moved = (grid - points(grid.shape[1:-1], grid)) * _pixels_per_unit(image_size, grid)
@@ -65,18 +62,14 @@ def displacement(
     return reduce(torch.add, moved.square().unbind(-1)).sqrt().flatten(1).mean(1)
 
 
-def spread(
-    grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]
-) -> Float[Tensor, ""]:
+def spread(grid: GridsND, image_size: Sequence[int]) -> Float[Tensor, ""]:
     """Return a point's standard deviation over the batch, in pixels."""
     grid = upcast(grid) * _pixels_per_unit(image_size, grid)
     # torch.var takes ten times as long
     return (grid - grid.mean(0)).square().mean(0).sum(-1).mean().sqrt()
 
 
-def scales(
-    grid: Float[Tensor, "batch *size dimensions"], image_size: Sequence[int]
-) -> Float[Tensor, "batch cells dimensions"]:
+def scales(grid: GridsND, image_size: Sequence[int]) -> Float[Tensor, "batch cells dimensions"]:
     """Return the grid's scales, the largest first.
 
     They are the singular values of its Jacobian. A scale below 1 enlarges the image, a scale above

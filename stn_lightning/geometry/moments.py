@@ -11,12 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stn_lightning.geometry.lattice import axis, upcast
+from stn_lightning.shapes import ImagesND
 
 _TINY = 1e-6
 """Smallest sum of pixels, and smallest variance, to divide by."""
 
 
-def moments(image: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch numbers"]:
+def moments(image: ImagesND) -> Float[Tensor, "batch numbers"]:
     """Return the moments of each channel's ink.
 
     Ink is what is brighter than 0.

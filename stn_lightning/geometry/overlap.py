@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stn_lightning.geometry import lattice
+from stn_lightning.shapes import Grids
 
 
 def outline(grid: Float[Tensor, "*batch height width 2"]) -> Float[Tensor, "*batch corners 2"]:
@@ -23,9 +24,7 @@ def outline(grid: Float[Tensor, "*batch height width 2"]) -> Float[Tensor, "*bat
     return torch.cat([top, right, bottom, left], dim=-2)
 
 
-def contains_points(
-    grid: Float[Tensor, "batch height width 2"], points: Float[Tensor, "batch n 2"]
-) -> Bool[Tensor, "batch n"]:
+def contains_points(grid: Grids, points: Float[Tensor, "batch n 2"]) -> Bool[Tensor, "batch n"]:
     """Return which points are inside the outline of the crop.
 
     A point is inside if a ray from it to the right crosses the outline an odd number of times.

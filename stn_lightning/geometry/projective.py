@@ -18,13 +18,15 @@ from torch import Tensor
 
 from stn_lightning.geometry.lattice import axis, upcast
 from stn_lightning.geometry.matrices import adjugate, multiply
+from stn_lightning.shapes import Grids
+
+Theta = Float[Tensor, "batch 8"]
+"""(h1, ..., h8)."""
 
 HORIZON = 2.0**-10
 
 
-def grid(
-    theta: Float[Tensor, "batch 8"], size: tuple[int, int]
-) -> Float[Tensor, "batch height width 2"]:
+def grid(theta: Theta, size: tuple[int, int]) -> Grids:
     """Return the sampling grid for an output size.
 
     The grid is finite if theta is.
@@ -38,9 +40,7 @@ def grid(
     return ((x_column * x + (y_column * y + shift)) / w).movedim(1, -1)  # (B, H, W, 2)
 
 
-def compose(
-    first: Float[Tensor, "batch 8"], then: Float[Tensor, "batch 8"]
-) -> Float[Tensor, "batch 8"]:
+def compose(first: Theta, then: Theta) -> Theta:
     """Compose two warps, `first` before `then`.
 
     Convention:
@@ -49,7 +49,7 @@ def compose(
     return _from_matrix(multiply(_to_matrix(first), _to_matrix(then)))
 
 
-def inverse(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
+def inverse(theta: Theta) -> Theta:
     """Invert the map.
 
     The adjugate is the inverse times a factor, and a factor does not change a homography.
@@ -57,12 +57,12 @@ def inverse(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 8"]:
     return _from_matrix(adjugate(_to_matrix(theta)))
 
 
-def from_affine(theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 8"]:
+def from_affine(theta: Float[Tensor, "batch 6"]) -> Theta:
     """Convert affine to projective parameters."""
     return torch.cat([upcast(theta), upcast(theta).new_zeros(theta.shape[0], 2)], dim=1)
 
 
-def from_corners(corners: Float[Tensor, "batch 4 2"]) -> Float[Tensor, "batch 8"]:
+def from_corners(corners: Float[Tensor, "batch 4 2"]) -> Theta:
     """Return the map of the corners onto four points.
 
     Args:
@@ -82,12 +82,12 @@ def from_corners(corners: Float[Tensor, "batch 4 2"]) -> Float[Tensor, "batch 8"
     return _from_matrix(multiply(unit, halves))
 
 
-def _to_matrix(theta: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 3 3"]:
+def _to_matrix(theta: Theta) -> Float[Tensor, "batch 3 3"]:
     theta = upcast(theta)
     return torch.cat([theta, theta.new_ones(theta.shape[0], 1)], dim=1).unflatten(1, (3, 3))
 
 
-def _from_matrix(matrix: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch 8"]:
+def _from_matrix(matrix: Float[Tensor, "batch 3 3"]) -> Theta:
     """Divide by the last entry and drop it.
 
     If it is nearly 0 (the image's centre is at the horizon) the result is large but finite.

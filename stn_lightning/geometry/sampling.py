@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from stn_lightning.geometry.deterministic import deterministic_sample
 from stn_lightning.geometry.lattice import upcast
+from stn_lightning.shapes import Crops, CropsND, Grids, GridsND, Images, ImagesND
 
 Padding = Literal["zeros", "border", "reflection"] | Sequence[float]
 """Values out of bounds: zeros, the nearest border pixel, the image mirrored at its border, or a
@@ -40,11 +41,7 @@ kernel, bicubic, reaches two pixels to each side.
 """
 
 
-def bilinear(
-    image: Float[Tensor, "batch channels h_in w_in"],
-    grid: Float[Tensor, "batch height width 2"],
-    padding: Padding = "zeros",
-) -> Float[Tensor, "batch channels height width"]:
+def bilinear(image: Images, grid: Grids, padding: Padding = "zeros") -> Crops:
     """Average the four nearest pixels, weighted by nearness (equation 5).
 
     >>> image = torch.arange(4.0).reshape(1, 1, 2, 2)
@@ -54,11 +51,7 @@ def bilinear(
     return _sample(image, grid, "bilinear", padding)
 
 
-def nearest(
-    image: Float[Tensor, "batch channels h_in w_in"],
-    grid: Float[Tensor, "batch height width 2"],
-    padding: Padding = "zeros",
-) -> Float[Tensor, "batch channels height width"]:
+def nearest(image: Images, grid: Grids, padding: Padding = "zeros") -> Crops:
     """Copy the nearest pixel (equation 4).
 
     The grid gets no gradient.
@@ -66,11 +59,7 @@ def nearest(
     return _sample(image, grid, "nearest", padding)
 
 
-def bicubic(
-    image: Float[Tensor, "batch channels h_in w_in"],
-    grid: Float[Tensor, "batch height width 2"],
-    padding: Padding = "zeros",
-) -> Float[Tensor, "batch channels height width"]:
+def bicubic(image: Images, grid: Grids, padding: Padding = "zeros") -> Crops:
     """Weigh 16 pixels by Keys' kernel (A = -0.75).
 
     Values of the result may be out of the image's range.
@@ -88,11 +77,11 @@ def trilinear(
 
 
 def _sample(
-    image: Float[Tensor, "batch channels *in_size"],
-    grid: Float[Tensor, "batch *out_size dimensions"],
+    image: ImagesND,
+    grid: GridsND,
     kernel: Literal["bilinear", "nearest", "bicubic"],
     padding: Padding,
-) -> Float[Tensor, "batch channels *out_size"]:
+) -> CropsND:
     if not isinstance(padding, str):
         return _sample_on_colour(image, grid, kernel, padding)
     grid = upcast(grid)
@@ -114,10 +103,7 @@ def _sample(
     return restore_format(deterministic_sample(canvas, points.to(dtype), kernel), image)
 
 
-def restore_format(
-    sampled: Float[Tensor, "batch channels *out_size"],
-    image: Float[Tensor, "batch channels *in_size"],
-) -> Tensor:
+def restore_format(sampled: CropsND, image: ImagesND) -> Tensor:
     """Convert to the image's precision and memory format.
 
     `grid_sample` always returns the default format.
@@ -130,9 +116,7 @@ def restore_format(
     return sampled
 
 
-def padding_colour(
-    image: Float[Tensor, "batch channels *in_size"], colour: Sequence[float]
-) -> Float[Tensor, "colours *ones"]:
+def padding_colour(image: ImagesND, colour: Sequence[float]) -> Float[Tensor, "colours *ones"]:
     """Convert a colour to a tensor that broadcasts over images.
 
     Raises:
@@ -147,11 +131,11 @@ def padding_colour(
 
 
 def _sample_on_colour(
-    image: Float[Tensor, "batch channels *in_size"],
-    grid: Float[Tensor, "batch *out_size dimensions"],
+    image: ImagesND,
+    grid: GridsND,
     kernel: Literal["bilinear", "nearest", "bicubic"],
     colour: Sequence[float],
-) -> Float[Tensor, "batch channels *out_size"]:
+) -> CropsND:
     """Add the colour where pixels are out of bounds."""
     values = upcast(image)
     inside = _sample(torch.ones_like(values[:, :1]), grid, kernel, "zeros")
@@ -188,18 +172,14 @@ def _to_canvas(
     return shifted.clamp(first, last).sub_(3)
 
 
-def _pad_to(
-    image: Float[Tensor, "batch channels *size"], sides: Sequence[int]
-) -> Float[Tensor, "batch channels *sides"]:
+def _pad_to(image: ImagesND, sides: Sequence[int]) -> Float[Tensor, "batch channels *sides"]:
     """Pad the image with zeros to `sides`."""
     missing = [side - n for n, side in zip(image.shape[2:], sides, strict=True)]
     after = [p for m in reversed(missing) for p in (0, m)]
     return functional.pad(image, after) if any(missing) else image
 
 
-def _extend(
-    image: Float[Tensor, "batch channels *size"], padding: Padding
-) -> Float[Tensor, "batch channels *extended"]:
+def _extend(image: ImagesND, padding: Padding) -> Float[Tensor, "batch channels *extended"]:
     """Add a rim of padding."""
     for dim in range(2, image.dim()):
         n = image.shape[dim]

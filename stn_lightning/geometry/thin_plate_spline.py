@@ -18,6 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from stn_lightning.geometry import lattice
+from stn_lightning.shapes import Grids, Theta
 
 CONDITION_LIMIT = 1e10
 """Largest condition number. float64 has 16 digits; beyond it fewer than 6 of them are right."""
@@ -87,11 +88,7 @@ def basis(
     return torch.cat(terms, dim=1) @ solution
 
 
-def grid(
-    theta: Float[Tensor, "batch numbers"],
-    basis: Float64[Tensor, "pixels points"],
-    size: tuple[int, int],
-) -> Float[Tensor, "batch height width 2"]:
+def grid(theta: Theta, basis: Float64[Tensor, "pixels points"], size: tuple[int, int]) -> Grids:
     """Return the sampling grid for an output size.
 
     Args:
@@ -104,10 +101,8 @@ def grid(
 
 
 def displacement(
-    theta: Float[Tensor, "batch numbers"],
-    basis: Float64[Tensor, "pixels points"],
-    size: tuple[int, int],
-) -> Float[Tensor, "batch height width 2"]:
+    theta: Theta, basis: Float64[Tensor, "pixels points"], size: tuple[int, int]
+) -> Grids:
     """Return each output pixel's displacement; see `grid`."""
     theta = lattice.upcast(theta)
     # (B*2, N): one large product instead of B small ones

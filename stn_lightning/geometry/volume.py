@@ -15,10 +15,11 @@ from torch import Tensor
 from stn_lightning.geometry.lattice import axis, upcast
 from stn_lightning.geometry.matrices import adjugate, multiply
 
+Theta = Float[Tensor, "batch 12"]
+"""Rows of a 3 x 4 matrix."""
 
-def grid(
-    theta: Float[Tensor, "batch 12"], size: tuple[int, int, int]
-) -> Float[Tensor, "batch depth height width 3"]:
+
+def grid(theta: Theta, size: tuple[int, int, int]) -> Float[Tensor, "batch depth height width 3"]:
     """Return the sampling grid for an output size."""
     m = upcast(theta)[:, :, None, None, None].unflatten(1, (3, 4))  # (B, 3, 4, 1, 1, 1)
     x = axis(size[2], m)[None, None, None, :]
@@ -28,9 +29,7 @@ def grid(
     return torch.stack(rows, dim=-1)
 
 
-def compose(
-    first: Float[Tensor, "batch 12"], then: Float[Tensor, "batch 12"]
-) -> Float[Tensor, "batch 12"]:
+def compose(first: Theta, then: Theta) -> Theta:
     """Compose two warps, `first` before `then`.
 
     Convention:
@@ -41,7 +40,7 @@ def compose(
     return (multiply(a[:, :, :3], b) + shift).flatten(1)
 
 
-def inverse(theta: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 12"]:
+def inverse(theta: Theta) -> Theta:
     """Invert the map; not finite if theta is singular."""
     matrix = upcast(theta).unflatten(1, (3, 4))
     cofactors = adjugate(matrix[:, :, :3])

@@ -27,17 +27,13 @@ from torch.nn import functional
 from stn_lightning.geometry.deterministic import deterministic_sample
 from stn_lightning.geometry.lattice import upcast
 from stn_lightning.geometry.sampling import Padding, padding_colour
+from stn_lightning.shapes import Crops, Grids, Images
 
 _CELLS = 16
 """Cells of the copy along each axis of the image; half as many are added beyond each border."""
 
 
-def widen_gradient(
-    sampled: Float[Tensor, "batch channels height width"],
-    image: Float[Tensor, "batch channels h_in w_in"],
-    grid: Float[Tensor, "batch height width 2"],
-    padding: Padding = "zeros",
-) -> Float[Tensor, "batch channels height width"]:
+def widen_gradient(sampled: Crops, image: Images, grid: Grids, padding: Padding = "zeros") -> Crops:
     """Add a blurred image's gradient to the grid's.
 
     Args:
@@ -57,9 +53,7 @@ def widen_gradient(
     return sampled + (blurred - blurred.detach()).to(sampled.dtype)
 
 
-def blur_image(
-    image: Float[Tensor, "batch channels h_in w_in"], padding: Padding = "zeros"
-) -> Float[Tensor, "batch channels 32 32"]:
+def blur_image(image: Images, padding: Padding = "zeros") -> Float[Tensor, "batch channels 32 32"]:
     """Blur the image and its surroundings, without gradient."""
     values = upcast(image.detach())
     if not isinstance(padding, str):

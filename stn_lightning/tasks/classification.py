@@ -19,6 +19,7 @@ from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.geometry.measures import out_of_bounds_penalty
 from stn_lightning.geometry.overlap import overlap_penalty
 from stn_lightning.runtime.guards import NonFiniteError
+from stn_lightning.shapes import ImagesND, Logits
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples, is_misclassified
 from stn_lightning.tasks.parameter_groups import (
     lr_scale,
@@ -108,9 +109,7 @@ class ClassificationTask(LightningModule):
         metrics: Any = self.metrics["val_metrics"]
         return set(metrics.keys())
 
-    def loss(
-        self, logits: Float[Tensor, "batch *digits classes"], batch: Batch
-    ) -> Float[Tensor, ""]:
+    def loss(self, logits: Logits, batch: Batch) -> Float[Tensor, ""]:
         """Return the batch's mean training loss, in nats."""
         return functional.cross_entropy(
             logits.float(), batch.label, label_smoothing=self.label_smoothing
@@ -129,9 +128,7 @@ class ClassificationTask(LightningModule):
             trainer.is_last_batch or done == trainer.max_steps or (every > 0 and done % every == 0)
         )
 
-    def forward(
-        self, image: Float[Tensor, "batch channels *size"]
-    ) -> Float[Tensor, "batch *digits classes"]:
+    def forward(self, image: ImagesND) -> Logits:
         logits: Tensor = self.backbone(
             image if self.transformer is None else self.transformer(image)
         )
@@ -249,9 +246,7 @@ class ClassificationTask(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return probabilities(self(batch.image.to(self.dtype)))
 
-    def predictions(
-        self, logits: Float[Tensor, "batch *digits classes"], class_names: Sequence[str]
-    ) -> list[tuple[str, float]]:
+    def predictions(self, logits: Logits, class_names: Sequence[str]) -> list[tuple[str, float]]:
         """Return the most probable classes with their probabilities.
 
         Raises:
@@ -283,9 +278,7 @@ class ClassificationTask(LightningModule):
         return min(step / self.trainer.estimated_stepping_batches, 1.0) if step else 0.0
 
 
-def probabilities(
-    logits: Float[Tensor, "batch *digits classes"],
-) -> Float[Tensor, "batch *digits classes"]:
+def probabilities(logits: Logits) -> Logits:
     """Return softmax in float32.
 
     Raises:

@@ -26,6 +26,7 @@ from stn_lightning.backbones import CNN
 from stn_lightning.batch import Batch
 from stn_lightning.geometry import affine, sampling
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
+from stn_lightning.shapes import Features, Grids, Images
 from stn_lightning.tasks.classification import ClassificationTask, OptimizerCallable
 from stn_lightning.tasks.metrics import SampleMean, Samples
 from stn_lightning.tasks.schedules import Schedule
@@ -134,11 +135,7 @@ class ColocalisationTask(ClassificationTask):
         others = 1 - torch.eye(len(image), device=image.device)
         return (hinge * others).sum(1) / max(len(image) - 1, 1)
 
-    def encoded(
-        self,
-        crop: Float[Tensor, "batch channels height width"],
-        patch: Float[Tensor, "batch channels height width"],
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch features"]]:
+    def encoded(self, crop: Images, patch: Images) -> tuple[Features, Features]:
         """Return e of crops and of patches."""
         assert isinstance(self.backbone, CNN)
         layers = [
@@ -173,7 +170,7 @@ def _trained(path: str) -> dict[str, Tensor]:
         ) from error
 
 
-def crop_box(grid: Float[Tensor, "batch height width 2"]) -> Float[Tensor, "batch 4"]:
+def crop_box(grid: Grids) -> Float[Tensor, "batch 4"]:
     """Return left, top, right and bottom of an unrotated crop."""
     first, last = grid[:, 0, 0], grid[:, -1, -1]
     half = (last - first) / (2 * (grid.shape[1] - 1))  # half a pixel

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of
+from stn_lightning.shapes import ImagesND, Logits
 from stn_lightning.tasks.classification import ClassificationTask, OptimizerCallable
 from stn_lightning.transformers import Transformer
 
@@ -87,18 +88,14 @@ class DistillationTask(ClassificationTask):
                     f"teacher {i} has {classes} classes, the data has {len(data.class_names)}"
                 )
 
-    def loss(
-        self, logits: Float[Tensor, "batch *digits classes"], batch: Batch
-    ) -> Float[Tensor, ""]:
+    def loss(self, logits: Logits, batch: Batch) -> Float[Tensor, ""]:
         target = self.teacher_probabilities(batch.image)
         student = (logits.float() / self.temperature).log_softmax(-1)
         divergence = functional.kl_div(student, target, reduction="batchmean")
         soft = self.weight * self.temperature**2 * divergence
         return (1 - self.weight) * super().loss(logits, batch) + soft
 
-    def teacher_probabilities(
-        self, image: Float[Tensor, "batch channels *size"]
-    ) -> Float[Tensor, "batch *digits classes"]:
+    def teacher_probabilities(self, image: ImagesND) -> Logits:
         """Return the mean of the teachers' softmax(logits / T)."""
         logits = [self._logits(teacher, image) for teacher in self.teachers]
         return (torch.stack(logits) / self.temperature).softmax(-1).mean(0)

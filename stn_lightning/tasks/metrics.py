@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
+from stn_lightning.shapes import Logits
+
 
 def is_misclassified(
-    logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
+    logits: Logits, label: Int64[Tensor, "batch *digits"]
 ) -> Bool[Tensor, " batch"]:
     """Return which samples have a wrong class or digit."""
     wrong = logits.argmax(-1) != label
@@ -23,9 +25,7 @@ def is_misclassified(
 
 
 def cross_entropies(
-    logits: Float[Tensor, "batch *digits classes"],
-    label: Int64[Tensor, "batch *digits"],
-    label_smoothing: float = 0.0,
+    logits: Logits, label: Int64[Tensor, "batch *digits"], label_smoothing: float = 0.0
 ) -> Float[Tensor, " batch"]:
     """Return each sample's cross entropy, summed over its digits.
 
@@ -80,9 +80,7 @@ class ErrorRate(SampleMean):
 
     higher_is_better = False
 
-    def update(
-        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
-    ) -> None:
+    def update(self, logits: Logits, label: Int64[Tensor, "batch *digits"]) -> None:
         self.add(100 * is_misclassified(logits, label))
 
 
@@ -98,9 +96,7 @@ class MeanCrossEntropy(SampleMean):
 
     higher_is_better = False
 
-    def update(
-        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
-    ) -> None:
+    def update(self, logits: Logits, label: Int64[Tensor, "batch *digits"]) -> None:
         self.add(cross_entropies(logits, label))
 
 
@@ -121,9 +117,7 @@ class Samples(Metric):
         super().__init__()
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(
-        self, logits: Float[Tensor, "batch *digits classes"], label: Int64[Tensor, "batch *digits"]
-    ) -> None:
+    def update(self, logits: Logits, label: Int64[Tensor, "batch *digits"]) -> None:
         self.samples += len(label)
 
     def compute(self) -> Float[Tensor, ""]:

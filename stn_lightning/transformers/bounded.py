@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stn_lightning.geometry.lattice import upcast
+from stn_lightning.shapes import GridsND, Theta
 from stn_lightning.transformers.families import Family, Size
 
 _FAR = 1e6
@@ -64,17 +65,15 @@ class BoundedFamily(Family):
                     f"{identity:g}; widen it"
                 )
 
-    def grid(
-        self, theta: Float[Tensor, "batch numbers"], size: Size
-    ) -> Float[Tensor, "batch *size dimensions"]:
+    def grid(self, theta: Theta, size: Size) -> GridsND:
         return self.family.grid(theta, size)
 
-    def bound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def bound(self, theta: Theta) -> Theta:
         identity, half = self._half_range(theta)
         x = ((upcast(theta) - identity) / half).clamp(-_FAR, _FAR)
         return self.family.bound(identity + x * half / (1 + x * x).sqrt())
 
-    def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def unbound(self, theta: Theta) -> Theta:
         """Invert `bound`.
 
         Raises:
@@ -93,9 +92,7 @@ class BoundedFamily(Family):
     def tile(self, n: int) -> Float[Tensor, "n numbers"]:
         return self.family.tile(n)
 
-    def _half_range(
-        self, theta: Float[Tensor, "batch numbers"]
-    ) -> tuple[Float[Tensor, " numbers"], Float[Tensor, "batch numbers"]]:
+    def _half_range(self, theta: Theta) -> tuple[Float[Tensor, " numbers"], Theta]:
         """Return the identity, and its distance to the nearer bound."""
         identity, low, high = (
             upcast(theta).new_tensor(numbers) for numbers in (self.identity, self.low, self.high)

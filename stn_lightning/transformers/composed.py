@@ -6,9 +6,9 @@ Reference:
     crop a little more at every step.
 """
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from stn_lightning.shapes import ImagesND
 from stn_lightning.transformers.families import ComposableFamily, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
@@ -63,7 +63,7 @@ class ComposedTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
+    def warp(self, image: ImagesND) -> WarpOutput:
         size = self.size or tuple(image.shape[2:])
         identity: Tensor = self.regression.start.new_tensor(self.family.identity)
         theta = identity.expand(image.shape[0], -1)

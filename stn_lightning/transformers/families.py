@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from stn_lightning.geometry import affine, lattice, projective, volume
+from stn_lightning.shapes import Grids, GridsND, Theta
 
 Size = tuple[int, ...]
 """(height, width), or (depth, height, width)."""
@@ -46,19 +47,17 @@ class Family(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def grid(
-        self, theta: Float[Tensor, "batch numbers"], size: Size
-    ) -> Float[Tensor, "batch *size dimensions"]:
+    def grid(self, theta: Theta, size: Size) -> GridsND:
         """Return the sampling grid for an output size.
 
         It is float32 or float64, whatever the precision of `theta`.
         """
 
-    def bound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def bound(self, theta: Theta) -> Theta:
         """Map a regressed theta into the family's range."""
         return theta
 
-    def unbound(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def unbound(self, theta: Theta) -> Theta:
         """Invert `bound`: return the theta to regress."""
         return theta
 
@@ -84,9 +83,7 @@ class Family(nn.Module, ABC):
         shifts = torch.eye(self.dimensions, dtype=moved.dtype).repeat(math.prod(size), 1)
         return torch.linalg.pinv(moved) @ shifts
 
-    def forward(
-        self, theta: Float[Tensor, "batch numbers"], size: Size
-    ) -> Float[Tensor, "batch *size dimensions"]:
+    def forward(self, theta: Theta, size: Size) -> GridsND:
         return self.grid(self.bound(theta), size)
 
 
@@ -94,13 +91,11 @@ class ComposableFamily(Family):
     """A family that is closed under composition and inversion."""
 
     @abstractmethod
-    def compose(
-        self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]
-    ) -> Float[Tensor, "batch numbers"]:
+    def compose(self, first: Theta, then: Theta) -> Theta:
         """Compose two warps, `first` before `then`."""
 
     @abstractmethod
-    def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def inverse(self, theta: Theta) -> Theta:
         """Return the theta of the inverse map."""
 
 
@@ -128,9 +123,7 @@ class Translation(Family):
             )
         self.scale = scale
 
-    def grid(
-        self, theta: Float[Tensor, "batch 2"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def grid(self, theta: Float[Tensor, "batch 2"], size: Size) -> Grids:
         return affine.grid(affine.from_translation(theta, self.scale), to_plane(size))
 
     def tile(self, n: int) -> Float[Tensor, "n 2"]:
@@ -147,9 +140,7 @@ class Affine(ComposableFamily):
 
     identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
-    def grid(
-        self, theta: Float[Tensor, "batch 6"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def grid(self, theta: Float[Tensor, "batch 6"], size: Size) -> Grids:
         return affine.grid(theta, to_plane(size))
 
     compose = staticmethod(affine.compose)
@@ -160,24 +151,20 @@ class _AffineSubgroup(ComposableFamily):
     """Base class of families of affine maps with fewer parameters."""
 
     @abstractmethod
-    def to_affine(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch 6"]:
+    def to_affine(self, theta: Theta) -> Float[Tensor, "batch 6"]:
         """Convert theta to affine parameters."""
 
     @abstractmethod
-    def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch numbers"]:
+    def from_affine(self, theta: Float[Tensor, "batch 6"]) -> Theta:
         """Convert affine parameters to theta."""
 
-    def grid(
-        self, theta: Float[Tensor, "batch numbers"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def grid(self, theta: Theta, size: Size) -> Grids:
         return affine.grid(self.to_affine(theta), to_plane(size))
 
-    def compose(
-        self, first: Float[Tensor, "batch numbers"], then: Float[Tensor, "batch numbers"]
-    ) -> Float[Tensor, "batch numbers"]:
+    def compose(self, first: Theta, then: Theta) -> Theta:
         return self.from_affine(affine.compose(self.to_affine(first), self.to_affine(then)))
 
-    def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def inverse(self, theta: Theta) -> Theta:
         return self.from_affine(affine.inverse(self.to_affine(theta)))
 
 
@@ -220,9 +207,7 @@ class Projective(ComposableFamily):
 
     identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
-    def grid(
-        self, theta: Float[Tensor, "batch 8"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def grid(self, theta: Float[Tensor, "batch 8"], size: Size) -> Grids:
         return projective.grid(theta, to_plane(size))
 
     compose = staticmethod(projective.compose)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from stn_lightning import layers
 from stn_lightning.geometry import lattice
 from stn_lightning.geometry.moments import moments
+from stn_lightning.shapes import Features, Images, ImagesND
 
 
 class FullyConnectedLocalisation(nn.Module):
@@ -37,9 +38,7 @@ class FullyConnectedLocalisation(nn.Module):
         hidden = [nn.Linear(a, b) for a, b in itertools.pairwise(hidden_sizes)]
         self.layers = nn.ModuleList([layers.linear(hidden_sizes[0]), *hidden])
 
-    def forward(
-        self, image: Float[Tensor, "batch channels *size"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, image: ImagesND) -> Features:
         features = image.flatten(1)
         for layer in self.layers:
             features = functional.relu(layer(features))
@@ -66,9 +65,7 @@ class ConvolutionalLocalisation(nn.Module):
         self.conv2 = nn.Conv2d(num_filters, num_filters, kernel_size)
         self.fc = layers.linear(hidden_size)
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, image: Images) -> Features:
         features = functional.avg_pool2d(image, 2)
         features = functional.relu(functional.max_pool2d(self.conv1(features), 2))
         features = functional.relu(self.conv2(features))
@@ -104,9 +101,7 @@ class FeatureLocalisation(nn.Module):
         self.conv = layers.conv2d(num_filters, 1)
         self.fc = layers.linear(hidden_size)
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, image: Images) -> Features:
         features = self.feature_extractor(
             functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
         )
@@ -149,9 +144,7 @@ class HeatmapLocalisation(nn.Module):
         self.sharpness = sharpness
         self.shrink = shrink
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, image: Images) -> Features:
         image = functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
         heat = lattice.upcast(self.conv(self.feature_extractor(image)))
         weight = (self.sharpness * heat).flatten(2).softmax(2)
@@ -184,9 +177,7 @@ class MomentLocalisation(nn.Module):
         self.localisation = localisation
         self.fc = layers.linear(hidden_size)
 
-    def forward(
-        self, image: Float[Tensor, "batch channels *size"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, image: ImagesND) -> Features:
         ink = moments(image)
         features = self.localisation(image).flatten(1)
         both = functional.relu(self.fc(torch.cat([features, ink.to(features.dtype)], 1)))
@@ -212,9 +203,7 @@ class SVHNLocalisation(nn.Module):
         self.conv2 = nn.Conv2d(num_filters, num_filters, 5, padding=2)
         self.layers = FullyConnectedLocalisation(hidden_sizes)
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, image: Images) -> Features:
         features = functional.relu(functional.max_pool2d(self.conv1(image), 2))
         features = functional.relu(self.conv2(features))
         output: Tensor = self.layers(features)
@@ -258,9 +247,7 @@ class VolumeLocalisation(nn.Module):
         self.conv2 = nn.Conv3d(num_filters, num_filters, 3)
         self.fc = layers.linear(hidden_size)
 
-    def forward(
-        self, volume: Float[Tensor, "batch channels depth height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, volume: Float[Tensor, "batch channels depth height width"]) -> Features:
         if self.shrink > 1:
             volume = functional.avg_pool3d(volume, self.shrink)
         if self.block > 1:
@@ -307,8 +294,6 @@ class StridedLocalisation(nn.Module):
         self.conv = layers.conv2d(num_filters, kernel_size, stride)
         self.layers = FullyConnectedLocalisation(hidden_sizes)
 
-    def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch features"]:
+    def forward(self, image: Images) -> Features:
         output: Tensor = self.layers(functional.relu(functional.max_pool2d(self.conv(image), 2)))
         return output

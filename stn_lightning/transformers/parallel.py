@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stn_lightning.shapes import ImagesND
 from stn_lightning.transformers.families import Family, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
@@ -68,9 +69,7 @@ class ParallelTransformer(Transformer):
         self.sampler = sampler or Bilinear()
 
     def forward(
-        self,
-        image: Float[Tensor, "batch channels *in_size"],
-        localisation_input: Float[Tensor, "batch ..."] | None = None,
+        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
     ) -> Float[Tensor, "batch n channels *size"]:
         """Return the crop of each transformer.
 
@@ -82,9 +81,7 @@ class ParallelTransformer(Transformer):
         return self._record(image, self.warp(image, localisation_input))
 
     def warp(
-        self,
-        image: Float[Tensor, "batch channels *in_size"],
-        localisation_input: Float[Tensor, "batch ..."] | None = None,
+        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
     ) -> WarpOutput:
         view = image if localisation_input is None else localisation_input
         pairs = zip(self.localisations, self.regressions, strict=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stn_lightning.geometry import antialiasing, sampling, wide
 from stn_lightning.geometry.sampling import Padding
+from stn_lightning.shapes import Crops, CropsND, Grids, GridsND, Images, ImagesND
 
 
 class Sampler(nn.Module, ABC):
@@ -36,17 +37,11 @@ class Sampler(nn.Module, ABC):
         self.padding = padding
 
     @abstractmethod
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels *in_size"],
-        grid: Float[Tensor, "batch *out_size dimensions"],
-    ) -> Float[Tensor, "batch channels *out_size"]:
+    def forward(self, image: ImagesND, grid: GridsND) -> CropsND:
         """Sample each image at its grid."""
 
     def sample_each(
-        self,
-        image: Float[Tensor, "batch channels *in_size"],
-        grids: Float[Tensor, "batch n *out_size dimensions"],
+        self, image: ImagesND, grids: Float[Tensor, "batch n *out_size dimensions"]
     ) -> Float[Tensor, "batch n channels *out_size"]:
         """Sample each image at `n` grids in one call.
 
@@ -60,11 +55,7 @@ class _KernelSampler(Sampler):
 
     sample: Callable[..., Tensor]
 
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels *in_size"],
-        grid: Float[Tensor, "batch *out_size dimensions"],
-    ) -> Float[Tensor, "batch channels *out_size"]:
+    def forward(self, image: ImagesND, grid: GridsND) -> CropsND:
         return self.sample(image, grid, self.padding)
 
 
@@ -123,17 +114,11 @@ class Antialiased(Sampler):
             [0.1000, 0.4000]])
     """
 
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels h_in w_in"],
-        grid: Float[Tensor, "batch height width 2"],
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, image: Images, grid: Grids) -> Crops:
         return antialiasing.sample_antialiased(image, grid, self.padding)
 
     def sample_each(
-        self,
-        image: Float[Tensor, "batch channels h_in w_in"],
-        grids: Float[Tensor, "batch n height width 2"],
+        self, image: Images, grids: Float[Tensor, "batch n height width 2"]
     ) -> Float[Tensor, "batch n channels height width"]:
         n, stacked = grids.shape[1], grids.flatten(1, 2)
         return _unstack(antialiasing.sample_antialiased(image, stacked, self.padding, n), n)
@@ -160,17 +145,11 @@ class WideGradient(Sampler):
         super().__init__(sampler.padding)
         self.sampler = sampler
 
-    def forward(
-        self,
-        image: Float[Tensor, "batch channels h_in w_in"],
-        grid: Float[Tensor, "batch height width 2"],
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, image: Images, grid: Grids) -> Crops:
         return wide.widen_gradient(self.sampler(image, grid), image, grid, self.padding)
 
     def sample_each(
-        self,
-        image: Float[Tensor, "batch channels h_in w_in"],
-        grids: Float[Tensor, "batch n height width 2"],
+        self, image: Images, grids: Float[Tensor, "batch n height width 2"]
     ) -> Float[Tensor, "batch n channels height width"]:
         n, stacked = grids.shape[1], grids.flatten(1, 2)
         sampled = self.sampler.sample_each(image, grids).transpose(1, 2).flatten(2, 3)

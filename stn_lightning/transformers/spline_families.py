@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stn_lightning.geometry import affine, diffeomorphic, lattice, thin_plate_spline
+from stn_lightning.shapes import Grids, Theta
 from stn_lightning.transformers.families import Affine, Family, Size, to_plane
 
 
@@ -37,14 +38,10 @@ class ThinPlateSpline(Family):
         self.register_buffer("solution", thin_plate_spline.solve(points), persistent=False)
         self.register_buffer("basis", None, persistent=False)
 
-    def grid(
-        self, theta: Float[Tensor, "batch numbers"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def grid(self, theta: Theta, size: Size) -> Grids:
         return thin_plate_spline.grid(theta, self._basis(to_plane(size)), to_plane(size))
 
-    def displacement(
-        self, theta: Float[Tensor, "batch numbers"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def displacement(self, theta: Theta, size: Size) -> Grids:
         """Return the displacement of each output pixel."""
         return thin_plate_spline.displacement(theta, self._basis(to_plane(size)), to_plane(size))
 
@@ -97,13 +94,11 @@ class Diffeomorphic(Family):
         self.identity = self.spline.identity
         self.resolution = resolution
 
-    def grid(
-        self, theta: Float[Tensor, "batch numbers"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def grid(self, theta: Theta, size: Size) -> Grids:
         velocity = self.spline.displacement(theta, (self.resolution, self.resolution))
         return diffeomorphic.grid(velocity, to_plane(size))
 
-    def inverse(self, theta: Float[Tensor, "batch numbers"]) -> Float[Tensor, "batch numbers"]:
+    def inverse(self, theta: Theta) -> Theta:
         """Return the inverse map's theta, up to interpolation."""
         return -theta
 
@@ -130,9 +125,7 @@ class LearntTargetGrid(Family):
         self.spline = ThinPlateSpline(lattice_size)
         self.target = nn.Parameter(torch.zeros(1, len(self.spline.identity)))
 
-    def grid(
-        self, theta: Float[Tensor, "batch 6"], size: Size
-    ) -> Float[Tensor, "batch height width 2"]:
+    def grid(self, theta: Float[Tensor, "batch 6"], size: Size) -> Grids:
         return affine.map_points(
             theta, self.spline(self.target.to(lattice.upcast(theta).dtype), size)
         )

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stn_lightning import layers
+from stn_lightning.shapes import ImagesND
 from stn_lightning.transformers.families import ComposableFamily, Family, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
@@ -64,7 +65,7 @@ class WarpRecord(NamedTuple):
         grid: Tensor = family.grid(self.thetas.flatten(0, 1), size)
         return grid.unflatten(0, self.thetas.shape[:2])
 
-    def on_image(self, image: Float[Tensor, "batch channels *in_size"]) -> "WarpRecord":
+    def on_image(self, image: ImagesND) -> "WarpRecord":
         """Apply a warp of feature maps to the image itself."""
         size = tuple(image.shape[2:])
         crop = self.output.grid.shape[-1 - len(size) : -1]
@@ -85,17 +86,13 @@ class Transformer(nn.Module, ABC):
     family: Family
 
     @abstractmethod
-    def warp(self, image: Float[Tensor, "batch channels *in_size"]) -> WarpOutput:
+    def warp(self, image: ImagesND) -> WarpOutput:
         """Return the warped image, theta and the sampling grid."""
 
-    def forward(
-        self, image: Float[Tensor, "batch channels *in_size"]
-    ) -> Float[Tensor, "batch ..."]:
+    def forward(self, image: ImagesND) -> Float[Tensor, "batch ..."]:
         return self._record(image, self.warp(image))
 
-    def _record(
-        self, image: Float[Tensor, "batch channels *in_size"], output: WarpOutput
-    ) -> Float[Tensor, "batch ..."]:
+    def _record(self, image: ImagesND, output: WarpOutput) -> Float[Tensor, "batch ..."]:
         """Append to the records of this thread; return the image."""
         if not torch.compiler.is_compiling():
             for recording in _recordings.get():
@@ -137,9 +134,7 @@ def record_warps(network: nn.Module) -> Iterator[list[WarpRecord]]:
         _recordings.set(tuple(other for other in _recordings.get() if other is not recording))
 
 
-def compose_records(
-    records: Sequence[WarpRecord], image: Float[Tensor, "batch channels *size"]
-) -> WarpRecord | None:
+def compose_records(records: Sequence[WarpRecord], image: ImagesND) -> WarpRecord | None:
     """Compose a network's warps into one warp of its input.
 
     Warps in series are composed. A single warp of feature maps is applied to the image.
@@ -242,9 +237,7 @@ class SpatialTransformer(Transformer):
         self.sampler = sampler or Bilinear()
 
     def forward(
-        self,
-        image: Float[Tensor, "batch channels *in_size"],
-        localisation_input: Float[Tensor, "batch ..."] | None = None,
+        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
     ) -> Float[Tensor, "batch ..."]:
         """Warp the image.
 
@@ -256,9 +249,7 @@ class SpatialTransformer(Transformer):
         return self._record(image, self.warp(image, localisation_input))
 
     def warp(
-        self,
-        image: Float[Tensor, "batch channels *in_size"],
-        localisation_input: Float[Tensor, "batch ..."] | None = None,
+        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
     ) -> WarpOutput:
         features = self.localisation(image if localisation_input is None else localisation_input)
         theta = self.family.bound(self.regression(features).squeeze(1))
