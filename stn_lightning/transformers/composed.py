@@ -6,6 +6,7 @@ Reference:
     crop a little more at every step.
 """
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from stn_lightning.shapes import ImagesND
@@ -18,7 +19,7 @@ from stn_lightning.transformers.transformer import Regression, Transformer, Warp
 class ComposedTransformer(Transformer):
     """Corrects theta several times, each in the warped image.
 
-    Each step samples the original image.
+    Each step samples the original image, or the `localisation_input`.
 
     Args:
         localisation: image of `size` -> features; all steps share it.
@@ -63,12 +64,15 @@ class ComposedTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def warp(self, image: ImagesND) -> WarpOutput:
+    def warp(
+        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
+    ) -> WarpOutput:
+        view = image if localisation_input is None else localisation_input
         size = self.size or tuple(image.shape[2:])
         identity: Tensor = self.regression.start.new_tensor(self.family.identity)
         theta = identity.expand(image.shape[0], -1)
         for _ in range(self.steps):
-            warped = self.sampler(image, self.family(theta, size))
+            warped = self.sampler(view, self.family(theta, size))
             correction = self.regression(self.localisation(warped)).squeeze(1)
             theta = self.family.compose(theta, correction)
         grid = self.family(theta, size)

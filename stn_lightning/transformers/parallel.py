@@ -68,18 +68,6 @@ class ParallelTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def forward(
-        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
-    ) -> Float[Tensor, "batch n channels *size"]:
-        """Return the crop of each transformer.
-
-        Args:
-            image: images or feature maps.
-            localisation_input: input of the localisations, for example feature maps; `image` by
-                default.
-        """
-        return self._record(image, self.warp(image, localisation_input))
-
     def warp(
         self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
     ) -> WarpOutput:

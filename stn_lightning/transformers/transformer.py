@@ -86,14 +86,22 @@ class Transformer(nn.Module, ABC):
     family: Family
 
     @abstractmethod
-    def warp(self, image: ImagesND) -> WarpOutput:
-        """Return the warped image, theta and the sampling grid."""
+    def warp(
+        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
+    ) -> WarpOutput:
+        """Return the warped image, theta and the sampling grid.
 
-    def forward(self, image: ImagesND) -> Float[Tensor, "batch ..."]:
-        return self._record(image, self.warp(image))
+        Args:
+            image: images or feature maps.
+            localisation_input: input of the localisation, for example feature maps; `image` by
+                default.
+        """
 
-    def _record(self, image: ImagesND, output: WarpOutput) -> Float[Tensor, "batch ..."]:
-        """Append to the records of this thread; return the image."""
+    def forward(
+        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """Return the image of `warp`."""
+        output = self.warp(image, localisation_input)
         if not torch.compiler.is_compiling():
             for recording in _recordings.get():
                 if self in recording.transformers:
@@ -235,18 +243,6 @@ class SpatialTransformer(Transformer):
         self.family = family
         self.size = size
         self.sampler = sampler or Bilinear()
-
-    def forward(
-        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
-    ) -> Float[Tensor, "batch ..."]:
-        """Warp the image.
-
-        Args:
-            image: images or feature maps.
-            localisation_input: input of the localisation, for example feature maps; `image` by
-                default.
-        """
-        return self._record(image, self.warp(image, localisation_input))
 
     def warp(
         self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None

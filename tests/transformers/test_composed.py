@@ -90,6 +90,16 @@ def test_an_untrained_transformer_returns_its_volume_bit_for_bit() -> None:
     )
 
 
+def test_the_localisation_gets_its_own_input_warped_at_each_step() -> None:
+    image, features = torch.rand(2, 3, 6, 6), torch.rand(2, 1, 6, 6)
+    network, script = scripted(SHIFT, TURN, steps=2)
+    result = network(image, features)
+    assert torch.equal(script.seen[0], features)
+    assert torch.equal(script.seen[1], warped(features, *SHIFT))
+    script.seen.clear()
+    assert torch.equal(result, network(image))
+
+
 def test_convention_a_correction_refers_to_what_the_localisation_saw() -> None:
     image = torch.rand(2, 1, 6, 6)
     network, script = scripted(SHIFT, TURN, steps=2)
