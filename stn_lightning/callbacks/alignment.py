@@ -1,6 +1,7 @@
 """Log how well a transformer undoes a known distortion."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,15 +74,9 @@ class AlignmentLogger(Callback):
         self.alignment = PoseAlignment()
 
     def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: StepOutput,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, task: LightningModule, outputs: StepOutput, batch: Batch, *rest: Any
     ) -> None:
-        transformer = getattr(pl_module, "transformer", None)
+        transformer = getattr(task, "transformer", None)
         grids = [each.grids for each in outputs.records if each.transformer is transformer]
         if not grids or grids[0].shape[1] > 1:
             return

@@ -1,6 +1,7 @@
 """Draw misclassified test images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,13 +46,7 @@ class MisclassifiedImages(Callback):
         self.images = []
 
     def on_test_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: StepOutput,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, _: LightningModule, outputs: StepOutput, batch: Batch, *rest: Any
     ) -> None:
         missing = self.num_images - len(self.images)
         if outputs.logits is None or missing <= 0 or not trainer.is_global_zero:
@@ -61,7 +56,7 @@ class MisclassifiedImages(Callback):
         )
         wrong = [i for i, caption in enumerate(captions) if not caption.correct][:missing]
         if wrong:
-            images, _ = to_displayable(batch.image[wrong], batch.image[wrong])
+            images = to_displayable(batch.image[wrong], batch.image[wrong])[0]
             self.images += zip(images.cpu(), [captions[i] for i in wrong], strict=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

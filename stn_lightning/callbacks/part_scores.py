@@ -9,6 +9,7 @@ Reference:
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -166,13 +167,7 @@ class PartScores(Callback):
         self.score = None
 
     def on_test_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: StepOutput,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, task: LightningModule, outputs: StepOutput, batch: Batch, *rest: Any
     ) -> None:
         data = datamodule_of(trainer)
         known = data.annotations(batch) if outputs.records else None
@@ -181,7 +176,7 @@ class PartScores(Callback):
         record = outputs.records[-1]
         if self.score is None:
             score = self._begin(known, data.class_groups, record.grids.shape[1])
-            self.score = score.to(pl_module.device)
+            self.score = score.to(task.device)
         # outlines pass through the outermost pixels' centres, which cuts off much of a coarse grid
         grids = record.grids_of_size((OUTLINE, OUTLINE))
         kind = self.kind_of_class.to(batch.label.device)[batch.label] if self.kinds else None

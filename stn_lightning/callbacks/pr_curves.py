@@ -1,5 +1,7 @@
 """Write precision-recall curves of each class to TensorBoard."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from lightning import Callback, LightningModule, Trainer
@@ -38,13 +40,7 @@ class PRCurves(Callback):
             self.step = trainer.global_step
 
     def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as tensors
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: StepOutput,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, _: LightningModule, outputs: StepOutput, batch: Batch, *rest: Any
     ) -> None:
         logits = outputs.logits
         if self.curve is not None and logits is not None and logits.dim() == 2:

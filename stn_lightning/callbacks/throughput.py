@@ -47,12 +47,7 @@ class ThroughputLogger(Callback):
             self._since = time.perf_counter()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: Trainer, _: LightningModule, outputs: Any, batch: Batch, *rest: Any
     ) -> None:
         if len(batch.label):  # always true on the first process, which saves the totals
             images = round(len(batch.label) * trainer.world_size / batch.share)  # of all processes
