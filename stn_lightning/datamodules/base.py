@@ -113,7 +113,7 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def dataset(self, split: Split) -> Dataset[Batch]:
-        """Return a dataset whose `dataset[draw]` reads a batch."""
+        """Return a dataset whose `dataset[draw]` reads a batch (`SplitBatches`)."""
 
     @abstractmethod
     def transform_batch(self, batch: Batch) -> Batch:

@@ -5,7 +5,7 @@ position in the checkpoint and restores it.
 """
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stn_lightning.batch import Batch, Split
 from stn_lightning.distortions import CounterRandom
 from stn_lightning.runtime import signals
 
@@ -26,6 +27,29 @@ class Draw(NamedTuple):
     indices: Int64[Tensor, " batch"]
     epoch: int
     share: float
+
+
+class SplitBatches(Dataset[Batch]):
+    """Batches of a split, read as a whole.
+
+    Args:
+        split: name of the split.
+        label: label of each image.
+        read: function that reads the images of a draw. Worker processes get a copy of it.
+        draws: number of times that the split is repeated, with different distortions.
+    """
+
+    def __init__(
+        self, split: Split, label: Tensor, read: Callable[[Draw], Tensor], draws: int = 1
+    ) -> None:
+        self.split, self.label, self.read, self.draws = split, label, read, draws
+
+    def __len__(self) -> int:
+        return len(self.label) * self.draws
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        label = self.label[draw.indices % len(self.label)]
+        return Batch(self.read(draw), label, draw.indices, draw.epoch, draw.share, self.split)
 
 
 class EpochBatches(Sampler[Draw]):

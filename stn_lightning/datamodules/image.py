@@ -1,44 +1,34 @@
 """Crops of images in files."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.base import STREAMS, BaseDataModule, BatchAnnotations
-from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.batches import Draw, SplitBatches
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets import Annotations, ImageFileDataset, ImageFileSource
 from stn_lightning.distortions import CounterRandom
 
 
-class _CropBatches(Dataset[Batch]):
-    """Batches of crops of one size, uint8, not yet mirrored."""
-
-    def __init__(self, images: ImageFileDataset, split: Split, size: int, seed: int) -> None:
-        self.images, self.split, self.size, self.seed = images, split, size, seed
-
-    def __len__(self) -> int:
-        return len(self.images.label)
-
-    def __getitem__(self, draw: Draw) -> Batch:
-        label, size = self.images.label[draw.indices], self.size
-        pixels = torch.empty(len(label), size, size, 3, dtype=torch.uint8)
-        channels_first = pixels.permute(0, 3, 1, 2)
-        batch = Batch(channels_first, label, draw.indices, draw.epoch, draw.share, self.split)
-        positions, _ = crop_positions(batch, self.seed)
-        crops = zip(pixels.numpy(), draw.indices.tolist(), positions.tolist(), strict=True)
-        for crop, index, (down, right) in crops:
-            image = self.images.image[index]
-            top = int(down * (image.shape[0] - size + 1))
-            left = int(right * (image.shape[1] - size + 1))
-            crop[...] = image[top : top + size, left : left + size]
-        return batch
+def _read(images: ImageFileDataset, split: Split, size: int, seed: int, draw: Draw) -> Tensor:
+    """Read crops as uint8, not yet mirrored."""
+    pixels = torch.empty(len(draw.indices), size, size, 3, dtype=torch.uint8)
+    positions, _ = crop_positions(split, draw, seed)
+    crops = zip(pixels.numpy(), draw.indices.tolist(), positions.tolist(), strict=True)
+    for crop, index, (down, right) in crops:
+        image = images.image[index]
+        top = int(down * (image.shape[0] - size + 1))
+        left = int(right * (image.shape[1] - size + 1))
+        crop[...] = image[top : top + size, left : left + size]
+    return pixels.permute(0, 3, 1, 2)
 
 
 def crop_positions(
-    batch: Batch, seed: int
+    split: Split, draw: Draw | Batch, seed: int
 ) -> tuple[Float64[Tensor, "batch 2"], Bool[Tensor, " batch"]]:
     """Draw positions of crops, and whether they are mirrored.
 
@@ -49,11 +39,11 @@ def crop_positions(
         (down, right) from 0 to 1, where 1 is as far as the image allows; and whether it is
         mirrored.
     """
-    if batch.split != "train":
-        position = torch.full((len(batch.indices), 2), 0.5, dtype=torch.float64)
-        mirrored = torch.zeros_like(batch.indices, dtype=torch.bool)
-        return position.to(batch.indices.device), mirrored
-    drawn = CounterRandom(seed, STREAMS["train"], batch.epoch, batch.indices).uniform(3, 0.0, 1.0)
+    if split != "train":
+        position = torch.full((len(draw.indices), 2), 0.5, dtype=torch.float64)
+        mirrored = torch.zeros_like(draw.indices, dtype=torch.bool)
+        return position.to(draw.indices.device), mirrored
+    drawn = CounterRandom(seed, STREAMS["train"], draw.epoch, draw.indices).uniform(3, 0.0, 1.0)
     return drawn[:, :2], drawn[:, 2] < 0.5
 
 
@@ -113,8 +103,10 @@ class ImageDataModule(BaseDataModule):
     def load(self, split: Split) -> ImageFileDataset:
         return self.source.load(split)
 
-    def dataset(self, split: Split) -> Dataset[Batch]:
-        return _CropBatches(self.splits[split], split, self.size, self.seed)
+    def dataset(self, split: Split) -> SplitBatches:
+        images = self.splits[split]
+        read = partial(_read, images, split, self.size, self.seed)
+        return SplitBatches(split, images.label, read)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -125,7 +117,7 @@ class ImageDataModule(BaseDataModule):
         """Mirror half of the training images; return floats."""
         image = batch.image
         if batch.split == "train":
-            _, mirrored = crop_positions(batch, self.seed)
+            _, mirrored = crop_positions(batch.split, batch, self.seed)
             image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
         return batch._replace(image=image.float() / 255)
 
@@ -155,7 +147,7 @@ class ImageDataModule(BaseDataModule):
         self, points: Float[Tensor, "batch n 2"], size: Tensor, batch: Batch
     ) -> Float[Tensor, "batch n 2"]:
         """Convert points from coordinates of the image to the crop's."""
-        position, mirrored = crop_positions(batch, self.seed)
+        position, mirrored = crop_positions(batch.split, batch, self.seed)
         corner = (position * (size - self.size + 1)).floor()  # (B, 2): top and left, in pixels
         pixels = (points + 1) / 2 * size.flip(1)[:, None] - corner.flip(1)[:, None].to(points.dtype)
         moved = pixels * 2 / self.size - 1

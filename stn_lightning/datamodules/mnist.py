@@ -1,13 +1,14 @@
 """Digits in memory, distorted on the device."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.base import BaseDataModule, BatchAnnotations
-from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.batches import Draw, SplitBatches
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets import Annotations, ImageTensorDataset, ImageTensorSource
 from stn_lightning.distortions import (
@@ -17,21 +18,6 @@ from stn_lightning.distortions import (
     RotatedScaledTranslated,
     WarpingDistortion,
 )
-
-
-class _TensorBatches(Dataset[Batch]):
-    """Batches of a split in memory, repeated `draws` times."""
-
-    def __init__(self, images: ImageTensorDataset, split: Split, draws: int) -> None:
-        self.images, self.split, self.draws = images, split, draws
-
-    def __len__(self) -> int:
-        return len(self.images.label) * self.draws
-
-    def __getitem__(self, draw: Draw) -> Batch:
-        rows = draw.indices % len(self.images.label)
-        image, label = self.images.image[rows], self.images.label[rows]
-        return Batch(image, label, draw.indices, draw.epoch, draw.share, self.split)
 
 
 class MNISTDataModule(BaseDataModule):
@@ -149,9 +135,10 @@ class MNISTDataModule(BaseDataModule):
         kept = self.train_size if split == "train" else None
         return ImageTensorDataset(images.image[:kept], images.label[:kept])
 
-    def dataset(self, split: Split) -> Dataset[Batch]:
+    def dataset(self, split: Split) -> SplitBatches:
+        image, label = self.splits[split]
         draws = self.val_draws if split == "val" else 1
-        return _TensorBatches(self.splits[split], split, draws)
+        return SplitBatches(split, label, partial(_read, image), draws)
 
     def transform_batch(self, batch: Batch) -> Batch:
         image = self.distort(batch.image, batch.split, self.randomness(batch))
@@ -184,3 +171,7 @@ class MNISTDataModule(BaseDataModule):
         if pool is None or pool.device != device:  # copy them once; MNIST has 43 MB
             pool = self.pools[split] = self.splits[split].image.to(device)
         return pool
+
+
+def _read(image: Tensor, draw: Draw) -> Tensor:
+    return image[draw.indices % len(image)]

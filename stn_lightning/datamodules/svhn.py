@@ -1,15 +1,15 @@
 """House numbers, cropped on the device."""
 
 from abc import abstractmethod
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
 from stn_lightning.datamodules.base import BaseDataModule
-from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.batches import Draw, SplitBatches
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.datasets.svhn import SVHN, SVHNSplit
 from stn_lightning.shapes import Images
@@ -30,21 +30,6 @@ class HouseNumberDataModule(BaseDataModule):
 
     def transform_batch(self, batch: Batch) -> Batch:
         return batch._replace(image=_subtract_mean(self.colour_images(batch)))
-
-
-class _MappedBatches(Dataset[Batch]):
-    """Batches of crops from memory-mapped files, with their margin."""
-
-    def __init__(self, crops: SVHNSplit, split: Split) -> None:
-        self.crops, self.split = crops, split
-
-    def __len__(self) -> int:
-        return len(self.crops.label)
-
-    def __getitem__(self, draw: Draw) -> Batch:
-        i = draw.indices
-        image, label = self.crops.read(i), self.crops.label[i]
-        return Batch(image, label, i, draw.epoch, draw.share, self.split)
 
 
 class SVHNDataModule(HouseNumberDataModule):
@@ -68,8 +53,9 @@ class SVHNDataModule(HouseNumberDataModule):
     def load(self, split: Split) -> SVHNSplit:
         return self.source.load(split)
 
-    def dataset(self, split: Split) -> Dataset[Batch]:
-        return _MappedBatches(self.splits[split], split)
+    def dataset(self, split: Split) -> SplitBatches:
+        crops = self.splits[split]  # with their margin
+        return SplitBatches(split, crops.label, partial(_read, crops))
 
     def colour_images(self, batch: Batch) -> Tensor:
         margin = self.source.margin
@@ -78,6 +64,10 @@ class SVHNDataModule(HouseNumberDataModule):
         else:
             corner = torch.full((len(batch.image), 2), margin, device=batch.image.device)
         return crop_at(batch.image, corner, self.source.size).float() / 255
+
+
+def _read(crops: SVHNSplit, draw: Draw) -> Tensor:
+    return crops.read(draw.indices)
 
 
 def crop_at(

@@ -3,14 +3,14 @@
 Errors on them compare networks, and say nothing about errors on SVHN.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stn_lightning.batch import Batch, Split
-from stn_lightning.datamodules.batches import Draw
+from stn_lightning.datamodules.batches import Draw, SplitBatches
 from stn_lightning.datamodules.svhn import HouseNumberDataModule
 from stn_lightning.datasets import ImageTensorSource
 from stn_lightning.datasets.files.paths import data_root
@@ -27,22 +27,10 @@ DRAWN: dict[Split, tuple[int, int]] = {
 """Number and seed of the layouts that are drawn if SVHN's are missing; SVHN has as many."""
 
 
-class _LayoutBatches(Dataset[Batch]):
-    """Batches of layouts, from which the device composes images."""
-
-    def __init__(self, layouts: Layouts, split: Split) -> None:
-        self.layouts = layouts
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.layouts.label)
-
-    def __getitem__(self, draw: Draw) -> Batch:
-        i = draw.indices
-        number = torch.cat(
-            [self.layouts.box[i].flatten(1), self.layouts.aspect[i][:, None]], 1
-        )  # (B, digits * 4 + 1)
-        return Batch(number, self.layouts.label[i], i, draw.epoch, draw.share, self.split)
+def _read(layouts: Layouts, draw: Draw) -> Tensor:
+    """Return layouts, from which the device composes images."""
+    box, aspect = layouts.box[draw.indices], layouts.aspect[draw.indices]
+    return torch.cat([box.flatten(1), aspect[:, None]], 1)  # (B, digits * 4 + 1)
 
 
 class SyntheticNumbersDataModule(HouseNumberDataModule):
@@ -107,8 +95,9 @@ class SyntheticNumbersDataModule(HouseNumberDataModule):
         ]
         return Layouts(*(values[part] for values in real))
 
-    def dataset(self, split: Split) -> Dataset[Batch]:
-        return _LayoutBatches(self.splits[split], split)
+    def dataset(self, split: Split) -> SplitBatches:
+        layouts = self.splits[split]
+        return SplitBatches(split, layouts.label, partial(_read, layouts))
 
     def colour_images(self, batch: Batch) -> Tensor:
         pool = self.pools[batch.split].to(batch.image.device)
