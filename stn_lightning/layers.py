@@ -4,8 +4,9 @@ A lazy layer takes its input size from the first batch, so configurations need n
 PyTorch's warning that lazy layers are a new feature is suppressed here.
 """
 
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,19 @@ def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = N
         if initialise is None:
             return nn.LazyLinear(out_features)
         return _InitialisedLinear(out_features, initialise)
+
+
+def fully_connected(
+    widths: Sequence[int], initialise: Callable[[nn.Linear], None] | None = None
+) -> nn.ModuleList:
+    """Build fully connected layers of these widths; the first is lazy.
+
+    Args:
+        widths: width of each layer.
+        initialise: function that sets the first layer's weights; see `linear`.
+    """
+    others = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+    return nn.ModuleList([linear(widths[0], initialise), *others])
 
 
 def initialise_for_relu(layer: nn.Module) -> None:

@@ -4,7 +4,6 @@ Reference:
     Jaderberg et al. 2015, section 4.1 and appendix A.4.
 """
 
-import itertools
 from collections.abc import Sequence
 
 from jaxtyping import Float
@@ -30,10 +29,7 @@ class FCN(nn.Module):
 
     def __init__(self, hidden_sizes: Sequence[int], num_classes: int = 10) -> None:
         super().__init__()
-        widths = [*hidden_sizes, num_classes]
-        self.layers = nn.ModuleList(
-            [layers.linear(widths[0]), *(nn.Linear(a, b) for a, b in itertools.pairwise(widths))]
-        )
+        self.layers = layers.fully_connected([*hidden_sizes, num_classes])
 
     def forward(self, image: Float[Tensor, "batch ..."]) -> Logits:
         *hidden, classifier = self.layers

@@ -9,8 +9,6 @@ Reference:
     (`SharedLayersCNN`).
 """
 
-import itertools
-
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -69,12 +67,7 @@ class MultiDigitCNN(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 5, padding=2) for a, b in zip([3, *filters], filters, strict=False)
         )
-        self.hidden = nn.ModuleList(
-            [
-                layers.linear(units[0], layers.initialise_for_relu),
-                *(nn.Linear(a, b) for a, b in itertools.pairwise(units)),
-            ]
-        )
+        self.hidden = layers.fully_connected(units, layers.initialise_for_relu)
         self.heads = nn.Linear(units[-1], num_digits * num_classes)
         self.dropout = nn.Dropout(dropout)
         self.num_digits = num_digits

@@ -9,7 +9,6 @@ Reference:
     (`HeatmapLocalisation`).
 """
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -35,8 +34,7 @@ class FullyConnectedLocalisation(nn.Module):
 
     def __init__(self, hidden_sizes: Sequence[int] = (32, 32, 32)) -> None:
         super().__init__()
-        hidden = [nn.Linear(a, b) for a, b in itertools.pairwise(hidden_sizes)]
-        self.layers = nn.ModuleList([layers.linear(hidden_sizes[0]), *hidden])
+        self.layers = layers.fully_connected(hidden_sizes)
 
     def forward(self, image: ImagesND) -> Features:
         features = image.flatten(1)
