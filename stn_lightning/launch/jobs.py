@@ -2,12 +2,23 @@
 
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from stn_lightning.runtime import signals
+
+
+def run_options(configs: Iterable[Path], name: str) -> list[str]:
+    """Return the options of `stn fit` for a run's files and name."""
+    return [*(part for path in configs for part in ("--config", str(path))), "--name", name]
+
+
+def fit(options: Iterable[str]) -> list[str]:
+    """Return the command `stn fit` with these options."""
+    return [sys.executable, "-m", "stn_lightning", "fit", *options]
 
 
 class Job(NamedTuple):

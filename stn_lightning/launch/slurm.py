@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stn_lightning.launch.jobs import fit
 from stn_lightning.runs.config_errors import read_mapping
 from stn_lightning.runtime.exit_codes import PREEMPTED, PROCESS_LOST
 from stn_lightning.runtime.provenance import program_name
@@ -164,8 +165,7 @@ def check_shared_folder(shared: bool) -> None:
 
 def fit_command(arguments: list[str], site: dict[str, Any]) -> str:
     """Return the job script's command for a training."""
-    stn = [sys.executable, "-m", "stn_lightning", "fit", *arguments]
-    return " ".join([SRUN, *map(shlex.quote, site.get("srun", [])), shlex.join(stn)])
+    return " ".join([SRUN, *map(shlex.quote, site.get("srun", [])), shlex.join(fit(arguments))])
 
 
 def job_script(

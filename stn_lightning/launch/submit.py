@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from stn_lightning.launch.jobs import run_options
 from stn_lightning.launch.slurm import (
     Resources,
     check_shared_folder,
@@ -55,8 +56,7 @@ def submit(
     for path in config:
         check_yaml(resolve_config(path))
     run = RunFolder(default_name(config) if name is None else name)
-    files = [part for path in config for part in ("--config", str(path))]
-    arguments = [*files, "--name", run.name, *job.trainer_options(nodes), *fit_options]
+    arguments = [*run_options(config, run.name), *job.trainer_options(nodes), *fit_options]
     from stn_lightning.cli.parsing import ParsedSettings  # takes seconds to import
 
     job.check_settings(ParsedSettings(["fit", *arguments]).settings(), nodes)

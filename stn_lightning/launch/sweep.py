@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stn_lightning.launch.jobs import Ended, Job, run_jobs
+from stn_lightning.launch.jobs import Ended, Job, fit, run_jobs, run_options
 from stn_lightning.runs.config_errors import check_yaml, read_mapping
 from stn_lightning.runs.folder import RUNS, check_name, default_name
 from stn_lightning.runs.record import RECORD, RunRecord
@@ -32,20 +32,9 @@ class Sweep(NamedTuple):
 
     def job(self, trial: Any) -> Job:
         """Return the command that starts or resumes a trial."""
-        files = [part for path in self.configs for part in ("--config", str(path))]
         name = self.run_name(trial)
-        command = [
-            sys.executable,
-            "-m",
-            "stn_lightning",
-            "fit",
-            *files,
-            "--name",
-            name,
-            *self.options,
-            *as_options(trial.params),
-        ]
-        return Job(command, RUNS / f"{name}.log")
+        options = [*run_options(self.configs, name), *self.options, *as_options(trial.params)]
+        return Job(fit(options), RUNS / f"{name}.log")
 
     def run_name(self, trial: Any) -> str:
         """Return the name of a trial's run."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stn_lightning.launch.jobs import Job, run_jobs
+from stn_lightning.launch.jobs import Job, fit, run_jobs, run_options
 from stn_lightning.launch.settings import describes, settings_of
 from stn_lightning.launch.slurm import (
     Resources,
@@ -45,9 +45,8 @@ class Cell(NamedTuple):
 
     def arguments_with(self, others: list[str]) -> list[str]:
         """Return the arguments, with `others` before the user's options."""
-        files = [part for path in self.configs for part in ("--config", str(path))]
-        seed_and_name = ["--seed_everything", str(self.seed), "--name", self.run.name]
-        return [*files, *seed_and_name, *others, *self.options]
+        seed = ["--seed_everything", str(self.seed)]
+        return [*run_options(self.configs, self.run.name), *seed, *others, *self.options]
 
     def record(self, records: dict[str, RunRecord]) -> RunRecord | None:
         """Find the run's record in its folder or in `records`.
@@ -164,10 +163,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
     Raises:
         ValueError: at the first run with a wrong configuration.
     """
-    stn = [sys.executable, "-m", "stn_lightning"]
-    jobs = [
-        Job([*stn, "fit", *cell.arguments], Path(f"runs/{cell.run.name}.log")) for cell in missing
-    ]
+    jobs = [Job(fit(cell.arguments), Path(f"runs/{cell.run.name}.log")) for cell in missing]
     failed, seconds = 0, []
     print(
         f"{len(jobs)} runs to do, {at_once} at a time; the output of each is in runs/NAME.log",

@@ -137,7 +137,7 @@ def test_only_missing_runs_are_commanded(capsys: pytest.CaptureFixture[str]) -> 
     lines = capsys.readouterr().out.splitlines()
     files = "--config configs/quickstart.yaml --config configs/hardware/cpu.yaml"
     assert lines == [
-        f"stn fit {files} --seed_everything {s} --name quickstart-cpu-{s} {' '.join(SHORT)}"
+        f"stn fit {files} --name quickstart-cpu-{s} --seed_everything {s} {' '.join(SHORT)}"
         for s in (0, 1)
     ]
 
@@ -161,7 +161,7 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
         (line,) = [line for line in text.splitlines() if line.startswith(f"{n}) srun ")]
         job = "--trainer.num_nodes 1 --trainer.devices 1 --trainer.accelerator gpu"
         assert line.endswith(
-            f"fit {files} --seed_everything {n} --name quickstart-cpu-{n} {job} "
+            f"fit {files} --name quickstart-cpu-{n} --seed_everything {n} {job} "
             f"{' '.join(SHORT)} ;;"
         )
     Path("job.sh").write_text(text)
