@@ -5,11 +5,11 @@ Reference:
 """
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
 from stn_lightning.distortions.counter_random import CounterRandom
-from stn_lightning.distortions.distortion import Distortion
+from stn_lightning.distortions.distortion import Canvas, Digits, Distortion, Pool
 
 
 class Cluttered(Distortion):
@@ -52,12 +52,7 @@ class Cluttered(Distortion):
         """
         return randomness.integer(2, self.size - self.digit + 1)
 
-    def forward(
-        self,
-        images: Float[Tensor, "batch channels digit digit"],
-        randomness: CounterRandom,
-        pool: UInt8[Tensor, "images channels digit digit"],
-    ) -> Float[Tensor, "batch channels size size"]:
+    def forward(self, images: Digits, randomness: CounterRandom, pool: Pool) -> Canvas:
         batch, channels = images.shape[:2]
         n, side = self.num_patches, self.patch_size
         place = self.place(randomness)

@@ -9,6 +9,13 @@ from stn_lightning.distortions.counter_random import CounterRandom
 from stn_lightning.geometry import lattice, sampling
 from stn_lightning.shapes import Theta
 
+Digits = Float[Tensor, "batch channels digit digit"]
+"""Images to distort, from 0, the background, to 1."""
+Pool = UInt8[Tensor, "images channels digit digit"]
+"""All images of a split."""
+Canvas = Float[Tensor, "batch channels size size"]
+"""Distorted images."""
+
 
 class Distortion(nn.Module, ABC):
     """Base class of distortions of images.
@@ -30,10 +37,7 @@ class Distortion(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        images: Float[Tensor, "batch channels digit digit"],
-        randomness: CounterRandom,
-        pool: UInt8[Tensor, "images channels digit digit"],
+        self, images: Digits, randomness: CounterRandom, pool: Pool
     ) -> Float[Tensor, "batch channels *shape"]:
         """Distort a batch.
 
@@ -55,12 +59,7 @@ class WarpingDistortion(Distortion):
     def grid(self, theta: Theta) -> Float[Tensor, "batch size size 2"]:
         """Return the sampling grid of the distorted image."""
 
-    def forward(
-        self,
-        images: Float[Tensor, "batch channels digit digit"],
-        randomness: CounterRandom,
-        pool: UInt8[Tensor, "images channels digit digit"],
-    ) -> Float[Tensor, "batch channels size size"]:
+    def forward(self, images: Digits, randomness: CounterRandom, pool: Pool) -> Canvas:
         return sampling.bilinear(images, self.grid(self.theta(randomness)))
 
 
@@ -93,12 +92,7 @@ class Augmented(Distortion):
         self.distortion = distortion
         self.augmentation = augmentation
 
-    def forward(
-        self,
-        images: Float[Tensor, "batch channels digit digit"],
-        randomness: CounterRandom,
-        pool: UInt8[Tensor, "images channels digit digit"],
-    ) -> Float[Tensor, "batch channels size size"]:
+    def forward(self, images: Digits, randomness: CounterRandom, pool: Pool) -> Canvas:
         grid = self.distortion.grid(self.distortion.theta(randomness))
         warped = self.augmentation.grid(self.augmentation.theta(randomness))
         moved = (warped - lattice.points(images.shape[2:], warped)).movedim(-1, 1)

@@ -8,11 +8,11 @@ Reference:
 import math
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from stn_lightning.distortions.counter_random import CounterRandom
-from stn_lightning.distortions.distortion import Distortion
+from stn_lightning.distortions.distortion import Digits, Distortion, Pool
 from stn_lightning.geometry import sampling
 from stn_lightning.geometry.lattice import axis, upcast
 
@@ -70,10 +70,7 @@ class RandomPose3D(Distortion):
         return torch.cat([linear, -(linear @ place[:, :, None])], 2).flatten(1).float()
 
     def forward(
-        self,
-        images: Float[Tensor, "batch channels digit digit"],
-        randomness: CounterRandom,
-        pool: UInt8[Tensor, "images channels digit digit"],
+        self, images: Digits, randomness: CounterRandom, pool: Pool
     ) -> Float[Tensor, "batch channels size size size"]:
         if len(images) == 0:
             return images.new_zeros(0, images.shape[1], *self.shape)
