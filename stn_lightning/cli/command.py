@@ -185,7 +185,7 @@ class CommandLine(ParsedCommand):
         with claim(self.run_folder.path) if first else contextlib.nullcontext():
             start = choose_start(self.run_folder, self.options.resume, self.options.ckpt_path)
             for line in start.skipped:
-                say(f"left out {line}", sys.stderr)
+                say(f"skipped {line}", sys.stderr)
             if start.path is not None:
                 self._compare_with_before()
                 if self._say_finished(start.path):
@@ -219,7 +219,7 @@ class CommandLine(ParsedCommand):
 
     def _train(self, checkpoint: Path | None) -> None:
         """Train, then test the best checkpoint."""
-        say(f"{'training' if checkpoint is None else 'going on with'} {self.run_folder.path}")
+        say(f"{'training' if checkpoint is None else 'resuming'} {self.run_folder.path}")
         self.trainer.fit(
             self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True
         )

@@ -88,7 +88,7 @@ def run(
     except Exception as problem:
         if isinstance(problem, RuntimeError) and (reason := lost_process_reason(problem)):
             cause = failure_of_another()
-            text = cause or f"{reason}; started again it goes on from its last.ckpt"
+            text = cause or f"{reason}; the same command resumes it from last.ckpt"
             print(f"{called}: {text}", file=sys.stderr, flush=True)
             # a normal exit might wait for the lost process
             os._exit(PROCESS_LOST if cause is None else FAILED)

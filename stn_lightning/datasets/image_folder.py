@@ -126,7 +126,7 @@ class ImageFolder(ImageFileSource):
             return ""
         first = next(iter(self._unreadable.values()))
         return (
-            f"{printable(self.folder)}: left out {len(self._unreadable):,} images that cannot be "
+            f"{printable(self.folder)}: skipped {len(self._unreadable):,} images that cannot be "
             f"read; the first: {first}"
         )
 
@@ -169,7 +169,7 @@ class ImageFolder(ImageFileSource):
             parts.append(f"{len(others):,} files that are no images ({named}; {_first(others)})")
         if loose:
             parts.append(f"{len(loose):,} images in no class's folder ({_first(loose)})")
-        return f"{printable(self.folder)}: left out {' and '.join(parts)}" if parts else ""
+        return f"{printable(self.folder)}: skipped {' and '.join(parts)}" if parts else ""
 
     def _from_table(self, table: Path) -> list["_Image"]:
         rows = _table_rows(table)

@@ -61,7 +61,7 @@ class Cell(NamedTuple):
             try:
                 return RunRecord.read(self.run.path / RECORD)
             except ValueError as problem:
-                print(f"left out {problem}", file=sys.stderr)
+                print(f"skipped {problem}", file=sys.stderr)
         return None
 
 

@@ -117,10 +117,10 @@ def describe(source: str, found: Taken) -> str:
     """Describe in one line which weights were copied."""
     parts = {
         "of another shape": found.other_shape,
-        "not there": found.missing,
-        "without a place here": found.unused,
+        "missing": found.missing,
+        "not in this network": found.unused,
     }
     left = [f"{kind}: {', '.join(names)}" for kind, names in parts.items() if names]
-    return f"weights of {source}: {len(found.taken)} tensors taken; " + (
-        f"left as they start: {'; '.join(left)}" if left else "all fit"
+    return f"weights of {source}: {len(found.taken)} tensors copied; " + (
+        f"not copied: {'; '.join(left)}" if left else "all fit"
     )

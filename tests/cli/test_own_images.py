@@ -60,6 +60,6 @@ def test_all_images_that_cannot_be_read_are_named_before_the_first_step(
     assert "epoch" not in out
     code, _, err = stn(*FIT, *MOMENT, "--data.init_args.skip_unreadable=true")
     assert code == 0
-    assert "images: left out 3 images that cannot be read; the first: images/disc/3.png" in err
+    assert "images: skipped 3 images that cannot be read; the first: images/disc/3.png" in err
     code, _, err = stn(*FIT, *MOMENT, "--data.init_args.skip_unreadable=true", "--resume=must")
     assert code == 0, err

@@ -35,7 +35,7 @@ def test_weights_of_another_run_are_taken_as_far_as_they_fit(stn: Stn) -> None:
     code, out, err = stn("fit", *QUICK, *still, "--name=two", "--init_weights=one")
     assert (code, err) == (0, "")
     assert "weights of one: " in out
-    assert "tensors taken; all fit" in out
+    assert "tensors copied; all fit" in out
     best = weights("one", "best")
     assert all(torch.equal(value, best[name]) for name, value in weights("two").items())
     assert RunRecord.read(Path("runs/two/results.json")).initialised_from == "one"
@@ -45,7 +45,7 @@ def test_weights_of_another_run_are_taken_as_far_as_they_fit(stn: Stn) -> None:
     )
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith("weights of best.safetensors")]
-    assert "left as they start: of another shape: backbone" in line
+    assert "not copied: of another shape: backbone" in line
     moved = weights("six")
     shared = [name for name, value in moved.items() if value.shape == best[name].shape]
     assert shared
@@ -123,7 +123,7 @@ def test_more_epochs_after_the_end_go_on_and_the_record_keeps_both_lengths(stn: 
     code, out, err = stn("fit", *QUICK, "--trainer.max_epochs=3")
     assert (code, err) == (0, "")
     assert out.startswith("trainer.max_epochs was 1 and is 3: the learning rate continues")
-    assert "going on with runs/quickstart" in out
+    assert "resuming runs/quickstart" in out
     assert "epoch   3/3" in out
     record = RunRecord.read(Path("runs/quickstart/results.json"))
     assert (record.lengths, record.epochs) == (["1 epochs", "3 epochs"], 3)

@@ -241,7 +241,7 @@ def test_a_network_of_three_classes_goes_on_with_four(installed: Installed) -> N
         files = ("--config", "configs/quickstart.yaml", "--data.init_args.source=few.Few", source)
         return installed.run("stn", "fit", *files, *options)
 
-    left = "left as they start: of another shape: backbone.classifier."
+    left = "not copied: of another shape: backbone.classifier."
     for number, weights in ((3, "zoo:quickstart"), (4, "few3")):
         said = fit(number, weights)
         assert f"weights of {weights}" in said

@@ -107,7 +107,7 @@ def test_torchrun_starts_both_hosts_again_when_a_process_of_one_is_killed(
         assert [launcher.wait(PATIENCE) for launcher in launchers] == [0, 0], [
             log(cluster, "killed", host) for host in HOSTS
         ]
-    assert "going on with runs/killed" in log(cluster, "killed", "n1")
+    assert "resuming runs/killed" in log(cluster, "killed", "n1")
     assert same(cluster.weights("killed"), straight)
 
 
@@ -143,5 +143,5 @@ def test_when_the_cable_is_cut_both_hosts_say_so_within_the_time_out_and_go_on_w
         assert [launcher.wait(PATIENCE) for launcher in launchers] == [0, 0], [
             log(cluster, "cut", host) for host in HOSTS
         ]
-    assert "going on with runs/cut" in log(cluster, "cut", "n1")
+    assert "resuming runs/cut" in log(cluster, "cut", "n1")
     assert same(cluster.weights("cut"), straight)

@@ -116,7 +116,7 @@ def test_an_interrupted_job_comes_back_by_itself_and_ends_in_the_same_weights(
     interrupted(cluster, job)
     ended = cluster.wait(job, *ENDED)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), cluster.said()
-    assert f"going on with runs/{name}" in cluster.said()
+    assert f"resuming runs/{name}" in cluster.said()
     assert same(cluster.weights(name), straight)
 
 
@@ -133,5 +133,5 @@ def test_a_cancelled_job_stays_away_and_the_same_command_goes_on_with_it(
     again = cluster.submit(name, *TWO_NODES)
     assert cluster.wait(again, *ENDED)["JobState"] == "COMPLETED", cluster.said()
     assert cluster.job(job)["JobState"] == "CANCELLED"
-    assert "going on with" in (cluster.work / "runs" / name / f"slurm-{again}.out").read_text()
+    assert "resuming runs" in (cluster.work / "runs" / name / f"slurm-{again}.out").read_text()
     assert same(cluster.weights(name), straight)

@@ -80,8 +80,8 @@ def test_a_table_goes_through_a_job_array_is_interrupted_twice_and_is_the_same_a
     )
     assert [element(n)["JobState"] for n in range(6)] == ["COMPLETED"] * 6, cluster.said()
     assert [element(n)["Restarts"] for n in range(6)] == ["1", "0", "0", "0", "1", "0"]
-    assert "going on with" in output(0)
-    assert "going on with" in output(4)
+    assert "resuming runs" in output(0)
+    assert "resuming runs" in output(4)
     cluster.call(*STN, *ARGUMENTS, "--show")
     assert "0 runs to do" in cluster.call(*STN, *ARGUMENTS, "--slurm", "--gpus", "0")
 

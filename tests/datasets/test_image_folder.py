@@ -38,7 +38,7 @@ def test_hidden_entries_are_no_classes_and_no_images(birds: Path) -> None:
     source = ImageFolder(str(birds))
     assert source.class_names == ("finch", "wren")
     assert len(names_of(source)) == 60
-    assert "left out" not in source.check()
+    assert "skipped" not in source.check()
 
 
 def test_links_to_folders_and_images_are_followed(birds: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_what_is_no_image_is_counted_and_named_in_one_line(
     source.prepare()
     said = capsys.readouterr().err
     assert said == (
-        f"{birds}: left out 4 files that are no images (2 .raw, 1 without suffix, 1 .txt; the "
+        f"{birds}: skipped 4 files that are no images (2 .raw, 1 without suffix, 1 .txt; the "
         "first is README) and 1 images in no class's folder (the first is loose.png)\n"
     )
     assert source.check().endswith(said.strip())

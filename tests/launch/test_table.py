@@ -123,7 +123,7 @@ def test_a_stopped_table_goes_on_with_the_runs_that_it_left() -> None:
     assert "stopped by SIGTERM" in log.read_text()
     again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
-    assert "going on with runs/quickstart-cpu-0" in log.read_text()
+    assert "resuming runs/quickstart-cpu-0" in log.read_text()
     results = json.loads(Path("runs/quickstart-cpu-0/results.json").read_text())
     assert results["samples_seen"] == 3 * 1097
 

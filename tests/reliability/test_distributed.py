@@ -298,7 +298,7 @@ def test_a_process_that_is_killed_ends_the_others_with_exit_code_69(
     codes = run(tmp_path, Do(die, 5, rank=killed), ranks=2, seconds=0.0, function="command")
     assert codes == [-9 if rank == killed else 69 for rank in (0, 1)], log(tmp_path)
     assert "has lost another or the way to it" in last_line(tmp_path, 1 - killed)
-    assert "goes on from its last.ckpt" in last_line(tmp_path, 1 - killed)
+    assert "resumes it from last.ckpt" in last_line(tmp_path, 1 - killed)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_run_that_crashed_goes_on_and_ends_in_the_weights_of_one_that_did_not(
         assert (code, "struck" in err) == (1, True)
     code, out, _ = stn("fit", *QUICK, "--name", "parts", "--resume", "must")
     assert code == 0
-    assert out.startswith("going on with runs/parts")
+    assert out.startswith("resuming runs/parts")
     whole, parts = (
         torch.load(tmp_path / f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
         for name in ("whole", "parts")
