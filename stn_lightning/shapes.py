@@ -21,6 +21,8 @@ GridsND = Float[Tensor, "batch *size dimensions"]
 CropsND = Float[Tensor, "batch channels *size"]
 """Images or volumes sampled at `GridsND`."""
 
+Batched = Float[Tensor, "batch ..."]
+"""Tensors of any shape, with a first axis for the batch."""
 Theta = Float[Tensor, "batch numbers"]
 """Parameters of a family of transformations."""
 Features = Float[Tensor, "batch features"]

@@ -6,12 +6,11 @@ Reference:
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from stn_lightning import layers
-from stn_lightning.shapes import Images, Logits
+from stn_lightning.shapes import Batched, Images, Logits
 
 
 class FCN(nn.Module):
@@ -31,7 +30,7 @@ class FCN(nn.Module):
         super().__init__()
         self.layers = layers.fully_connected([*hidden_sizes, num_classes])
 
-    def forward(self, image: Float[Tensor, "batch ..."]) -> Logits:
+    def forward(self, image: Batched) -> Logits:
         *hidden, classifier = self.layers
         features = image.flatten(1)
         for layer in hidden:

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from stn_lightning.datasets.image_files import resize_smallest_side
 
+RGB = UInt8[Tensor, "3 rows columns"]
+"""An upright image in colour."""
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601), as in Pillow."""
 
@@ -66,9 +68,7 @@ class Preprocessing:
         if (self.resize == "crop") != (self.side is not None):
             raise ValueError(f"side {self.side}: give it for resize 'crop', and for no other")
 
-    def __call__(
-        self, image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
-    ) -> PreprocessedImage:
+    def __call__(self, image: RGB, shape: tuple[int, int, int]) -> PreprocessedImage:
         """Preprocess an upright image in colour to (channels, height, width)."""
         if self.invert_light and is_light_background(image):
             image = ink_on_paper(image)
@@ -92,9 +92,7 @@ class Preprocessing:
         return steps[self.resize] + inverted + ", less its own mean" * self.subtract_mean
 
 
-def fit_centre(
-    image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
-) -> PreprocessedImage:
+def fit_centre(image: RGB, shape: tuple[int, int, int]) -> PreprocessedImage:
     """Shrink an image and centre it on zeros.
 
     A small image is not enlarged. With one channel in `shape` it is converted to grey.
@@ -113,15 +111,13 @@ def fit_centre(
     return PreprocessedImage(result, (-left * scale[0], -top * scale[1]), scale)
 
 
-def stretch(
-    image: UInt8[Tensor, "3 rows columns"], shape: tuple[int, int, int]
-) -> PreprocessedImage:
+def stretch(image: RGB, shape: tuple[int, int, int]) -> PreprocessedImage:
     """Resize a colour image to `shape`, whatever its proportions."""
     scale = (image.shape[2] / shape[2], image.shape[1] / shape[1])
     return PreprocessedImage(resize(image, shape[1:]).float() / 255, (0.0, 0.0), scale)
 
 
-def centre_crop(image: UInt8[Tensor, "3 rows columns"], side: int, size: int) -> PreprocessedImage:
+def centre_crop(image: RGB, side: int, size: int) -> PreprocessedImage:
     """Resize the smaller side; crop the square in the middle."""
     rows, columns = image.shape[1:]
     resized = torch.from_numpy(resize_smallest_side(image.permute(1, 2, 0).numpy(), side))
@@ -141,12 +137,12 @@ def resize(
     return functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
-def is_light_background(image: UInt8[Tensor, "3 rows columns"]) -> bool:
+def is_light_background(image: RGB) -> bool:
     """Return True if most of an image's border is light."""
     return bool(_border(image).sum(0).median() > 3 * 127)
 
 
-def ink_on_paper(image: UInt8[Tensor, "3 rows columns"]) -> UInt8[Tensor, "3 rows columns"]:
+def ink_on_paper(image: RGB) -> RGB:
     """Return light ink on black.
 
     In each channel the paper's value, or a lighter one, becomes 0, and 0 becomes 255. Paper may be
@@ -161,5 +157,5 @@ def ink_on_paper(image: UInt8[Tensor, "3 rows columns"]) -> UInt8[Tensor, "3 row
     return ((ink * 255 + paper // 2) // paper).to(torch.uint8)
 
 
-def _border(image: UInt8[Tensor, "3 rows columns"]) -> Int32[Tensor, "3 pixels"]:
+def _border(image: RGB) -> Int32[Tensor, "3 pixels"]:
     return torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1).int()

@@ -6,10 +6,9 @@ Reference:
     crop a little more at every step.
 """
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from stn_lightning.shapes import ImagesND
+from stn_lightning.shapes import Batched, ImagesND
 from stn_lightning.transformers.families import ComposableFamily, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
@@ -64,9 +63,7 @@ class ComposedTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def warp(
-        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
-    ) -> WarpOutput:
+    def warp(self, image: ImagesND, localisation_input: Batched | None = None) -> WarpOutput:
         view = image if localisation_input is None else localisation_input
         size = self.size or tuple(image.shape[2:])
         identity: Tensor = self.regression.start.new_tensor(self.family.identity)

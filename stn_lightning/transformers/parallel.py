@@ -6,10 +6,9 @@ Reference:
 """
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from stn_lightning.shapes import ImagesND
+from stn_lightning.shapes import Batched, ImagesND
 from stn_lightning.transformers.families import Family, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
@@ -68,9 +67,7 @@ class ParallelTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def warp(
-        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
-    ) -> WarpOutput:
+    def warp(self, image: ImagesND, localisation_input: Batched | None = None) -> WarpOutput:
         view = image if localisation_input is None else localisation_input
         pairs = zip(self.localisations, self.regressions, strict=True)
         theta = torch.cat(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stn_lightning import layers
-from stn_lightning.shapes import ImagesND
+from stn_lightning.shapes import Batched, ImagesND
 from stn_lightning.transformers.families import ComposableFamily, Family, Size
 from stn_lightning.transformers.samplers import Bilinear, Sampler
 from stn_lightning.transformers.starts import Identity, Start
@@ -86,9 +86,7 @@ class Transformer(nn.Module, ABC):
     family: Family
 
     @abstractmethod
-    def warp(
-        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
-    ) -> WarpOutput:
+    def warp(self, image: ImagesND, localisation_input: Batched | None = None) -> WarpOutput:
         """Return the warped image, theta and the sampling grid.
 
         Args:
@@ -97,9 +95,7 @@ class Transformer(nn.Module, ABC):
                 default.
         """
 
-    def forward(
-        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
-    ) -> Float[Tensor, "batch ..."]:
+    def forward(self, image: ImagesND, localisation_input: Batched | None = None) -> Batched:
         """Return the image of `warp`."""
         output = self.warp(image, localisation_input)
         if not torch.compiler.is_compiling():
@@ -244,9 +240,7 @@ class SpatialTransformer(Transformer):
         self.size = size
         self.sampler = sampler or Bilinear()
 
-    def warp(
-        self, image: ImagesND, localisation_input: Float[Tensor, "batch ..."] | None = None
-    ) -> WarpOutput:
+    def warp(self, image: ImagesND, localisation_input: Batched | None = None) -> WarpOutput:
         features = self.localisation(image if localisation_input is None else localisation_input)
         theta = self.family.bound(self.regression(features).squeeze(1))
         grid = self.family.grid(theta, self.size or tuple(image.shape[2:]))
