@@ -38,7 +38,11 @@ def main() -> int:
     """
     # a YAML file may name classes in the working directory; the path is last, so that no file there
     # hides a library
-    sys.path.append(str(Path.cwd()))
+    try:
+        sys.path.append(str(Path.cwd()))
+    except FileNotFoundError:
+        print("stn: the working directory no longer exists; change to another", file=sys.stderr)
+        return USAGE
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         lines = "\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items())

@@ -81,10 +81,16 @@ def write_formats(
         the folder.
 
     Raises:
-        ValueError: libraries of a format are missing, or its logits differ from the run's; its file
+        ValueError: the folder is a run's, libraries of a format are missing, or its logits differ
+            from the run's; its file
             is then not written.
     """
     folder = Path(folder) if folder is not None else network.folder / "export"
+    if (folder / "checkpoints").exists():
+        raise ValueError(
+            f"{folder} is the folder of a run, whose config.yaml would be overwritten; "
+            f"give another --out, for example {folder / 'export'}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(network.config, sort_keys=False))
     (folder / "about.json").write_text(json.dumps(about(network), indent=2) + "\n")

@@ -16,7 +16,8 @@ _stn() {
         COMPREPLY=( $( (compgen -f -X '!*.y*ml' -- "$word"; compgen -d -- "$word"
             compgen -W "@CONFIGS@" -- "$word") | sort -u) )
     else
-        COMPREPLY=( $(compgen -W "$(ls @RUNS@ 2>/dev/null)" -- "$word"; compgen -f -- "$word") )
+        # not compgen -W, which would run a name like $(command)
+        COMPREPLY=( $( (cd ./@RUNS@ 2>/dev/null && compgen -d -- "$word"); compgen -f -- "$word") )
     fi
 }
 complete -o filenames -F _stn stn

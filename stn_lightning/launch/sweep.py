@@ -201,6 +201,12 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
     head = f"{this.run_name(trial)}: {values}:"
     if ended.exit_code == FINISHED:
         record = RunRecord.read(RUNS / this.run_name(trial) / RECORD)
+        if record.best_validation is None:
+            this.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            raise ValueError(
+                f"{head} the run was not validated, and a sweep compares validations; "
+                "leave out what turns them off, for example limit_val_batches: 0"
+            )
         this.study.tell(trial.number, record.best_validation)
         best = f"{record.monitor} {record.best_validation:.4g}"
         print(f"{head} {best} after {ended.seconds:.0f} s", flush=True)

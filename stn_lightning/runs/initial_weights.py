@@ -53,7 +53,10 @@ def read_weights(source: str) -> dict[str, Tensor]:
         ValueError: nothing can be read there, or a weight is not finite; the message says why.
     """
     if source.startswith(zoo.PREFIX):
-        return zoo.read_weights(source.removeprefix(zoo.PREFIX))
+        name = source.removeprefix(zoo.PREFIX)
+        weights = zoo.read_weights(name)
+        require_finite(weights, zoo.weights_path(name))
+        return weights
     file = Path(source)
     if not file.is_file():
         file = RunFolder.found(source).best()

@@ -239,3 +239,13 @@ def test_a_network_that_answers_nan_is_not_exported(
     with pytest.raises(ValueError, match=r"safetensors is not written: its logits differ .* nan"):
         run.export(tmp_path, ["safetensors"])
     assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_the_folder_of_a_run_is_not_written_over(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other/checkpoints").mkdir(parents=True)
+    (tmp_path / "other/config.yaml").write_text("seed_everything: 1\n")
+    assert call(export, [str(small_run), "--out", str(tmp_path / "other")]) == 2
+    assert "other is the folder of a run" in capsys.readouterr().err
+    assert (tmp_path / "other/config.yaml").read_text() == "seed_everything: 1\n"

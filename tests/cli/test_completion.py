@@ -48,3 +48,12 @@ def test_the_script_for_zsh_is_one_that_zsh_reads(capsys: pytest.CaptureFixture[
     command = [zsh, "-f", "-c", script + "whence -w _stn"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "_stn: function"
+
+
+def test_the_name_of_a_run_is_never_run_as_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(completion, ["bash"]) == 0
+    (tmp_path / "runs/x$(touch seen)").mkdir(parents=True)
+    complete(capsys.readouterr().out, tmp_path, "stn", "predict", "x")
+    assert not list(tmp_path.rglob("seen"))

@@ -1,5 +1,8 @@
 """How a run starts: anew, from other weights, where it was stopped, after its end."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import yaml
 from lightning import LightningModule, Trainer
 from safetensors.torch import save_file
 
+import stn_lightning
 from stn_lightning.callbacks import StatusFile
 from stn_lightning.runs.initial_weights import take_weights
 from stn_lightning.runs.record import RunRecord
@@ -200,3 +204,17 @@ def test_any_error_in_the_first_step_is_one_line_and_the_rest_on_request(
     assert f"STN_TRACEBACK=1 shows where ({type(error).__name__})" in err
     monkeypatch.setenv("STN_TRACEBACK", "1")
     assert "Traceback" in stn("fit", *QUICK, "--trainer.max_epochs=1")[2]
+
+
+def test_a_working_directory_that_was_removed_is_one_line(tmp_path: Path) -> None:
+    command = f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir ../gone; exec {sys.executable} "
+    package = Path(stn_lightning.__file__).parents[1]
+    answer = subprocess.run(
+        ["sh", "-c", command + "-m stn_lightning --version"],
+        env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 2
+    assert answer.stderr == "stn: the working directory no longer exists; change to another\n"

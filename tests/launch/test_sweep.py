@@ -191,3 +191,17 @@ def test_real_runs_are_compared_by_what_their_folders_say(
     assert [result["monitor"] for result in results] == ["val/error"] * 2
     best = min(result["best_validation"] for result in results)
     assert f"best of 2: {best:.4g}, runs/quickstart-learning_rates-000" in capsys.readouterr().out
+
+
+def test_runs_without_a_validation_end_the_sweep_with_one_line(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unvalidated(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        for ended in runs(jobs, at_once):
+            file = Path("runs/try-0000/results.json")
+            file.write_text(RunRecord(name="try-0000", seed=0, metrics={}).to_json())
+            yield ended
+
+    monkeypatch.setattr(module, "run_jobs", unvalidated)
+    assert call(sweep, [*QUICK, "--trials", "2"]) == 2
+    assert "the run was not validated" in capsys.readouterr().err

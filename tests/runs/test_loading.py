@@ -152,3 +152,15 @@ def test_a_damaged_configuration_is_named(content: bytes, complaint: str, copied
     (copied / "config.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=f"small/config.yaml:.*{complaint}|{complaint}"):
         stn_lightning.load_run(copied)
+
+
+def test_weights_of_the_zoo_that_are_not_finite_start_no_training(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    assert call(zoo_command, [str(small_run), "--name", "one", "--data", "digits"]) == 0
+    weights = zoo.read_weights("one")
+    next(iter(weights.values())).fill_(float("nan"))
+    zoo.write("one", zoo.read_card("one"), weights)
+    with pytest.raises(ValueError, match=r"one.safetensors: the weight .* NaN or infinite"):
+        initial_weights.read_weights("zoo:one")
