@@ -30,8 +30,6 @@ class MultiCropClassifier(nn.Module):
         shared: whether all crops share one feature extractor. By default, as in the paper, each
             crop has its own, a copy of `feature_extractor`.
         dropout: dropout rate before the classifier; the paper's is 0.7.
-        crop_dropout: rate at which all features of a crop are dropped in training, so that each
-            crop alone has to tell the class.
         num_classes: number of classes.
 
     Raises:
@@ -51,7 +49,6 @@ class MultiCropClassifier(nn.Module):
         shared: bool = False,
         dropout: float = 0.7,
         num_classes: int = 200,
-        crop_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if num_crops < 1:
@@ -61,7 +58,6 @@ class MultiCropClassifier(nn.Module):
         self.feature_extractors = nn.ModuleList(
             [feature_extractor, *(copy.deepcopy(feature_extractor) for _ in range(copies))]
         )
-        self.crop_dropout = nn.Dropout1d(crop_dropout)
         self.dropout = nn.Dropout(dropout)
         self.classifier = layers.linear(num_classes)
 
@@ -74,11 +70,10 @@ class MultiCropClassifier(nn.Module):
             )
         if len(self.feature_extractors) == 1:
             maps = self.feature_extractors[0](crops.flatten(0, 1))
-            features = maps.mean((2, 3)).unflatten(0, crops.shape[:2])
+            features = maps.mean((2, 3)).unflatten(0, crops.shape[:2]).flatten(1)
         else:
             extracted = zip(self.feature_extractors, crops.unbind(1), strict=True)
-            features = torch.stack([extract(crop).mean((2, 3)) for extract, crop in extracted], 1)
-        features = self.crop_dropout(features).flatten(1)
+            features = torch.cat([extract(crop).mean((2, 3)) for extract, crop in extracted], 1)
         logits: Tensor = self.classifier(self.dropout(features))
         return logits
 

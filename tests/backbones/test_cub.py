@@ -72,23 +72,6 @@ def test_shared_streams_run_the_feature_extractor_once() -> None:
     assert len(calls) == 1
 
 
-def test_crop_dropout_drops_whole_crops_in_training_only() -> None:
-    network = MultiCropClassifier(
-        small_extractor(), 2, shared=True, dropout=0.0, num_classes=5, crop_dropout=0.5
-    )
-    crops = torch.rand(1, 2, 3, 16, 16).expand(400, -1, -1, -1, -1)
-    seen: list[torch.Tensor] = []
-    network.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    network.eval()(crops)
-    network.train().feature_extractors.eval()
-    network(crops)
-    complete, dropped = (features.unflatten(1, (2, -1)) for features in seen)
-    kept = dropped.ne(0).any(2)
-    torch.testing.assert_close(dropped, 2 * complete * kept[..., None])  # a crop is whole or absent
-    assert all(0.4 < share < 0.6 for share in kept.float().mean(0).tolist())
-    assert 0.15 < (kept[:, 0] & kept[:, 1]).float().mean() < 0.35  # each crop by itself
-
-
 def test_another_number_of_crops_is_refused() -> None:
     with pytest.raises(ValueError, match="an image has 2 crops, the backbone expects 3"):
         MultiCropClassifier(small_extractor(), 3)(torch.rand(2, 2, 3, 16, 16))

@@ -216,27 +216,6 @@ def test_a_whole_network_takes_a_step(
     assert moved == [True]
 
 
-@pytest.mark.parametrize("network", ["st2", "st4_global"])
-def test_crop_dropout_is_a_file_on_top(
-    network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_cub(tmp_path / "data/cub")
-    write_weights_package(tmp_path / "packages", monkeypatch)
-    names = [f"half_scale/{network}", "half_scale/cub", "recipes/crop_dropout"]
-    files = [f"--config=configs/cub/{name}.yaml" for name in names]
-    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
-    rates: list[tuple[float, float]] = []
-
-    def watch(self: ClassificationTask) -> None:
-        classifier: Any = self.backbone.get_submodule("classifier")
-        rates.append((classifier.crop_dropout.p, self.overlap_penalty))
-
-    monkeypatch.setattr(ClassificationTask, "on_train_start", watch)
-    code, _, err = stn("fit", *files, *ONE_STEP, classes)
-    assert (code, err) == (0, "")
-    assert rates == [(0.15, 0.1)]
-
-
 def test_the_small_network_stands_in_for_the_papers(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
