@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from stn_lightning.callbacks.drawings import Caption, draw, shorten, to_displayable
+from stn_lightning.datamodules.base import require_classes
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.tasks.metrics import cross_entropies
@@ -58,6 +59,7 @@ def evaluate(network: TrainedNetwork) -> Evaluation:
     data = network.data
     data.prepare_data()
     data.setup("test")
+    require_classes(network.class_names, data.class_names)
     labels, answers, indices, thetas = [], [], [], []
     by_class: dict[tuple[int, ...], list[_Example]] = {}
     worst: list[_Example] = []

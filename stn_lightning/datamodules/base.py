@@ -1,7 +1,8 @@
 """The base class and interface of data modules."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -206,3 +207,17 @@ def datamodule_of(trainer: Trainer) -> BaseDataModule:
     """Return the trainer's data module."""
     # Lightning sets it without declaring it
     return cast(BaseDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def require_classes(trained: Sequence[str], found: Sequence[str]) -> None:
+    """Check that data have the classes of a trained network.
+
+    Raises:
+        ValueError: they differ; the message names the first difference.
+    """
+    for i, (before, now) in enumerate(zip_longest(trained, found)):
+        if before != now:
+            raise ValueError(
+                f"class {i} of the data is {now}, and was {before} in the training, so labels "
+                "would mean other classes; give the data their old class names, or train a new run"
+            )

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from stn_lightning.batch import Batch
-from stn_lightning.datamodules.base import datamodule_of
+from stn_lightning.datamodules.base import datamodule_of, require_classes
 from stn_lightning.geometry.measures import out_of_bounds_penalty
 from stn_lightning.geometry.overlap import overlap_penalty
 from stn_lightning.runtime.guards import NonFiniteError
@@ -191,6 +191,16 @@ class ClassificationTask(LightningModule):
                 "image_shape": list(data.image_shape),
                 "classes": list(data.class_names),
             }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint's class names with those of the data.
+
+        Raises:
+            ValueError: they differ, so that labels would mean other classes.
+        """
+        data, made_for = datamodule_of(self.trainer), checkpoint.get(MADE_FOR)
+        if data is not None and made_for is not None:
+            require_classes(made_for["classes"], data.class_names)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         penalised = self.out_of_bounds_penalty or self.overlap_penalty

@@ -63,3 +63,16 @@ def test_all_images_that_cannot_be_read_are_named_before_the_first_step(
     assert "images: skipped 3 images that cannot be read; the first: images/disc/3.png" in err
     code, _, err = stn(*FIT, *MOMENT, "--data.init_args.skip_unreadable=true", "--resume=must")
     assert code == 0, err
+
+
+def test_a_class_with_another_name_than_in_the_training_is_an_error(images: Path, stn: Stn) -> None:
+    assert stn(*FIT, *MOMENT)[0] == 0
+    (images / "disc").rename(images / "triangle")  # now the last class, not the first
+    for command in (
+        ("test", "--name", "small_st2"),
+        ("validate", "--name", "small_st2"),
+        (*FIT, *MOMENT, "--trainer.max_epochs=2"),
+    ):
+        code, _, err = stn(*command)
+        assert code == 2
+        assert "class 0 of the data is square, and was disc in the training" in err
