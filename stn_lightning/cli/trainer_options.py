@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 REFUSED = {
     "default_root_dir": "the folder of a run is runs/NAME; choose NAME by --name",
@@ -108,11 +109,20 @@ def _problems_of(callback: Callback, checkpoints: Path) -> Iterator[str]:
 
 
 def require_launcher(trainer: Trainer) -> None:
-    """Check that something starts the other nodes.
+    """Check that something starts the other processes.
 
     Raises:
-        ValueError: nothing does, so that this process would wait for ever.
+        ValueError: nothing starts the other nodes, so that this process would wait for ever, or
+            the environment says that there are other processes, and there are none.
     """
+    rank = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning reads it from the environment
+    if trainer.world_size == 1 and rank:
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # so that the message is printed
+        raise ValueError(
+            f"RANK, LOCAL_RANK or SLURM_PROCID says that this is process {rank}, "
+            "but the training has one process, 0; unset the variable, or start all processes by "
+            "torchrun or srun"
+        )
     environment = getattr(trainer.strategy, "cluster_environment", None)
     started_by_hand = "MASTER_ADDR" in os.environ
     alone = isinstance(environment, LightningEnvironment) and not started_by_hand

@@ -16,7 +16,14 @@ from stn_lightning.launch.slurm import (
     read_site_config,
     submit_script,
 )
-from stn_lightning.launch.table_format import Results, Table, draw_table, markdown, read_table
+from stn_lightning.launch.table_format import (
+    Results,
+    Table,
+    draw_table,
+    markdown,
+    measured,
+    read_table,
+)
 from stn_lightning.runs.folder import RunFolder, default_name
 from stn_lightning.runs.record import RECORD, RunRecord, read_records, write_records
 from stn_lightning.runs.shipped_configs import resolve_config
@@ -176,7 +183,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
             seconds.append(ended.seconds)
             left = statistics.mean(seconds) * (len(jobs) - len(seconds) - failed) / at_once
             print(
-                f"{head} {record.metrics[metric]:.2f} after {ended.seconds:.0f} s; "
+                f"{head} {measured(record, metric):.2f} after {ended.seconds:.0f} s; "
                 f"{len(seconds)} of {len(jobs)}, {_time(left)} left",
                 flush=True,
             )

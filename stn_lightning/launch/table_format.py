@@ -146,7 +146,22 @@ def markdown(table: Table, results: Results) -> str:
 
 def cell_values(table: Table, results: Results, row: str, column: str) -> list[float]:
     """Return the metric of a cell's runs."""
-    return [record.metrics[table.metric] for r, c, record in results if (r, c) == (row, column)]
+    found = (record for r, c, record in results if (r, c) == (row, column))
+    return [measured(record, table.metric) for record in found]
+
+
+def measured(record: RunRecord, metric: str) -> float:
+    """Return a metric of a run.
+
+    Raises:
+        ValueError: the run has no such metric.
+    """
+    if metric not in record.metrics:
+        known = ", ".join(sorted(record.metrics))
+        raise ValueError(
+            f"{record.name} has no metric {metric}, but {known}; change the table's metric"
+        )
+    return record.metrics[metric]
 
 
 def _has_alignment(results: Results) -> bool:

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from stn_lightning.analysis.evaluation import evaluate
+from stn_lightning.runs.loading import TrainedNetwork
 from tests.stn_command import Stn
 
 FIT = ("fit", "--config", "configs/image_folder/small_st2.yaml", "--data.init_args.folder=images")
@@ -76,3 +78,5 @@ def test_a_class_with_another_name_than_in_the_training_is_an_error(images: Path
         code, _, err = stn(*command)
         assert code == 2
         assert "class 0 of the data is square, and was disc in the training" in err
+    with pytest.raises(ValueError, match="class 0 of the data is square, and was disc"):
+        evaluate(TrainedNetwork.load("runs/small_st2"))  # as stn report does

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stn_lightning.callbacks import EpochLogger, ParameterSummary
@@ -351,6 +352,14 @@ def test_an_option_that_cannot_be_honoured_is_refused_in_one_line(
     code, _, err = stn("fit", *SMALL, "--trainer.max_epochs=1", *f"--trainer.{option}".split())
     assert (code, err.count("\n")) == (2, 1)
     assert complaint in err
+
+
+def test_a_rank_left_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False)
+    trainer_options.require_launcher(trainer)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as Lightning reads RANK when it is imported
+    with pytest.raises(ValueError, match=r"RANK.* says that this is process 1.*unset"):
+        trainer_options.require_launcher(trainer)
 
 
 def test_a_network_whose_weights_are_in_bfloat16_trains(start: Start) -> None:

@@ -71,6 +71,15 @@ def record(row: str, column: str, error: float, seed: int = 0) -> tuple[str, str
     )
 
 
+def test_a_metric_that_runs_do_not_have_is_named_with_those_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = read_table(write_table(metric="test/accuracy"))
+    with pytest.raises(ValueError, match="ST-here-0 has no metric test/accuracy, but test/error"):
+        markdown(wanted, [record("ST", "here", 1.0)])
+
+
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_every_table_names_files_that_there_are(path: Path) -> None:
     read = read_table(path)
