@@ -32,7 +32,7 @@ def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = N
 def fully_connected(
     widths: Sequence[int], initialise: Callable[[nn.Linear], None] | None = None
 ) -> nn.ModuleList:
-    """Build fully connected layers of these widths; the first is lazy.
+    """Build fully connected layers; the first is lazy.
 
     Args:
         widths: width of each layer.

@@ -12,7 +12,7 @@ from stn_lightning.runtime import signals
 
 
 def run_options(configs: Iterable[Path], name: str) -> list[str]:
-    """Return the options of `stn fit` for a run's files and name."""
+    """Return `stn fit`'s options for a run."""
     return [*(part for path in configs for part in ("--config", str(path))), "--name", name]
 
 
