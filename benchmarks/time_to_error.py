@@ -3,7 +3,7 @@
     python -m benchmarks.time_to_error
     python -m benchmarks.time_to_error --trainer.precision 32-true --trainer.max_epochs 12
 
-The compact ST-CNN on RTS. It is tested whenever the validation error falls. The seconds are those
+The compact ST-CNN on RTS. It is tested whenever the validation error is at its lowest. The seconds are those
 of training alone, as `stn fit` counts them. All arguments are options of `stn fit`.
 """
 
@@ -30,7 +30,7 @@ class Hurdles(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = float(trainer.callback_metrics["val/error"])
-        if trainer.sanity_checking or score >= self.best:
+        if trainer.sanity_checking or score > self.best:
             return
         self.best = score
         error = _test_error(trainer, pl_module)
