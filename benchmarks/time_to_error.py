@@ -3,8 +3,8 @@
     python -m benchmarks.time_to_error
     python -m benchmarks.time_to_error --trainer.precision 32-true --trainer.max_epochs 12
 
-The compact ST-CNN on RTS. It is tested whenever the validation error is at its lowest. The seconds are those
-of training alone, as `stn fit` counts them. All arguments are options of `stn fit`.
+The compact ST-CNN on RTS. It is tested whenever the validation error is at its lowest. The seconds
+are those of training alone, as `stn fit` counts them. All arguments are options of `stn fit`.
 """
 
 import sys
