@@ -82,8 +82,7 @@ def write_formats(
 
     Raises:
         ValueError: the folder is a run's, libraries of a format are missing, or its logits differ
-            from the run's; its file
-            is then not written.
+            from the run's; its file is then not written.
     """
     folder = Path(folder) if folder is not None else network.folder / "export"
     if (folder / "checkpoints").exists():

@@ -13,7 +13,6 @@ only.
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import re
 import sys
@@ -23,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from stn_lightning.runs.config_errors import did_you_mean
 from stn_lightning.runtime.exit_codes import USAGE
 from stn_lightning.runtime.provenance import program_name
 
@@ -38,9 +38,7 @@ class Options(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = re.search("unrecognized arguments: (--[^ =]+)", message)
-        known = self._option_string_actions
-        close = difflib.get_close_matches(unknown[1], known, 1) if unknown else []
-        message += f" - did you mean {close[0]}?" if close else ""
+        message += did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
         lists = f"{program_name()} {self.command} --help lists the options"
         print(f"{self.prog}: {message}; {lists}", file=sys.stderr)
         raise SystemExit(USAGE)

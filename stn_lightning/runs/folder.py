@@ -1,6 +1,5 @@
 """Run folders: `runs/NAME` has everything that a run writes."""
 
-import difflib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from stn_lightning.runs.config_errors import read_mapping
+from stn_lightning.runs.config_errors import did_you_mean, read_mapping
 from stn_lightning.runtime.atomic_files import atomic_write
 from stn_lightning.runtime.provenance import program_name
 
@@ -87,11 +86,9 @@ class RunFolder:
         run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
         if not run.config.exists():
             known = sorted(path.parent.name for path in RUNS.glob("*/checkpoints"))
-            close = difflib.get_close_matches(folder.name, known, 1)
             raise ValueError(
                 f"{run.config} does not exist, so there is no such run"
-                + (f" - did you mean {close[0]}?" if close else "")
-                + f"; runs here: {', '.join(known) or 'none yet'}; "
+                f"{did_you_mean(folder.name, known)}; runs here: {', '.join(known) or 'none yet'}; "
                 f"{program_name()} zoo lists the networks that come with the package"
             )
         return run
