@@ -31,7 +31,7 @@ TABLE: dict[str, set[str] | None] = {
     "backbones": {"torch", "torchvision", "timm", "safetensors", "layers"},
     "distortions": {"torch", "geometry"},
     "tasks": {"torch", "torchmetrics", "lightning"}
-    | {"transformers", "geometry", "batch", "backbones", "datamodules", "runtime"},
+    | {"transformers", "geometry", "distortions", "batch", "backbones", "datamodules", "runtime"},
     # the data
     "datasets": {"torch", "numpy", "PIL", "h5py", "sklearn", "rich", "batch", "runtime"},
     "datamodules": {"torch", "lightning", "datasets", "distortions", "batch", "runtime"},

@@ -20,6 +20,7 @@ from stn_lightning.geometry.measures import out_of_bounds_penalty
 from stn_lightning.geometry.overlap import overlap_penalty
 from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.shapes import ImagesND, Logits
+from stn_lightning.tasks.equivariance import Equivariance
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples, is_misclassified
 from stn_lightning.tasks.parameter_groups import (
     lr_scale,
@@ -33,6 +34,8 @@ from stn_lightning.transformers import Transformer, WarpRecord, record_warps
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 MADE_FOR = "made_for"
 """Key of a checkpoint's image shape and class names."""
+MOVE_PART = 1000
+"""Number of the random numbers for `equivariance`; the parts of an image have 0, 1, ..."""
 
 
 class ClassificationTask(LightningModule):
@@ -51,6 +54,8 @@ class ClassificationTask(LightningModule):
             that has left the image, where the sampler gives no gradient.
         overlap_penalty: weight of the penalty for overlapping crops of parallel transformers
             (`geometry.overlap.overlap_penalty`) in the loss.
+        equivariance: penalty for crops of `transformer` that do not move with their images; none
+            when left out.
         label_smoothing: part of each label that is spread over all classes, in training only.
         lr_scales: factors of the learning rate for parts of the task, by name: `transformer`,
             `backbone.conv1`, ... The longest name that fits a parameter counts. Parts with 0 are
@@ -76,6 +81,7 @@ class ClassificationTask(LightningModule):
         channels_last: bool = True,
         out_of_bounds_penalty: float = 0.0,
         overlap_penalty: float = 0.0,
+        equivariance: Equivariance | None = None,
         label_smoothing: float = 0.0,
         decay_biases_and_norms: bool = True,
         lr_scales: Mapping[str, float] | None = None,
@@ -89,6 +95,7 @@ class ClassificationTask(LightningModule):
         self.channels_last = channels_last
         self.out_of_bounds_penalty = out_of_bounds_penalty
         self.overlap_penalty = overlap_penalty
+        self.equivariance = equivariance
         self.label_smoothing = label_smoothing
         self.decay_biases_and_norms = decay_biases_and_norms
         self.lr_scales = dict(lr_scales or {})
@@ -152,7 +159,8 @@ class ClassificationTask(LightningModule):
 
         Raises:
             ValueError: the data have a single class, backbone and data have different numbers of
-                classes, or `lr_scales` names a part that does not exist.
+                classes, `lr_scales` names a part that does not exist, or `equivariance` has no
+                transformer of images.
         """
         data = datamodule_of(self.trainer)
         if len(data.class_names) == 1:
@@ -168,6 +176,13 @@ class ClassificationTask(LightningModule):
                 f"the backbone has {logits.shape[-1]} classes, the data has "
                 f"{len(data.class_names)}; leave the backbone's num_classes out, or give "
                 f"--model.init_args.backbone.init_args.num_classes {len(data.class_names)}"
+            )
+        if self.equivariance and (
+            self.transformer is None or self.transformer.family.dimensions != 2
+        ):
+            raise ValueError(
+                "equivariance needs a transformer of images in front of the backbone; give "
+                "--model.init_args.transformer, or leave --model.init_args.equivariance out"
             )
         refuse_unknown_parts(self, self.lr_scales)
         for name, parameter in self.named_parameters():
@@ -203,12 +218,13 @@ class ClassificationTask(LightningModule):
             require_classes(made_for["classes"], data.class_names)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        penalised = self.out_of_bounds_penalty or self.overlap_penalty
+        penalised = self.out_of_bounds_penalty or self.overlap_penalty or self.equivariance
         recording: AbstractContextManager[list[WarpRecord]] = (
             record_warps(self) if penalised else nullcontext([])
         )
+        image = batch.image.to(self.dtype)
         with recording as records:
-            logits = self(batch.image.to(self.dtype))
+            logits = self(image)
         loss = self.loss(logits, batch)
         if self.is_logged:
             error = is_misclassified(logits.detach(), batch.label).float().mean() * 100
@@ -217,7 +233,23 @@ class ClassificationTask(LightningModule):
                 batch_size=len(batch.label),
                 prog_bar=True,
             )
-        return self._penalised(loss, records) * batch.share
+        loss = self._penalised(loss, records)
+        if self.equivariance and len(image):
+            loss = loss + self._equivariance_penalty(image, records, batch)
+        return loss * batch.share
+
+    def _equivariance_penalty(
+        self, image: Tensor, records: Sequence[WarpRecord], batch: Batch
+    ) -> Tensor:
+        assert self.equivariance is not None
+        assert self.transformer is not None
+        randomness = datamodule_of(self.trainer).randomness(batch, MOVE_PART)
+        randomness.spread = 1.0  # of full size during a curriculum, too
+        grids = next(each.grids for each in records if each.transformer is self.transformer)
+        penalty = self.equivariance(self.transformer, image, grids, randomness)
+        if self.is_logged:
+            self.log("train/equivariance", penalty.detach() / self.equivariance.weight)
+        return penalty
 
     def _penalised(self, loss: Tensor, records: Sequence[WarpRecord]) -> Tensor:
         """Add the penalties of all transformers to the loss."""
