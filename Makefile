@@ -25,12 +25,13 @@ help:  ## this list
 
 setup: .venv/.installed $(EXTRAS:%=.venv/.installed-%)  ## install into .venv (the other verbs do it by themselves); EXTRAS=birds: timm and weights trained on ImageNet, too
 
-.venv/.installed: requirements.lock pyproject.toml
+.venv/.installed: requirements.lock pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	@echo "installing into .venv (5 GB with PyTorch's CUDA libraries, a minute or two; once)"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@# editable_mode=compat puts the clone on sys.path; else its folder hides the package from scripts beside it
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --config-settings editable_mode=compat --editable .
 	@touch $@
 
 .venv/.installed-%: .venv/.installed requirements-%.lock

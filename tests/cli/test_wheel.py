@@ -62,6 +62,15 @@ def test_stn_fit_and_stn_table_work_in_a_folder_without_configurations(
     )
 
 
+def test_a_script_beside_the_clone_imports_the_package(tmp_path: Path) -> None:
+    """There the clone's folder has the package's name, and is none."""
+    (tmp_path / "stn_lightning").mkdir()
+    script = tmp_path / "script.py"
+    script.write_text("import stn_lightning; print(stn_lightning.__version__)")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, version("stn_lightning")), done.stderr
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, as a build leaves folders behind."""
