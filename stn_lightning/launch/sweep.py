@@ -17,7 +17,7 @@ from stn_lightning.runs.folder import RUNS, check_name, default_name
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
-from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
+from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, RESUMABLE, USAGE
 
 
 class Sweep(NamedTuple):
@@ -64,7 +64,8 @@ def sweep(
         fit_options: options of `stn fit`.
 
     Returns:
-        the exit code: 1 if no run finished, 75 if it was stopped; the same command resumes it.
+        the exit code: 1 if no run finished, 75 if the sweep or a run was stopped; the same command
+            resumes it.
 
     Raises:
         ValueError: an argument is wrong, or differs from an earlier call of this sweep.
@@ -88,7 +89,9 @@ def sweep(
         best = study.best_trial
         print(f"best of {len(finished)}: {best.value:.4g}, {RUNS / this.run_name(best)}")
         print(" ".join(as_options(best.params)))
-    return PREEMPTED if signals.caught_signal() else FINISHED if finished else FAILED
+    if signals.caught_signal() or not all(trial.state.is_finished() for trial in study.trials):
+        return PREEMPTED
+    return FINISHED if finished else FAILED
 
 
 def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:
@@ -211,7 +214,7 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
         best = f"{record.monitor} {record.best_validation:.4g}"
         print(f"{head} {best} after {ended.seconds:.0f} s", flush=True)
         return
-    if ended.exit_code == PREEMPTED:
+    if ended.exit_code in RESUMABLE:
         print(f"{head} stopped; the same command resumes it", flush=True)
         return
     last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]

@@ -28,7 +28,7 @@ from stn_lightning.runs.folder import RunFolder, default_name
 from stn_lightning.runs.record import RECORD, RunRecord, read_records, write_records
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
-from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, USAGE
+from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, RESUMABLE, USAGE
 from stn_lightning.runtime.provenance import program_name
 
 
@@ -106,7 +106,8 @@ def table(
         fit_options: options of `stn fit`.
 
     Returns:
-        the exit code: 1 if a run failed, 75 if it was stopped; the same command resumes it.
+        the exit code: 1 if a run failed, 75 if the table or a run was stopped; the same command
+            resumes it.
 
     Raises:
         ValueError: the table or the configuration of a run is wrong.
@@ -131,7 +132,7 @@ def table(
             print(" ".join([program_name(), "fit", *cell.arguments]))
         return FINISHED
     signals.start_listening()
-    failed = 0 if show else _run(missing, jobs or 1, wanted.metric)
+    code = FINISHED if show else _run(missing, jobs or 1, wanted.metric)
     known = sorted({*seeds, *(record.seed for record in records.values())})
     everything = _cells(wanted, list(wanted.rows), list(wanted.columns), known, config, fit_options)
     results: Results = [
@@ -145,7 +146,7 @@ def table(
     file.with_suffix(".md").write_text(text)
     draw_table(wanted, results, file.with_suffix(".png"))
     print(f"{text}\nwritten to {file}.md, .png and .jsonl")
-    return PREEMPTED if signals.caught_signal() else FAILED if failed else FINISHED
+    return PREEMPTED if signals.caught_signal() else code
 
 
 def _cells(
@@ -165,13 +166,13 @@ def _cells(
 
 
 def _run(missing: list[Cell], at_once: int, metric: str) -> int:
-    """Run cells in parallel; return the number that failed.
+    """Run cells in parallel; return the exit code.
 
     Raises:
         ValueError: at the first run with a wrong configuration.
     """
     jobs = [Job(fit(cell.arguments), Path(f"runs/{cell.run.name}.log")) for cell in missing]
-    failed, seconds = 0, []
+    failed, stopped, seconds = 0, False, []
     print(
         f"{len(jobs)} runs to do, {at_once} at a time; the output of each is in runs/NAME.log",
         flush=True,
@@ -187,7 +188,8 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
                 f"{len(seconds)} of {len(jobs)}, {_time(left)} left",
                 flush=True,
             )
-        elif ended.exit_code == PREEMPTED:
+        elif ended.exit_code in RESUMABLE:
+            stopped = True
             print(f"{head} stopped; the same command resumes it", flush=True)
         else:
             failed += 1
@@ -199,7 +201,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
                 file=sys.stderr,
                 flush=True,
             )
-    return failed
+    return FAILED if failed else PREEMPTED if stopped else FINISHED
 
 
 def _submit(

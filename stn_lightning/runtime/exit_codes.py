@@ -12,3 +12,5 @@ PROCESS_LOST = 69
 """EX_UNAVAILABLE: the connection to another process was lost. Starting again resumes the run."""
 PREEMPTED = 75
 """EX_TEMPFAIL: stopped by a signal, and saved. Starting again resumes the run."""
+RESUMABLE = (PREEMPTED, PROCESS_LOST)
+"""Starting the same command again resumes the run."""

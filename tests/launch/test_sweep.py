@@ -105,6 +105,14 @@ def test_a_stopped_sweep_goes_on_with_the_run_that_it_left_and_repeats_none(
     assert len(runs.started) == 6
 
 
+def test_a_sweep_with_a_run_that_lost_another_process_is_no_finished_sweep(runs: Runs) -> None:
+    runs.exit_codes = {1: 69}
+    assert call(sweep, [*QUICK, "--trials", "3"]) == 75
+    assert len(runs.started) == 3
+    assert call(sweep, [*QUICK, "--trials", "3"]) == 0
+    assert runs.started[3] == runs.started[1]
+
+
 def test_a_run_that_fails_is_left_out_and_one_that_is_wrong_ends_the_sweep(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:

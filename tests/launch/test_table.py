@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ import yaml
 from PIL import Image
 
 from stn_lightning.cli.typed_command import call
-from stn_lightning.launch.jobs import Job, run_jobs
+from stn_lightning.launch import table as table_module
+from stn_lightning.launch.jobs import Ended, Job, run_jobs
 from stn_lightning.launch.settings import describes, settings_of
 from stn_lightning.launch.table import table
 from stn_lightning.launch.table_format import Claim, Table, draw_table, markdown, read_table
 from stn_lightning.runs.record import RunRecord, read_records, write_records
+from stn_lightning.runtime import signals
 from tests.stn_command import CONFIGS
 
 RESULTS = CONFIGS.parent / "docs/results"
@@ -114,6 +117,24 @@ def test_a_table_runs_what_is_missing_and_the_second_time_nothing(
     assert "2 runs, seeds 0, " in capsys.readouterr().out, "so does a seed"
     assert call(table, [*arguments[:-1], "3"]) == 0
     assert "2 runs to do" in capsys.readouterr().out, "other settings are other runs"
+
+
+@pytest.mark.parametrize(("ends", "code"), [(75, 75), (69, 75), (1, 1)])
+def test_a_table_with_a_run_that_was_stopped_is_no_finished_table(
+    ends: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        for job in jobs:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            job.log.write_text("the last line\n")
+            yield Ended(job, ends, 1.0)
+
+    monkeypatch.setattr(table_module, "run_jobs", stop)
+    try:
+        assert call(table, [str(write_table()), "--rows", "ST"]) == code
+    finally:
+        signals.release()
+    assert ("the same command resumes it" in capsys.readouterr().out) == (code == 75)
 
 
 @pytest.mark.slow
