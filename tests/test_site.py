@@ -115,6 +115,17 @@ def test_the_reference_has_everything_public_of_a_subpackage(
     assert {f"{name}.{thing}" for thing in public} <= pages[site / f"api/{subpackage}.html"].anchors
 
 
+def test_the_reference_shows_examples_as_code_and_no_private_base(site: Path) -> None:
+    code, quoted, private = 0, [], []
+    for page in (site / "api").glob("*.html"):
+        text = page.read_text()
+        code += text.count('<span class="gp">&gt;&gt;&gt; </span>')
+        quoted += [page.name] * ("<blockquote>" in text)
+        private += re.findall(r"Bases:\s*(?:<[^>]+>)*_\w+", text)
+    assert code > 100
+    assert quoted == private == []
+
+
 def test_the_reference_has_every_subpackage_of_the_library() -> None:
     packages = {path.parent.name for path in (REPOSITORY / "stn_lightning").glob("*/__init__.py")}
     assert set(SUBPACKAGES) == packages - {"cli"}
