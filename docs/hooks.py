@@ -59,7 +59,10 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Give the search its index as a script, too, for pages that are opened from a disk."""
+    """Write the search's index as a script, too.
+
+    Pages that are opened from a disk cannot load it otherwise.
+    """
     index = Path(config.site_dir, "search", "search_index.json")
     index.with_suffix(".js").write_text(f"const search_index = {index.read_text()};\n")
 
@@ -74,7 +77,7 @@ def _ends(source: Path) -> dict[str, Path]:
 
 
 def _front(end: Path) -> Path:
-    """Return what is shown first of a file or folder: a folder's readme, if it has one."""
+    """Return a folder's readme, if it has one."""
     readme = end / "README.md"
     return readme if readme.exists() else end
 

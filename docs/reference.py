@@ -1,4 +1,4 @@
-"""Show docstrings in the site's reference as they are meant.
+"""Docstrings and base classes in the site's reference.
 
 griffe, which reads the docstrings, knows an example only in a section of its own. In this package
 examples stand below the arguments, as doctest finds them, so they are given one here. A private
@@ -14,7 +14,7 @@ _EXAMPLE = re.compile(r"^>>> .*(?:\n.+|\n\n(?=>>> ))*", re.MULTILINE)
 
 
 class Reference(Extension):
-    """Change docstrings and base classes when a module has been read."""
+    """Change docstrings and base classes."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring:
