@@ -14,7 +14,7 @@ def test_the_table_of_imports_is_that_of_the_source() -> None:
 def test_no_arrow_of_the_diagram_passes_behind_a_box() -> None:
     made = runpy.run_path(str(DOCS / "architecture.py"))
     place = {name: (x, y) for part in made["PARTS"].values() for name, x, y in part}
-    arrows = made["arrows"]()
+    arrows: list[tuple[str, str]] = made["arrows"]()
     assert len(arrows) >= len(place) - 1
 
     def behind(begin: str, end: str, box: str) -> bool:
