@@ -17,25 +17,25 @@ DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "stn_lightning"
 PAGE, DIAGRAM = DOCS / "architecture.md", DOCS / "architecture.png"
 PARTS = {
-    "The data": (("datasets", 0, 0), ("datamodules", 0, 1), ("synthetic", 0, 2)),
+    "The data": (("synthetic", 0, 3.3), ("datamodules", 0, 2.2), ("datasets", 0, 1.1)),
     "The method": (
-        ("geometry", 1, 0),
-        ("distortions", 1, 1),
-        ("transformers", 1, 2),
-        ("backbones", 1, 3),
-        ("tasks", 1, 4),
+        ("tasks", 1.5, 2.2),
+        ("distortions", 0.75, 1.1),
+        ("transformers", 1.5, 1.1),
+        ("backbones", 2.1, 1.1),
+        ("geometry", 1.5, 0),
     ),
-    "The runtime": (("runtime", 2, 0),),
+    "The runtime": (("runtime", 1.5, -1.3),),
     "Running and using": (
-        ("runs", 3, 0),
-        ("callbacks", 3, 1),
-        ("analysis", 3, 2),
-        ("launch", 3, 3),
-        ("cli", 3, 4),
-        ("zoo", 2, 1),
+        ("analysis", 3, 4.2),
+        ("launch", 3, 3.36),
+        ("cli", 3, 2.52),
+        ("callbacks", 3, 1.68),
+        ("runs", 3, 0.84),
+        ("zoo", 3, 0),
     ),
 }
-"""Subpackages with their column and row in the diagram, by the part that they belong to."""
+"""Subpackages with their place in the diagram, by part; the first of a part is uppermost."""
 COLOURS = {
     "The data": "#4477aa",
     "The method": "#228833",
@@ -74,33 +74,46 @@ def table() -> str:
     return "\n".join([BEGIN, "", "| subpackage | imports |", "|---|---|", *rows, "", END])
 
 
+def arrows() -> list[tuple[str, str]]:
+    """Return the imports that do not follow from others."""
+    direct = imports()
+
+    def reached(subpackage: str) -> set[str]:
+        return {subpackage}.union(*(reached(other) for other in direct[subpackage]))
+
+    return [
+        (subpackage, other)
+        for subpackage, uses in direct.items()
+        for other in uses
+        if not any(other in reached(third) for third in uses if third != other)
+    ]
+
+
 def draw(file: Path) -> None:
     """Draw subpackages as boxes and imports as arrows."""
     mpl.rcParams["svg.hashsalt"] = "architecture"
     figure = Figure(figsize=(11, 6), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.set_xlim(-0.5, 3.5)
-    axes.set_ylim(-0.6, 5.3)
-    place = {
-        subpackage: (x, y) for subpackages in PARTS.values() for subpackage, x, y in subpackages
-    }
-    colour = {
-        subpackage: COLOURS[part]
-        for part, subpackages in PARTS.items()
-        for subpackage, *_ in subpackages
-    }
-    for subpackage, uses in imports().items():
-        for other in uses:
-            bend = 0.35 if place[subpackage][0] == place[other][0] else 0.12
-            style = {"arrowstyle": "-|>", "color": colour[subpackage], "alpha": 0.55, "lw": 1.1}
-            style |= {"connectionstyle": f"arc3,rad={bend}", "shrinkA": 24, "shrinkB": 24}
-            axes.annotate("", xy=place[other], xytext=place[subpackage], arrowprops=style)
+    axes.set_xlim(-0.4, 3.4)
+    axes.set_ylim(-1.6, 4.9)
+    boxes = {}
     for part, subpackages in PARTS.items():
-        axes.text(subpackages[0][1], 5.0, part, ha="center", fontsize=13, color=COLOURS[part])
+        _, x, y = subpackages[0]
+        axes.text(x, y + 0.42, part, ha="center", fontsize=13, color=COLOURS[part])
         for subpackage, x, y in subpackages:
             box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS[part], "lw": 1.6}
-            axes.text(x, y, subpackage, ha="center", va="center", fontsize=12, bbox=box)
+            boxes[subpackage] = axes.text(
+                x, y, subpackage, ha="center", va="center", fontsize=12, bbox=box
+            )
+    figure.canvas.draw()  # gives the boxes their sizes, at which the arrows end
+    for subpackage, other in arrows():
+        here, there = boxes[subpackage], boxes[other]
+        edge = here.get_bbox_patch()
+        style = {"arrowstyle": "-|>,head_width=0.3,head_length=0.6", "lw": 1.4, "shrinkA": 2}
+        style |= {"patchA": edge, "patchB": there.get_bbox_patch(), "shrinkB": 2}
+        style |= {"color": edge.get_edgecolor()}
+        axes.annotate("", xy=there.get_position(), xytext=here.get_position(), arrowprops=style)
     figure.savefig(file, metadata={"Software": None})
 
 

@@ -28,7 +28,10 @@ DRAWN, SIDE = (3, 2, 1, 4), 84
 
 
 class Crops(NamedTuple):
-    """A network's crops; the first two axes are digits and distortions."""
+    """A network's crops.
+
+    The first two axes of all are digits and distortions.
+    """
 
     image: Tensor
     crop: Tensor
@@ -37,7 +40,7 @@ class Crops(NamedTuple):
 
 
 def crops(network: TrainedNetwork) -> Crops:
-    """Run a network's transformer over several distortions of the first test images."""
+    """Crop several distortions of the first test images."""
     data = network.data
     assert isinstance(data, MNISTDataModule)
     assert data.distortion is not None
@@ -69,7 +72,7 @@ def crops(network: TrainedNetwork) -> Crops:
 
 
 def without_mean(angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Split angles into the circular mean of each digit and what remains."""
+    """Split angles into digits' circular means and the rest."""
     mean = torch.atan2(angle.sin().mean(1, keepdim=True), angle.cos().mean(1, keepdim=True))
     return mean, torch.remainder(angle - mean + math.pi, 2 * math.pi) - math.pi
 
@@ -103,7 +106,7 @@ def flat(pose: Pose) -> Pose:
 
 
 def draw(each: list[Crops]) -> Image.Image:
-    """Draw distorted images in a row, and below them the crops of each network."""
+    """Draw distorted images, and below them each network's crops."""
     rows = len(DRAWN) * (1 + len(each))
     sheet = Image.new("L", (DISTORTIONS * SIDE, rows * SIDE + (len(DRAWN) - 1) * SIDE // 6), 255)
     pen, top = ImageDraw.Draw(sheet), 0

@@ -9,13 +9,17 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
+from tests.browser import CHROMIUM, REASON
 from tests.pages import REPOSITORY
 
-SUBPACKAGES = [page.stem for page in (REPOSITORY / "docs/api").glob("*.md")]
+DOCS = REPOSITORY / "docs"
+SUBPACKAGES = [page.stem for page in (DOCS / "api").glob("*.md")]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,50 @@ def test_the_reference_has_everything_public_of_a_subpackage(
     public = getattr(module, "__all__", submodules)  # some subpackages are used by their modules
     assert public
     assert {f"{name}.{thing}" for thing in public} <= pages[site / f"api/{subpackage}.html"].anchors
+
+
+def test_a_notebook_is_shown_with_its_outputs(site: Path) -> None:
+    text = (site / "notebooks/3_fine_tune.ipynb.html").read_text()
+    assert "<h1" in text
+    assert '<img alt="output" src="data:image/' in text
+    assert '"cell_type"' not in text
+
+
+def leaves(entries: list[Any]) -> Iterator[Any]:
+    for entry in entries:
+        (content,) = entry.values() if isinstance(entry, dict) else (entry,)
+        yield from leaves(content) if isinstance(content, list) else [entry]
+
+
+def test_each_page_of_the_navigation_is_in_a_section_and_keeps_its_title() -> None:
+    front, *sections = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
+    assert front == "index.md"
+    assert all(isinstance(section, dict) for section in sections)
+    pages = list(leaves(sections))
+    assert [page for page in pages if not isinstance(page, str)] == []
+    documents = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert {page for page in documents - set(pages) if not page.startswith("results/")} == set()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=REASON)
+def test_the_search_works_from_the_disk(site: Path) -> None:
+    address = f"file://{site}/search.html?q=collapsed"
+    flags = ["--headless", "--no-sandbox", "--virtual-time-budget=60000", "--dump-dom"]
+    shown = subprocess.run(
+        [str(CHROMIUM), *flags, address], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r'<article><h3><a href="[^"]*/monitoring.html', shown)
+
+
+def test_the_reference_shows_examples_as_code_and_no_private_base(site: Path) -> None:
+    code, quoted, private = 0, [], []
+    for page in (site / "api").glob("*.html"):
+        text = page.read_text()
+        code += text.count('<span class="gp">&gt;&gt;&gt; </span>')
+        quoted += [page.name] * ("<blockquote>" in text)
+        private += re.findall(r"Bases:\s*(?:<[^>]+>)*_\w+", text)
+    assert code > 100
+    assert quoted == private == []
 
 
 def test_the_reference_has_every_subpackage_of_the_library() -> None:

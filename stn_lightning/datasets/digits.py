@@ -18,9 +18,8 @@ from stn_lightning.datasets.sources import ImageTensorDataset, ImageTensorSource
 class EmbeddedDigits(ImageTensorSource):
     """1097 digits to train, 200 to validate, 500 to test.
 
-    Example:
-        >>> EmbeddedDigits().load("test").image.shape
-        torch.Size([500, 1, 28, 28])
+    >>> EmbeddedDigits().load("test").image.shape
+    torch.Size([500, 1, 28, 28])
     """
 
     class_names = tuple("0123456789")

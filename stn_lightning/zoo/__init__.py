@@ -49,9 +49,8 @@ class Card:
 def names() -> list[str]:
     """Return the names of the zoo's networks.
 
-    Example:
-        >>> all(read_card(name).licence for name in names())
-        True
+    >>> all(read_card(name).licence for name in names())
+    True
     """
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
 from stn_lightning.launch import slurm
 from stn_lightning.runs.record import RunRecord
@@ -73,18 +72,15 @@ def test_something_new_is_a_file_and_a_yaml_and_nothing_else_is_touched(
     name: str, folder: Path
 ) -> None:
     files, path = PAGES[name]
-    (folder / "scans").mkdir()
-    Image.new("L", (30, 30)).save(folder / "scans/a.png")
     assert write_files(HOWTO / f"{name}.md", folder) == files
     assert "fit" in follow(HOWTO / f"{name}.md")
     made = {path.name for path in folder.iterdir()} - {
         "configs",
         "runs",
-        "scans",
         "__pycache__",
         *files,
     }
-    assert made <= {"shapes.npz"}
+    assert made <= {"shapes.npz", "scans"}
     *keys, wanted = path
     for run in (folder / "runs").iterdir():
         found = yaml.safe_load((run / "config.yaml").read_text())
@@ -126,7 +122,16 @@ def test_fine_tuning_leads_from_the_zoo_to_ones_own_classes(
         for name in ("quickstart-signs", "frozen", "from_nothing")
     }
     assert error["quickstart-signs"] < min(error["frozen"], error["from_nothing"], 3)
+    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
+        "configs",
+        "runs",
+        "scans",
+        "signs.py",
+        "signs.yaml",
+        "answers.csv",
+    }
     answers = (folder / "answers.csv").read_text().splitlines()[1:]
+    assert len(answers) == 30
     right = [line.split(",")[1] == Path(line.split(",")[0]).stem.split("-")[0] for line in answers]
     assert sum(right) >= 28
 
