@@ -119,8 +119,9 @@ def crop_caption(grid: Float[Tensor, "height width 2"], size: tuple[int, int]) -
 
     Returns:
         two lines. The first has the clockwise angle in degrees, -179 to 180, or "mirrored", and the
-        square root of (area of the crop / area of the image). The second has the position of the crop's centre, in pixels to
-        the right of the image's centre and below it. "" for a grid of one row or column.
+        square root of (area of the crop / area of the image). The second has the position of the
+        crop's centre, in pixels to the right of the image's centre and below it. "" for a grid of
+        one row or column.
 
     Examples:
         >>> from stn_lightning.geometry import affine
