@@ -1,17 +1,17 @@
-"""Check that outputs can be written, before anything is computed."""
+"""Check early that outputs can be written."""
 
 import os
 from pathlib import Path
 
 
 def require_writable_file(option: str, path: str | Path | None) -> None:
-    """Check that a file can be written; None is accepted.
+    """Check that a file can be written.
 
     Missing folders above it are made later.
 
     Args:
         option: option that gives the path, for the message.
-        path: path of the file.
+        path: path of the file; None is accepted.
 
     Raises:
         ValueError: it is a folder, or nothing can be written there.
@@ -24,11 +24,11 @@ def require_writable_file(option: str, path: str | Path | None) -> None:
 
 
 def require_writable_folder(option: str, path: str | Path | None) -> None:
-    """Check that files can be written into a folder; None is accepted.
+    """Check that a folder can be written into.
 
     Args:
         option: option that gives the path, for the message.
-        path: path of the folder, which may be missing.
+        path: path of the folder, which may be missing; None is accepted.
 
     Raises:
         ValueError: nothing can be written there.

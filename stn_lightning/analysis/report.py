@@ -88,7 +88,7 @@ def write_report(
 
 
 def _file_name(networks: Sequence[TrainedNetwork]) -> str:
-    """Return the page's name; that of several runs replaces no run's own page."""
+    """Return the name of a page about runs."""
     names = [network.name for network in networks] if len(networks) > 1 else []
     return "-".join(["report", *names])[:_LONGEST] + ".html"
 

@@ -315,7 +315,7 @@ class CommandLine(ParsedCommand):
 
 
 def _is_mistake(problem: BaseException) -> bool:
-    """Return whether `cli.training.run` reports an early error by exit code 2."""
+    """Return whether an early error has exit code 2."""
     if isinstance(problem, NonFiniteError | NoProgressError) or not isinstance(problem, Exception):
         return False
     return not (isinstance(problem, RuntimeError) and lost_process_reason(problem))

@@ -63,7 +63,7 @@ def check_yaml(path: Path) -> None:
 
 
 def _existing_file(path: Path) -> str:
-    """Suggest the nearest YAML file beside a missing one."""
+    """Suggest a YAML file beside a missing one."""
     shipped = shipped_configs() if path.parts[:1] == (CONFIGS.name,) else []
     files = {*path.parent.glob("*.y*ml"), *shipped}
     alike = difflib.get_close_matches(path.name, {file.name for file in files})
@@ -90,7 +90,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def text_of(problem: Exception) -> str:
-    """Return an error's message, without the number of a system's error."""
+    """Return an error's message without system numbers."""
     if isinstance(problem, OSError) and problem.strerror and problem.filename:
         return f"{problem.filename}: {problem.strerror}"
     return str(problem)

@@ -168,9 +168,10 @@ class RunFolder:
         moved.rename(self.path)
 
     def discard(self) -> None:
-        """Delete what a start wrote before its first step.
+        """Delete the files of a failed start.
 
-        Other files are kept, and with them the folder.
+        They are those that a run writes before its first step. Other files are kept, and with them
+        the folder.
         """
         with contextlib.suppress(OSError):
             for pattern in _EARLY:
@@ -197,7 +198,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Differe
 
 
 def _refuse_parts(path: Path) -> None:
-    """Raise an error if a path is a file, or in a run's folder."""
+    """Refuse a file, or a part of a run."""
     if inside := [above for above in path.parents if above.name and _is_run(above)]:
         run = inside[0].name if inside[0].parent == RUNS else inside[0]
         raise ValueError(f"{path} is part of a run; give the run's name or folder: {run}")

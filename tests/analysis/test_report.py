@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -241,7 +242,7 @@ def test_a_browser_shows_it_without_a_complaint_and_as_wide_as_the_screen(
 def test_a_page_of_several_runs_replaces_no_runs_own_page(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stn_lightning.analysis.report.collect", lambda network: network)
+    monkeypatch.setattr("stn_lightning.analysis.report.collect", Mock())
     monkeypatch.setattr("stn_lightning.analysis.report.render", lambda _: "a page")
     networks = [
         dataclasses.replace(load_run(small_run), name=name, folder=tmp_path / name[:9])
