@@ -70,9 +70,9 @@ def test_many_missing_or_unreadable_images_are_counted_and_the_first_named(tmp_p
     )
     for i in range(600):
         (tmp_path / f"{i}.png").touch()
-    with pytest.raises(ValueError, match=r"^600 images cannot be read; restore them") as refused:
+    with pytest.raises(ValueError, match=r"^600 images cannot be read; restore them") as found:
         source.prepare()
-    _, *lines, rest = str(refused.value).splitlines()
+    _, *lines, rest = str(found.value).splitlines()
     assert [line.partition(": ")[0] for line in lines] == [f"{tmp_path}/{i}.png" for i in range(5)]
     assert rest == "and 595 more"
 
