@@ -58,6 +58,8 @@ def main() -> int:
         return USAGE
     if arguments[0] in ("fit", "validate", "test", "tune"):
         signals.start_listening()  # before PyTorch is imported, which takes seconds
+    if arguments[0] == "demo" and not {"-h", "--help"} & set(arguments):
+        print("loading ...", flush=True)  # the imports and the network may take half a minute
     module, _, function = COMMANDS[arguments[0]][0].partition(":")
     command = getattr(importlib.import_module(f"stn_lightning.{module}"), function)
     from stn_lightning.cli.typed_command import call  # takes 10 ms

@@ -92,13 +92,19 @@ def make_server(network: TrainedNetwork, port: int) -> ThreadingHTTPServer:
     """Return a server of the page, for this machine only.
 
     Raises:
-        ValueError: the network does not take images with 1 or 3 channels, or the port is not valid.
+        ValueError: the network does not take images with 1 or 3 channels, or the port is not valid
+            or not free.
     """
     _ = network.flat_shape  # raises an error if there are other channels
     if not 0 <= port < 2**16:
         raise ValueError(f"--port {port}; give 0 to 65535")
     handler = type("Handler", (_Handler,), {"network": network})
-    return _Server(("127.0.0.1", port), handler)
+    try:
+        return _Server(("127.0.0.1", port), handler)
+    except OSError as problem:
+        raise ValueError(
+            f"--port {port}: {problem.strerror}; give another one, or 0 for a free one"
+        ) from problem
 
 
 class _Server(ThreadingHTTPServer):

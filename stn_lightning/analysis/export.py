@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from stn_lightning.analysis import preprocess_template
+from stn_lightning.analysis.outputs import require_writable_folder
 from stn_lightning.datamodules.preprocessing import Preprocessing
 from stn_lightning.runs.loading import Network, TrainedNetwork
 from stn_lightning.runtime.atomic_files import atomic_write
@@ -53,8 +54,10 @@ def export(
         0.
 
     Raises:
-        ValueError: there is no such run, or an exported network gives other logits.
+        ValueError: there is no such run, nothing can be written into `out`, or an exported network
+            gives other logits.
     """
+    require_writable_folder("--out", out)
     network = TrainedNetwork.load(run, checkpoint=checkpoint)
     print(f"weights of {network.checkpoint}", flush=True)
     write_formats(network, out, formats, announce=lambda line: print(line, flush=True))

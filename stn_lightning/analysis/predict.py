@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from stn_lightning.analysis.outputs import require_writable_file, require_writable_folder
 from stn_lightning.analysis.predictions import (
     CORNERS,
     CropOutline,
@@ -51,10 +52,13 @@ def predict(
         0, or 1 if some files could not be read.
 
     Raises:
-        ValueError: there is no such run, there are no images, or `out` has another suffix.
+        ValueError: there is no such run, there are no images, `out` has another suffix, or nothing
+            can be written there.
     """
     if out and out.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"--out {out}: give a file that ends in .csv or .jsonl")
+    require_writable_file("--out", out)
+    require_writable_folder("--draw", draw)
     files = find_images(images)
     first = next(files, None)
     if first is None:
@@ -99,6 +103,7 @@ def _summarise(network: TrainedNetwork, number: int, seconds: float) -> None:
 def _opened(out: Path | None) -> Iterator[Any]:
     """Open the output, and keep invalid bytes of file names."""
     if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             yield file
         return

@@ -16,6 +16,7 @@ from torch import Tensor
 from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.datamodules.preprocessing import PreprocessedImage
 from stn_lightning.datasets.decoding import SUFFIXES, decode
+from stn_lightning.datasets.files.paths import first_few
 from stn_lightning.geometry import overlap
 from stn_lightning.runs.loading import TrainedNetwork
 from stn_lightning.transformers import WarpRecord
@@ -82,11 +83,11 @@ def predict_all(network: TrainedNetwork, paths: Iterable[str | Path]) -> list[Pr
     """Return the prediction for each image.
 
     Raises:
-        ValueError: a path does not exist, or files cannot be read; the message names each.
+        ValueError: a path does not exist, or files cannot be read; the message names the first.
     """
     answers = list(predictions(network, find_images(paths)))
     if bad := [answer.reason for answer in answers if isinstance(answer, Unreadable)]:
-        raise ValueError("\n".join(bad))
+        raise ValueError("\n".join(first_few(bad)))
     return [answer for answer in answers if isinstance(answer, Prediction)]
 
 

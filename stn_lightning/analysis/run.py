@@ -30,7 +30,7 @@ class Run(TrainedNetwork):
                 `scans/*.png`.
 
         Raises:
-            ValueError: a path does not exist, or files cannot be read; the message names each.
+            ValueError: a path does not exist, or files cannot be read; the message names the first.
         """
         return predictions.predict_all(self, paths)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from stn_lightning.geometry import alignment, lattice, overlap
+from stn_lightning.geometry import alignment, lattice, measures, overlap
 from stn_lightning.shapes import ImagesND, Logits
 from stn_lightning.transformers import WarpOutput
 
@@ -118,9 +118,10 @@ def crop_caption(grid: Float[Tensor, "height width 2"], size: tuple[int, int]) -
         size: height and width of the image, in pixels.
 
     Returns:
-        two lines. The first has the clockwise angle in degrees, and the square root of (area of the
-        crop / area of the image). The second has the position of the crop's centre, in pixels to
-        the right of the image's centre and below it. "" for a grid of one row or column.
+        two lines. The first has the clockwise angle in degrees, -179 to 180, or "mirrored", and the
+        square root of (area of the crop / area of the image). The second has the position of the
+        crop's centre, in pixels to the right of the image's centre and below it. "" for a grid of
+        one row or column.
 
     Examples:
         >>> from stn_lightning.geometry import affine
@@ -134,7 +135,9 @@ def crop_caption(grid: Float[Tensor, "height width 2"], size: tuple[int, int]) -
     found = alignment.pose(alignment.nearest_affine(grid[None]), size)
     x, y = found.place[0].tolist()
     angle = round(math.degrees(found.angle.item())) + 0
-    return f"{angle} deg, {found.scale.exp().item():.2f}\n{x:+.1f}, {y:+.1f} px"
+    turned = f"{180 if angle == -180 else angle} deg"  # a half turn has one name
+    first = "mirrored" if measures.is_mirrored(grid[None]) else turned
+    return f"{first}, {found.scale.exp().item():.2f}\n{x:+.1f}, {y:+.1f} px"
 
 
 def _project(

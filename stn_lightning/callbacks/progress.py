@@ -1,5 +1,7 @@
 """Print a line for each epoch of a training."""
 
+from typing import Any
+
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
@@ -10,6 +12,8 @@ from stn_lightning.runtime.precision import emulates_bf16
 class EpochLogger(ProgressBar):
     """Print one line after each epoch.
 
+    After a resume an epoch may have no batch left; it has had its line.
+
     Examples:
         >>> trainer = Trainer(callbacks=[EpochLogger()], logger=False, accelerator="cpu")
     """
@@ -17,6 +21,7 @@ class EpochLogger(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
+        self._trained = False
 
     def disable(self) -> None:
         self._enabled = False
@@ -24,8 +29,12 @@ class EpochLogger(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._trained = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (self._enabled and trainer.is_global_zero):
+        trained, self._trained = self._trained, False
+        if not (self._enabled and trainer.is_global_zero and trained):
             return
         shown = {"train/loss": "loss {:.4f}", "val/error": "validation error {:.2f} %"}
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}

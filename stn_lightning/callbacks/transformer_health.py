@@ -25,6 +25,8 @@ class WarpStatistics(NamedTuple):
     """standard deviation of a point over the images, in pixels of the input"""
     gradient: float = math.nan
     """norm of the gradient of an image's loss with respect to its theta; mean over the images"""
+    mirrored: float = math.nan
+    """share of the crops that are mirrored, 0 to 1"""
 
 
 class Trouble(NamedTuple):
@@ -107,7 +109,8 @@ class TransformerHealth:
             return None
         self.reported = trouble
         if trouble is None:
-            return f"step {step}: {self.name} has recovered"
+            but = ", but its crops are mirrored" if statistics.mirrored > 0.5 else ""
+            return f"step {step}: {self.name} has recovered{but}"
         figures = trouble.figures(statistics)
         return f"warning, step {step}: {self.name} {trouble.name} ({figures}); {trouble.advice}"
 

@@ -158,6 +158,7 @@ def warp_statistics(record: WarpRecord, factor: float = 1.0) -> list[WarpStatist
             measures.displacement(grid, record.image_size).median(),
             unknown if single else measures.spread(grid, record.image_size),
             gradient,
+            unknown if flat else measures.is_mirrored(grid).float().mean(),
         )
         rows.append(torch.stack([value.to(grid.dtype) for value in row]))
     return [WarpStatistics(*values) for values in torch.stack(rows).tolist()]  # waits for the GPU

@@ -50,14 +50,14 @@ from stn_lightning.runs.start import choose_start
 from stn_lightning.runtime.batch_norm import AverageBatchNorm
 from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
-from stn_lightning.runtime.distributed import DDP
+from stn_lightning.runtime.distributed import DDP, lost_process_reason
 from stn_lightning.runtime.exact_resume import ExactResume
-from stn_lightning.runtime.guards import NonFiniteGuard
+from stn_lightning.runtime.guards import NonFiniteError, NonFiniteGuard
 from stn_lightning.runtime.lightning_internals import end_weight_averaging
 from stn_lightning.runtime.locks import claim
 from stn_lightning.runtime.precision import FLOAT32, choose_precision
 from stn_lightning.runtime.preemption import Preemption
-from stn_lightning.runtime.restarts import count_restart
+from stn_lightning.runtime.restarts import NoProgressError, count_restart
 
 
 class FirstStep(Callback):
@@ -200,6 +200,9 @@ class CommandLine(ParsedCommand):
     def _prepared(self, batches: int) -> Iterator[None]:
         """Prepare the run's folder; undo it after an early error.
 
+        An error before the end of the first batch is most likely a mistake of the user. It leaves
+        no new folder behind.
+
         Args:
             batches: number of training batches before the checkpoint to resume from.
         """
@@ -208,13 +211,17 @@ class CommandLine(ParsedCommand):
             return
         folder = self.run_folder
         moved = folder.set_aside() if self.options.resume == "never" else None
+        new = not folder.path.exists()
         try:
             folder.save_config(self.experiment)
             count_restart(folder.path / "restarts.json", batches)
             yield
-        except BaseException:
-            if moved is not None and not self.first_step.done:
-                folder.put_back(moved)
+        except BaseException as problem:
+            if not self.first_step.done:
+                if moved is not None:
+                    folder.put_back(moved)
+                elif new and _is_mistake(problem):
+                    folder.discard()
             raise
 
     def _train(self, checkpoint: Path | None) -> None:
@@ -305,6 +312,13 @@ class CommandLine(ParsedCommand):
         say(f"run folder {self.run_folder.path}")
         if (panel := self.run_folder.path / "panel.png").exists():
             say(f"crops {panel}")
+
+
+def _is_mistake(problem: BaseException) -> bool:
+    """Return whether an early error has exit code 2."""
+    if isinstance(problem, NonFiniteError | NoProgressError) or not isinstance(problem, Exception):
+        return False
+    return not (isinstance(problem, RuntimeError) and lost_process_reason(problem))
 
 
 def _is_complete(checkpoint: dict[str, Any], trainer: Trainer) -> bool:

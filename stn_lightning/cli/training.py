@@ -12,7 +12,7 @@ from stn_lightning.cli.arguments import add_config_of_run
 from stn_lightning.cli.command import CommandLine
 from stn_lightning.cli.help import answer_help
 from stn_lightning.cli.messages import quieten, say
-from stn_lightning.runs.config_errors import one_line
+from stn_lightning.runs.config_errors import one_line, text_of
 from stn_lightning.runtime.distributed import (
     announce_failure,
     destroy_process_groups,
@@ -106,7 +106,7 @@ def _report(problem: Exception, called: str, command: CommandLine | None) -> int
         traceback.print_exception(problem)
     if after_first_step:
         return FAILED
-    text = one_line(str(problem))
+    text = one_line(text_of(problem))
     if not isinstance(problem, PLAIN) and "--" not in text:
         kind = type(problem).__name__
         text = f"{text or kind}; STN_TRACEBACK=1 shows where ({kind})"

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from stn_lightning.runs.config_errors import did_you_mean
+from stn_lightning.runs.config_errors import did_you_mean, needs_option, text_of
 from stn_lightning.runtime.exit_codes import USAGE
 from stn_lightning.runtime.provenance import program_name
 
@@ -30,18 +30,31 @@ REST = ("fit_options", "other_options")
 
 
 class Options(argparse.ArgumentParser):
-    """Parse options; report a mistake in one line."""
+    """Parse options; report a mistake in one line.
 
-    def __init__(self, command: str, description: str) -> None:
-        self.command = command
+    Args:
+        command: name of the command.
+        description: text of the help.
+        fit_options: whether the command takes options of `stn fit` after `--`.
+    """
+
+    def __init__(self, command: str, description: str, fit_options: bool) -> None:
+        self.command, self.fit_options = command, fit_options
         super().__init__(f"stn {command}", description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.search("unrecognized arguments: (--[^ =]+)", message)
-        message += did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        if unknown := re.search("unrecognized arguments: ([^ =]+)", message):
+            message += self._hint(unknown[1])
         lists = f"{program_name()} {self.command} --help lists the options"
         print(f"{self.prog}: {message}; {lists}", file=sys.stderr)
         raise SystemExit(USAGE)
+
+    def _hint(self, word: str) -> str:
+        if not word.startswith("-"):
+            return needs_option(word) if "--config" in self._option_string_actions else ""
+        near = "" if "." in word else did_you_mean(word, self._option_string_actions)
+        after = f"; options of stn fit come after --: stn {self.command} ... -- {word} ..."
+        return near or (after if self.fit_options else "")
 
 
 def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
@@ -54,7 +67,8 @@ def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
     if list(parameters) == ["arguments"]:
         return function(list(arguments))
     text = inspect.getdoc(function) or ""
-    options = Options(function.__name__, re.split(r"\n\n(?:Args|Returns|Raises):", text)[0])
+    description = re.split(r"\n\n(?:Args|Returns|Raises):", text)[0]
+    options = Options(function.__name__, description, "fit_options" in parameters)
     values = {name: _add(options, p, text) for name, p in parameters.items() if name not in REST}
     given, rest = list(arguments), []
     if "fit_options" in parameters and "--" in given:
@@ -78,7 +92,7 @@ def call(function: Callable[..., int], arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # nothing reads the output any more
         raise
     except (ValueError, OSError) as problem:
-        print(f"{options.prog}: {problem}", file=sys.stderr)
+        print(f"{options.prog}: {text_of(problem)}", file=sys.stderr)
         return USAGE
 
 

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 from PIL.TiffImagePlugin import TiffImageFile
 
-from stn_lightning.datasets.files.paths import printable
+from stn_lightning.datasets.files.paths import first_few, printable
 
 PIXELS = 2**27
 """Largest number of pixels of an image. A JPEG file of a few bytes can decode to 12 GB."""
@@ -97,7 +97,7 @@ def raise_unreadable(problems: Sequence[str], cure: str = RESTORE) -> None:
     """
     if problems:
         images = "1 image" if len(problems) == 1 else f"{len(problems):,} images"
-        raise ValueError("\n".join([*problems, f"{images} cannot be read; {cure}"]))
+        raise ValueError("\n".join([f"{images} cannot be read; {cure}", *first_few(problems)]))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch.nn import functional
 from stn_lightning.batch import Split
 from stn_lightning.datasets.decoding import PIXELS, WHITE, RGBImage, decode, raise_unreadable
 from stn_lightning.datasets.files.cache import Cache
-from stn_lightning.datasets.files.paths import printable
+from stn_lightning.datasets.files.paths import first_few, printable
 from stn_lightning.datasets.sources import Source
 
 
@@ -60,13 +60,16 @@ class ImageFileSource(Source):
             raise ValueError(f"background {background}; give red, green and blue from 0 to 255")
         self.folder, self.side, self.cache, self.background = folder, side, cache, background
 
+    where = ""
+    """What paths are relative to, for messages about missing images."""
+
     @abstractmethod
     def records(self) -> Sequence[ImageRecord]:
         """Return all images in a fixed order."""
 
     def prepare(self) -> None:
         files = self.files(self.records())
-        refuse_missing(files)
+        refuse_missing(files, self.where)
         if self.cache is not None:
             self._cached(files).build()
 
@@ -161,22 +164,27 @@ def resized_size(height: int, width: int, side: int) -> tuple[int, int]:
     return round(height * side / shortest), round(width * side / shortest)
 
 
-def refuse_missing(files: Sequence[Path]) -> None:
+def refuse_missing(files: Sequence[Path], where: str = "") -> None:
     """Check that all files exist.
 
+    Args:
+        files: paths of the images.
+        where: what the paths are relative to, for the message.
+
     Raises:
-        FileNotFoundError: with a line for each missing file.
+        FileNotFoundError: with the number of missing files, and the first of them.
     """
-    if missing := [f"{printable(path)} is missing" for path in files if not path.is_file()]:
+    if missing := [printable(path) for path in files if not path.is_file()]:
         count = f"{len(missing):,} of {len(files):,} images are missing"
-        raise FileNotFoundError("\n".join([*missing, count]))
+        named = ", ".join(first_few(missing))
+        raise FileNotFoundError(f"{count}: {named}{where and f'; {where}'}")
 
 
 def refuse_damaged(files: Sequence[Path], background: tuple[int, int, int] = WHITE) -> None:
     """Check that all files can be decoded.
 
     Raises:
-        ValueError: with a line for each file that cannot be read.
+        ValueError: with the number of files that cannot be read, and lines for the first ones.
     """
     raise_unreadable([problem for path in files if (problem := problem_of(path, background))])
 

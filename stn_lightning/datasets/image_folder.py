@@ -64,6 +64,8 @@ class ImageFolder(ImageFileSource):
             folder, side, Path(cache) / name if cache is not None else None, background
         )
         self.table = Path(table) if table is not None else None
+        if self.table is not None:
+            self.where = f"paths in {self.table} are relative to `folder`, {printable(folder)}"
         self.validation, self.test = validation, test
         self.skip_unreadable = skip_unreadable
         self._unreadable: dict[str, str] | None = None
@@ -82,7 +84,7 @@ class ImageFolder(ImageFileSource):
         """Fill the cache; report images that cannot be read.
 
         Raises:
-            ValueError: with a line for each image that cannot be read, unless they are skipped.
+            ValueError: images cannot be read, and they are not skipped; the first ones are named.
         """
         super().prepare()
         if self.cache is None and not self.skip_unreadable:

@@ -31,12 +31,16 @@ def equivariance_penalty(grid: Grids, moved_grid: Grids, move: Theta) -> Float[T
         move: theta of the affine map from the moved image to the image.
 
     Convention:
-        The crop's size has no gradient, so that crops do not grow to lower the penalty.
+        The distance is divided by the mean size of both crops, which has a gradient, too. Otherwise
+        crops would shrink to a point, as the points of small crops are close to each other.
     """
-    wanted = upcast(grid)
-    found = affine.map_points(move, moved_grid)
-    centred = (wanted - wanted.mean((1, 2), keepdim=True)).detach()
-    # an untransformed crop of points from -1 to 1 along both axes has a mean square of 2/3
-    half_side = (centred.square().sum(-1).mean((1, 2)) * 1.5).clamp(min=1e-6)
-    distance = (found - wanted).square().sum(-1).mean((1, 2)) / half_side
+    wanted, found = upcast(grid), affine.map_points(move, moved_grid)
+    size = (_mean_square(wanted) + _mean_square(found)) / 2
+    distance = (found - wanted).square().sum(-1).mean((1, 2)) / size.clamp(min=1e-6)
     return (distance + _SMOOTH**2).sqrt() - _SMOOTH
+
+
+def _mean_square(grid: Grids) -> Float[Tensor, " batch"]:
+    """Return the mean square of half a crop's side."""
+    centred = grid - grid.mean((1, 2), keepdim=True)
+    return centred.square().sum(-1).mean((1, 2)) * 1.5  # 2/3 for points from -1 to 1 along x and y

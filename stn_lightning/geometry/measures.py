@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -104,6 +104,19 @@ def scales(grid: GridsND, image_size: Sequence[int]) -> Float[Tensor, "batch cel
         columns.append(slope * (pixel / pixel[dimensions - axis]))
     jacobian = torch.stack(columns[::-1], dim=-1).flatten(1, dimensions)  # (B, cells, to, from)
     return torch.linalg.svdvals(jacobian)
+
+
+def is_mirrored(grid: GridsND) -> Bool[Tensor, " batch"]:
+    """Return whether crops are mirrored.
+
+    This is the sign of the determinant of the mean Jacobian. A rotation mirrors nothing, and a grid
+    of one row or column counts as not mirrored.
+    """
+    grid, steps = upcast(grid), []
+    for axis in range(grid.dim() - 2, 0, -1):  # the last of them is along x, the first coordinate
+        step = grid.select(axis, -1) - grid.select(axis, 0)
+        steps.append(step.flatten(1, -2).mean(1))
+    return torch.linalg.det(torch.stack(steps, dim=-1)) < 0
 
 
 def _pixels_per_unit(

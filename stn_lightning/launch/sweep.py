@@ -19,6 +19,9 @@ from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
 from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, RESUMABLE, USAGE
 
+MONITOR = "monitor"
+"""Attribute of a study: name of the metric that is compared."""
+
 
 class Sweep(NamedTuple):
     """Optuna's study, and the common arguments of its runs."""
@@ -87,8 +90,9 @@ def sweep(
     finished = [trial for trial in study.trials if trial.value is not None]
     if finished:
         best = study.best_trial
-        print(f"best of {len(finished)}: {best.value:.4g}, {RUNS / this.run_name(best)}")
-        print(" ".join(as_options(best.params)))
+        metric = _named(study.user_attrs.get(MONITOR, ""), best.value)
+        print(f"best of {len(finished)}: {metric}, {RUNS / this.run_name(best)}")
+        print(" ".join(as_options(_shown(best.params))))
     if signals.caught_signal() or not all(trial.state.is_finished() for trial in study.trials):
         return PREEMPTED
     return FINISHED if finished else FAILED
@@ -176,6 +180,20 @@ def as_options(params: dict[str, Any]) -> list[str]:
     ]
 
 
+def _shown(params: dict[str, Any]) -> dict[str, Any]:
+    """Round numbers to 6 significant digits, for printing."""
+    return {
+        option: float(f"{value:.6g}") if isinstance(value, float) else value
+        for option, value in params.items()
+    }
+
+
+def _named(metric: str | None, value: float) -> str:
+    """Return a metric's name, value and unit."""
+    unit = " %" if (metric or "").endswith("error") else ""
+    return f"{metric or ''} {value:.4g}{unit}".strip()
+
+
 def _run(this: Sweep, trials: int, at_once: int) -> None:
     """Resume stopped trials, then run new ones."""
     waiting = [trial for trial in this.study.trials if not trial.state.is_finished()]
@@ -199,7 +217,8 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
     import optuna
 
     values = ", ".join(
-        f"{option.rpartition('.')[2]} {json.dumps(value)}" for option, value in trial.params.items()
+        f"{option.rpartition('.')[2]} {json.dumps(value)}"
+        for option, value in _shown(trial.params).items()
     )
     head = f"{this.run_name(trial)}: {values}:"
     if ended.exit_code == FINISHED:
@@ -211,7 +230,8 @@ def _note(this: Sweep, trial: Any, ended: Ended) -> None:
                 "leave out what turns them off, for example limit_val_batches: 0"
             )
         this.study.tell(trial.number, record.best_validation)
-        best = f"{record.monitor} {record.best_validation:.4g}"
+        this.study.set_user_attr(MONITOR, record.monitor)
+        best = _named(record.monitor, record.best_validation)
         print(f"{head} {best} after {ended.seconds:.0f} s", flush=True)
         return
     if ended.exit_code in RESUMABLE:

@@ -24,6 +24,7 @@ from stn_lightning.launch.table_format import (
     measured,
     read_table,
 )
+from stn_lightning.runs.config_errors import check_yaml
 from stn_lightning.runs.folder import RunFolder, default_name
 from stn_lightning.runs.record import RECORD, RunRecord, read_records, write_records
 from stn_lightning.runs.shipped_configs import resolve_config
@@ -114,8 +115,7 @@ def table(
     """
     wanted = read_table(table)
     for path in config:
-        if not resolve_config(path).is_file():
-            raise ValueError(f"--config {path}: there is no such file")
+        check_yaml(resolve_config(path))
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs}; give 1 or more")
     file = out / "-".join(path.stem for path in [table, *config])

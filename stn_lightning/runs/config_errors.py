@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stn_lightning.runs.shipped_configs import CONFIGS, shipped_configs
+
 if TYPE_CHECKING:
     # takes seconds to import
     from lightning.pytorch.cli import LightningArgumentParser
@@ -47,7 +49,7 @@ def check_yaml(path: Path) -> None:
         ValueError: there is no such file, or it has a mistake; the message names the line.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
+        raise ValueError(f"{path}: there is no such file{_existing_file(path)}")
     try:
         yaml.load(path.read_text(), _UniqueKeys)
     except UnicodeDecodeError as problem:
@@ -58,6 +60,20 @@ def check_yaml(path: Path) -> None:
     # an impossible date is a ValueError
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise ValueError(f"{path}: {' '.join(str(problem).split())}") from problem
+
+
+def _existing_file(path: Path) -> str:
+    """Suggest a YAML file beside a missing one."""
+    shipped = shipped_configs() if path.parts[:1] == (CONFIGS.name,) else []
+    files = {*path.parent.glob("*.y*ml"), *shipped}
+    alike = difflib.get_close_matches(path.name, {file.name for file in files})
+    return did_you_mean(str(path), [str(file) for file in sorted(files) if file.name in alike])
+
+
+def needs_option(word: str) -> str:
+    """Suggest --config before the name of a file."""
+    file = word.endswith((".yaml", ".yml")) or Path(word).is_file()
+    return f"; a file is given by --config: --config {word}" if file else ""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -71,6 +87,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: this is a {type(content).__name__}; give keys and values")
     return content
+
+
+def text_of(problem: Exception) -> str:
+    """Return an error's message without system numbers."""
+    if isinstance(problem, OSError) and problem.strerror and problem.filename:
+        return f"{problem.filename}: {problem.strerror}"
+    return str(problem)
 
 
 def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> str:
@@ -144,6 +167,8 @@ def _hint(found: str, class_path: str | None, parser: "LightningArgumentParser |
         return did_you_mean(match[1].split(".")[-1], known) or (
             f"; {str(class_path).rpartition('.')[2]} takes {', '.join(known)}" if known else ""
         )
+    if match := re.search(r"unrecognized arguments: (?!-)(\S+)", found):
+        return needs_option(match[1])
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", found):
         return did_you_mean(match[2], dir(importlib.import_module(match[1])))
     if match := re.search(r"there is no class (\w+)", found):

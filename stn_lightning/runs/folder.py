@@ -1,5 +1,6 @@
 """Run folders: `runs/NAME` has everything that a run writes."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,9 @@ MAY_CHANGE = re.compile(
     r"|data\.(.*\.)?(num_workers|root|folder|table|cache)"
 )
 """Settings that do not change what is computed: hardware, output, locations of data."""
+
+_EARLY = ("config.yaml", "restarts.json", "state.json", "hparams.yaml", "events.out.tfevents.*")
+"""Files that a run writes before its first step."""
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -85,10 +89,12 @@ class RunFolder:
         folder = Path(name)
         run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
         if not run.config.exists():
+            _refuse_parts(folder)
             known = sorted(path.parent.name for path in RUNS.glob("*/checkpoints"))
             raise ValueError(
                 f"{run.config} does not exist, so there is no such run"
-                f"{did_you_mean(folder.name, known)}; runs here: {', '.join(known) or 'none yet'}; "
+                f"{did_you_mean(folder.name, known)}; "
+                f"runs here: {_first_few(known) or 'none yet'}; "
                 f"{program_name()} zoo lists the networks that come with the package"
             )
         return run
@@ -161,6 +167,20 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         moved.rename(self.path)
 
+    def discard(self) -> None:
+        """Delete the files of a failed start.
+
+        They are those that a run writes before its first step. Other files are kept, and with them
+        the folder.
+        """
+        with contextlib.suppress(OSError):
+            for pattern in _EARLY:
+                for file in self.path.glob(pattern):
+                    file.unlink()
+            for folder in (self.checkpoints, self.path):
+                if folder.exists():
+                    folder.rmdir()
+
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Difference]:
     """Yield differing settings that change what is computed.
@@ -175,6 +195,24 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Differe
             continue
         if old.get(key) != new.get(key) and not MAY_CHANGE.fullmatch(key):
             yield Difference(key, old.get(key), new.get(key))
+
+
+def _refuse_parts(path: Path) -> None:
+    """Refuse a file, or a part of a run."""
+    if inside := [above for above in path.parents if above.name and _is_run(above)]:
+        run = inside[0].name if inside[0].parent == RUNS else inside[0]
+        raise ValueError(f"{path} is part of a run; give the run's name or folder: {run}")
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the name or the folder of a run")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() and (folder / "checkpoints").is_dir()
+
+
+def _first_few(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _is_longer(change: Difference) -> bool:

@@ -84,7 +84,7 @@ def test_a_digit_is_drawn_moved_turned_and_sized_with_the_mouse_and_the_outline_
 ) -> None:
     with browser(tmp_path / "profile") as page:
         page.open(address, 1000, 800)
-        page.until("document.getElementById('time').dataset.answers > 0")
+        page.until("document.getElementById('time').dataset.answers == 0")
         drag(page, [(0.5, 0.3 + 0.04 * i) for i in range(11)])  # a one
         ink, x, y = page.value(INK)
         assert ink > 1000
@@ -242,7 +242,7 @@ def test_a_chosen_image_is_shown_with_its_outline_and_can_be_turned(
     path = write_scan(tmp_path / "scan.png")
     with browser(tmp_path / "profile") as page:
         page.open(address, 1000, 800)
-        page.until("document.getElementById('time').dataset.answers > 0")
+        page.until("document.getElementById('time').dataset.answers == 0")
         document = page.send("DOM.getDocument")["root"]["nodeId"]
         node = page.send("DOM.querySelector", nodeId=document, selector="#file")["nodeId"]
         page.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
@@ -254,6 +254,31 @@ def test_a_chosen_image_is_shown_with_its_outline_and_can_be_turned(
         assert page.value("answer.outlines[0]") != before
         page.screenshot(tmp_path / "dropped.png")
         assert page.complaints == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=REASON)
+def test_an_empty_canvas_has_no_answer_also_after_a_file_that_is_no_image(
+    address: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("no image")
+    empty = "[answer, bars.children.length, crops.children.length, hand, photo]"
+    with browser(tmp_path / "profile") as page:
+        page.open(address, 1000, 800)
+        page.until("document.getElementById('time').dataset.answers == 0")
+        assert page.value(empty) == [None, 0, 0, False, None]
+        document = page.send("DOM.getDocument")["root"]["nodeId"]
+        node = page.send("DOM.querySelector", nodeId=document, selector="#file")["nodeId"]
+        page.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+        page.until("problem.textContent && !busy && !again")
+        assert "the file: it is not an image" in page.value("problem.textContent")
+        assert page.value(empty) == [None, 0, 0, False, None]
+        drag(page, [(0.5, 0.3 + 0.04 * i) for i in range(11)])
+        assert page.value("bars.children.length > 0 && problem.textContent == ''")
+        page.value("document.getElementById('clear').onclick()")
+        page.until("!busy && !again")
+        assert page.value(empty) == [None, 0, 0, False, None]
+        assert page.value(INK)[0] == 0
 
 
 def test_an_unknown_run_is_named(

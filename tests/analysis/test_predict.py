@@ -188,6 +188,15 @@ def test_folders_are_gone_through_in_the_order_of_names_and_only_images_are_take
     assert names == ["a.JPG", "b/1.webp", "b/2.png", "named.txt"]
 
 
+def test_a_missing_folder_of_the_output_is_made(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (30, 30)).save("a.png")
+    assert call(predict, [str(small_run), "a.png", "--out", "new/deep/a.csv"]) == 0
+    assert Path("new/deep/a.csv").read_text().startswith("file,label")
+
+
 MISTAKES = {
     "no such run": (
         ["nope", "x.png"],

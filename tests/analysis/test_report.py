@@ -1,8 +1,10 @@
 """The page about runs: what it says, and how a browser shows it."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from stn_lightning.analysis import evaluation
 from stn_lightning.analysis.evaluation import confusion_table, evaluate, most_confused
 from stn_lightning.analysis.film import FRAMES, STEPS, animate, filmstrip
 from stn_lightning.analysis.page import render
-from stn_lightning.analysis.report import report
+from stn_lightning.analysis.report import report, write_report
 from stn_lightning.analysis.run_report import collect, paper_numbers
 from stn_lightning.callbacks.drawings import Caption, cut, draw
 from stn_lightning.callbacks.part_tables import PartShares, PartTables
@@ -47,7 +49,7 @@ def test_the_page_tells_what_the_run_came_to(written: Path, small_run: Path) -> 
     for part in (
         "Validation error",
         "epoch by epoch",
-        "The highest losses",
+        "Images with the highest losses",
         "The most confused pairs",
         "theta.05",
         "which class is taken for which",
@@ -185,7 +187,7 @@ def test_the_page_begins_with_results_and_crops_and_ends_with_how_runs_were_made
 ) -> None:
     text = written.read_text()
     titles = ["Results", "What the transformer crops", "Training, by step"]
-    titles += ["Misclassified images", "Configuration and provenance"]
+    titles += ["Highest losses and confusions", "Configuration and provenance"]
     assert re.findall("<h2>(.*?)</h2>", text) == titles
     results, crops, _, misclassified, made = re.split("<h2>", text)[1:]
     record = collect(load_run(small_run)).record
@@ -195,7 +197,7 @@ def test_the_page_begins_with_results_and_crops_and_ends_with_how_runs_were_made
     assert "Alignment compares" in results
     assert "Table 1" not in results  # no cell of a table: nothing of the paper's to say
     assert "epoch by epoch" in crops
-    assert "The highest losses" in misclassified
+    assert "Images with the highest losses" in misclassified
     assert "<td>torch</td>" in made
     assert "<td>torch</td>" not in results
 
@@ -205,7 +207,7 @@ def test_a_run_without_crops_is_said_to_have_none(small_run: Path) -> None:
     blind = run.evaluation._replace(examples=None, worst=None, confused=None, theta=None)
     text = render([run._replace(evaluation=blind)])
     assert f"{run.name} has no crops that can be drawn" in text
-    assert "The highest losses" not in text
+    assert "Images with the highest losses" not in text
 
 
 def test_the_papers_number_stands_beside_ours() -> None:
@@ -235,3 +237,17 @@ def test_a_browser_shows_it_without_a_complaint_and_as_wide_as_the_screen(
         assert page.complaints == []
     with Image.open(tmp_path / "page.png") as image:
         assert torch.tensor(image.convert("L").getextrema()).diff() > 200
+
+
+def test_a_page_of_several_runs_replaces_no_runs_own_page(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stn_lightning.analysis.report.collect", Mock())
+    monkeypatch.setattr("stn_lightning.analysis.report.render", lambda _: "a page")
+    networks = [
+        dataclasses.replace(load_run(small_run), name=name, folder=tmp_path / name[:9])
+        for name in ("first", "second", "x" * 199)
+    ]
+    assert write_report(networks[:1]) == tmp_path / "first/report.html"
+    assert write_report(networks[:2]) == tmp_path / "first/report-first-second.html"
+    assert write_report(networks).is_file()

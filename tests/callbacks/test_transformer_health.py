@@ -73,6 +73,15 @@ def test_a_warning_comes_again_after_a_recovery_and_not_before(what: str) -> Non
     ]
 
 
+def test_a_crop_that_came_back_mirrored_is_called_so() -> None:
+    """As after a scale that has passed through 0."""
+    health, mirrored = TransformerHealth("transformer"), HEALTHY._replace(mirrored=0.98)
+    collapsed = [SICK["has collapsed to a point"]] * BATCHES
+    assert said(health, *collapsed, *[mirrored] * BATCHES)[1:] == [
+        "step 50: transformer has recovered, but its crops are mirrored"
+    ]
+
+
 def test_a_transformer_that_has_not_begun_to_learn_is_not_yet_called_constant() -> None:
     """All of them start from one theta for all images."""
     health = TransformerHealth("transformer")

@@ -205,6 +205,7 @@ def test_every_kind_of_transformer_is_read(name: str) -> None:
         )
         assert reading.gradient > 0
         assert reading.spread > 0
+        assert (reading.mirrored == 0) is (name != "one pixel")
         assert (reading.largest_scale >= reading.smallest_scale > 0) is (name != "one pixel")
 
 

@@ -234,6 +234,14 @@ def test_a_crop_is_described_by_its_angle_its_size_and_its_place(angle: int) -> 
     assert crop_caption(grid, (40, 40)) == f"{angle} deg, 0.50\n+5.0, -10.0 px"
 
 
+def test_a_mirrored_crop_is_called_so_and_a_half_turn_has_one_angle() -> None:
+    mirrored = torch.tensor([[-0.5, 0, 0, 0, 0.5, 0]])
+    assert crop_caption(affine.grid(mirrored, (8, 8))[0], (40, 40)).startswith("mirrored, 0.50\n")
+    for turn in (1e-3, -1e-3):
+        theta = torch.tensor([[-1.0, turn, 0, -turn, -1, 0]])
+        assert crop_caption(affine.grid(theta, (8, 8))[0], (40, 40)).startswith("180 deg, 1.00\n")
+
+
 def test_the_upper_edge_is_thicker() -> None:
     for turn, thick in (((0.5, 0, 0, 0, 0.5, 0), "top"), ((-0.5, 0, 0, 0, -0.5, 0), "bottom")):
         grid = affine.grid(torch.tensor([turn]), (8, 8))

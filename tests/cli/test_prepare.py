@@ -51,5 +51,5 @@ def test_all_images_that_cannot_be_read_are_named_at_once(
         (folder / "images" / name).write_bytes(b"no image")
     assert call(prepare, ["cub"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert ["Bird_1_0002.jpg: " in lines[0], "Bird_3_0018.jpg: " in lines[1]] == [True, True]
-    assert lines[2] == "stn prepare: 2 images cannot be read; restore them, or leave them out"
+    assert ["Bird_1_0002.jpg: " in lines[1], "Bird_3_0018.jpg: " in lines[2]] == [True, True]
+    assert lines[0] == "stn prepare: 2 images cannot be read; restore them, or leave them out"

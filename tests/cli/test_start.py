@@ -128,7 +128,10 @@ def test_more_epochs_after_the_end_go_on_and_the_record_keeps_both_lengths(stn: 
     assert (code, err) == (0, "")
     assert out.startswith("trainer.max_epochs was 1 and is 3: the learning rate continues")
     assert "resuming runs/quickstart" in out
-    assert "epoch   3/3" in out
+    assert [line[:11] for line in out.splitlines() if line.startswith("epoch")] == [
+        "epoch   2/3",
+        "epoch   3/3",
+    ]
     record = RunRecord.read(Path("runs/quickstart/results.json"))
     assert (record.lengths, record.epochs) == (["1 epochs", "3 epochs"], 3)
     assert (
@@ -189,6 +192,25 @@ def test_an_option_that_is_new_with_its_default_is_no_change(stn: Stn) -> None:
     assert code == 2
     assert "is of another version, which this version cannot read" in err
     assert err.count("\n") == 1
+
+
+def test_a_mistake_leaves_no_new_folder_and_takes_no_file_of_the_user(stn: Stn) -> None:
+    classes = "--model.init_args.backbone.init_args.num_classes"
+    wrong = ("fit", *QUICK, classes, "7", "--trainer.max_epochs=1")
+    assert stn(*wrong)[0] == 2
+    assert list(Path("runs").iterdir()) == []
+    notes = Path("runs/quickstart/notes.txt")
+    notes.parent.mkdir()
+    notes.touch()
+    assert stn(*wrong)[0] == 2
+    assert notes.exists()
+    assert stn(*wrong, "--resume=never")[0] == 2
+    assert notes.exists()
+    right = ("fit", *QUICK, classes, "10", "--trainer.max_epochs=1")
+    assert stn(*right)[0] == 0
+    before = sorted(Path("runs").rglob("*"))
+    assert stn(*wrong)[0] == 2
+    assert sorted(Path("runs").rglob("*")) == before
 
 
 @pytest.mark.parametrize("error", [KeyError("a key"), AssertionError(), ZeroDivisionError("by 0")])

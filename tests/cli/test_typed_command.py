@@ -126,3 +126,31 @@ def test_a_misspelt_option_is_answered_with_the_nearest_one(
         call(draw, ["a.png", "--seed=1"])
     assert stopped.value.code == 2
     assert "unrecognized arguments: --seed=1 - did you mean --seeds?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("--trainer.max_epochs", "options of stn fit come after --: stn draw ... -- --trainer.max"),
+        ("quickstart.yaml", "a file is given by --config: --config quickstart.yaml"),
+    ],
+)
+def test_an_option_of_fit_and_a_file_without_option_are_answered_with_where_they_go(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        call(draw, ["a.png", word])
+    assert f"unrecognized arguments: {word}; {hint}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call(greet, ["--trainer.max_epochs"])  # it takes no options of stn fit
+    assert "after --:" not in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_names_the_file_and_no_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(file: Path) -> int:
+        return len(file.read_text())
+
+    assert call(read, ["nowhere/a.txt"]) == 2
+    assert capsys.readouterr().err == "stn read: nowhere/a.txt: No such file or directory\n"

@@ -57,9 +57,29 @@ def test_links_that_go_round_in_a_circle_end(birds: Path) -> None:
     assert len(names_of(ImageFolder(str(birds)))) == len(files_below(birds)) == 60
 
 
+def test_many_missing_or_unreadable_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(
+        "file,class\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(600))
+    )
+    source = ImageFolder(str(tmp_path), str(tmp_path / "table.csv"))
+    with pytest.raises(FileNotFoundError, match=r"^600 of 600 images are missing") as refused:
+        source.prepare()
+    assert str(refused.value).endswith(
+        f"{tmp_path}/4.png, and 595 more; paths in {tmp_path}/table.csv are relative to `folder`, "
+        f"{tmp_path}"
+    )
+    for i in range(600):
+        (tmp_path / f"{i}.png").touch()
+    with pytest.raises(ValueError, match=r"^600 images cannot be read; restore them") as found:
+        source.prepare()
+    _, *lines, rest = str(found.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [f"{tmp_path}/{i}.png" for i in range(5)]
+    assert rest == "and 595 more"
+
+
 def test_a_link_to_nothing_is_a_missing_image_and_named(birds: Path) -> None:
     (birds / "finch/gone.png").symlink_to(birds / "nowhere.png")
-    with pytest.raises(FileNotFoundError, match=r"gone\.png is missing\n1 of 61 images"):
+    with pytest.raises(FileNotFoundError, match=r"^1 of 61 images are missing: \S+gone\.png$"):
         ImageFolder(str(birds)).prepare()
 
 

@@ -275,3 +275,20 @@ def test_measures_of_a_lattice_take_no_notice_of_half_precision() -> None:
         measures.scales(grid, (12, 12)),
     ):
         assert measured.dtype == torch.float32
+
+
+def test_a_crop_is_mirrored_by_one_negative_scale_and_not_by_a_turn() -> None:
+    mirrored = [[-0.5, 0, 0.2, 0, 0.7, 0], [0.0, 1, 0, 1, 0, 0]]
+    upright = [IDENTITY, [-1.0, 0, 0, 0, -1, 0], [0.0, -1, 0, 1, 0, 0.3]]
+    assert measures.is_mirrored(grid_of(*mirrored)).all()
+    assert not measures.is_mirrored(grid_of(*upright)).any()
+    assert not measures.is_mirrored(grid_of(*mirrored, size=(1, 5))).any()
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_volume_is_mirrored_by_one_negative_scale(axis: int) -> None:
+    scales = torch.ones(3)
+    scales[axis] = -1
+    theta = torch.cat([torch.diag(scales), torch.zeros(3, 1)], 1).flatten()[None]
+    assert measures.is_mirrored(volume.grid(theta, (3, 4, 5))).item()
+    assert not measures.is_mirrored(volume.grid(-theta, (3, 4, 5))).item()

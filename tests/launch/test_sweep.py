@@ -82,8 +82,10 @@ def test_the_best_of_all_runs_is_printed_as_options(
     assert all(words[-6:-4] == ["--trainer.max_epochs", "3"] for words in runs.started)
     *lines, best, options = capsys.readouterr().out.splitlines()
     assert len(lines) == 25
-    assert best.startswith("best of 25: 0.08")
+    assert best.startswith("best of 25: val/loss 0.08")
     words = options.split()
+    assert words[1] == f"{float(words[1]):.6g}"
+    assert "".join(lines).count(f"lr {words[1]}, filters 8: val/loss 0.08") == 1
     assert words[::2] == [f"--{RATE}", "--filters"]
     assert words[3] == "8"
     assert float(words[1]) == pytest.approx(3e-3, rel=0.3)
@@ -198,7 +200,8 @@ def test_real_runs_are_compared_by_what_their_folders_say(
     ]
     assert [result["monitor"] for result in results] == ["val/error"] * 2
     best = min(result["best_validation"] for result in results)
-    assert f"best of 2: {best:.4g}, runs/quickstart-learning_rates-000" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"best of 2: val/error {best:.4g} %, runs/quickstart-learning_rates-000" in said
 
 
 def test_runs_without_a_validation_end_the_sweep_with_one_line(

@@ -236,7 +236,7 @@ def test_a_table_stops_at_the_first_run_that_its_configuration_keeps_from_starti
         ),
         (
             ["digits.yaml", "--config", "nowhere.yaml"],
-            "--config nowhere.yaml: there is no such file",
+            "nowhere.yaml: there is no such file",
         ),
     ],
 )

@@ -223,7 +223,16 @@ MISTAKES = {
         ("--model.init_args.transformer", "SpatialTransfomer"),
         "model.transformer: there is no class SpatialTransfomer - did you mean SpatialTransformer?",
     ),
-    "a missing file": (("--config", "nope.yaml"), "nope.yaml: there is no such file"),
+    "a missing file": (("--config", "nope.yaml"), "nope.yaml: there is no such file\n"),
+    "another suffix": (
+        ("--config", "configs/quickstart.yml"),
+        "configs/quickstart.yml: there is no such file - did you mean configs/quickstart.yaml?\n",
+    ),
+    "a file without its option": (
+        ("configs/sgd.yaml",),
+        "unrecognized arguments: configs/sgd.yaml; a file is given by --config: "
+        "--config configs/sgd.yaml\n",
+    ),
     "a value out of range": (
         ("--model.init_args.schedule.init_args.warmup", "2"),
         "0 <= warmup < 1",
@@ -422,6 +431,22 @@ def test_where_data_lie_and_what_is_shown_is_no_change_and_a_value_is() -> None:
     assert not list(differences(settings("a", 1), settings("bcd", 1)))
     (change,) = differences(settings("a", 1), settings("a", 2))
     assert change == ("data.init_args.rootless", 1, 2)
+
+
+@pytest.mark.parametrize("part", ["checkpoints/best.ckpt", "panel.png", "checkpoints"])
+def test_a_part_of_a_run_is_answered_with_the_runs_name(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in (Path("runs/x"), Path("elsewhere/y")):
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "config.yaml").touch()
+        found = "x" if run.parent.name == "runs" else str(run)
+        with pytest.raises(ValueError, match=rf"give the run's name or folder: {found}$"):
+            RunFolder.found(run / part)
+    Path("a.ckpt").touch()
+    with pytest.raises(ValueError, match=r"^a.ckpt is a file; give the name or the folder of a"):
+        RunFolder.found("a.ckpt")
 
 
 def test_a_misspelt_run_is_answered_with_the_nearest_that_has_been_trained(

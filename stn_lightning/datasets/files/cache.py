@@ -20,7 +20,7 @@ import numpy as np
 
 from stn_lightning.datasets.decoding import RGBImage, raise_unreadable
 from stn_lightning.datasets.files.download import sha256
-from stn_lightning.datasets.files.paths import printable
+from stn_lightning.datasets.files.paths import first_few, printable
 from stn_lightning.runtime.atomic_files import atomic_write, remove_stale
 from stn_lightning.runtime.locks import file_lock
 from stn_lightning.runtime.provenance import program_name
@@ -57,7 +57,7 @@ class Cache:
         """Decode the images that are not in the cache.
 
         Raises:
-            ValueError: with a line for each image that cannot be read. Files without such an image
+            ValueError: images cannot be read; the first ones are named. Files without such an image
                 are written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,8 @@ class Cache:
         """Compare cached pixels and image files with their checksums.
 
         Raises:
-            ValueError: with a line for each file of the cache that is damaged or out of date.
+            ValueError: with a line for each of the first files of the cache that are damaged or out
+                of date.
         """
         problems = []
         for group in self.groups:
@@ -91,7 +92,7 @@ class Cache:
                 problems.append(f"{path}: {printable(changed[0])} has changed since it was written")
         if problems:
             cure = "; delete it, and it is written anew"
-            raise ValueError("\n".join(f"{problem}{cure}" for problem in problems))
+            raise ValueError("\n".join(first_few([f"{problem}{cure}" for problem in problems])))
 
     def open(self) -> list[RGBImage]:
         """Map the images into memory, in the order of `files`.
