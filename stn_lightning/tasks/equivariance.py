@@ -1,4 +1,4 @@
-"""A penalty for transformers whose crops do not move with their images."""
+"""Train crops to move with their images."""
 
 import math
 
@@ -14,7 +14,7 @@ from stn_lightning.transformers import Bilinear, Transformer
 
 
 class Equivariance:
-    """Train a transformer to follow its object when the image moves.
+    """Penalise crops that do not move with their images.
 
     In each training step every image is rotated, scaled and shifted at random, and the transformer
     crops the moved image, too. The crops should be the same, as their object is; the loss gets a
@@ -93,11 +93,14 @@ class Equivariance:
         return self.weight * penalty.mean()
 
     def moves(self, randomness: CounterRandom, image_size: tuple[int, int]) -> Theta:
-        """Draw the moves, affine maps from the moved image to the image.
+        """Draw similarities at random.
 
         Args:
             randomness: random numbers of the batch.
             image_size: (height, width); rotations preserve the shape of pixels.
+
+        Returns:
+            theta of affine maps from the moved image to the image.
         """
         height, width = image_size
         angle = randomness.uniform(1, -self.rotation, self.rotation)[:, 0] * (math.pi / 180)
