@@ -25,6 +25,7 @@ from stn_lightning.geometry import (
     antialiasing,
     deterministic,
     diffeomorphic,
+    equivariance,
     measures,
     moments,
     overlap,
@@ -116,6 +117,10 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "measures.out_of_bounds_penalty": lambda: measures.out_of_bounds_penalty(GRID),
     "measures.displacement": lambda: measures.displacement(GRID, (28, 28)),
     "measures.scales": lambda: measures.scales(GRID, (28, 28)),
+    "measures.is_mirrored": lambda: measures.is_mirrored(GRID),
+    "equivariance.equivariance_penalty": lambda: equivariance.equivariance_penalty(
+        GRID, GRID, AFFINE
+    ),
     "overlap.outline": lambda: overlap.outline(GRID),
     "overlap.contains_points": lambda: overlap.contains_points(GRID, torch.zeros(0, 5, 2)),
     "overlap.intersection_over_union": lambda: overlap.intersection_over_union(GRID[:, None]),
@@ -137,10 +142,10 @@ def test_an_operation_returns_a_batch_of_0(name: str) -> None:
 
 
 def test_the_operations_are_all_public_ones() -> None:
-    modules = (affine, antialiasing, deterministic, diffeomorphic, measures, moments, overlap)
+    modules = (affine, antialiasing, deterministic, diffeomorphic, equivariance, measures, moments)
     found = {
         f"{module.__name__.rsplit('.')[-1]}.{name}"
-        for module in (*modules, projective, sampling, thin_plate_spline, volume, wide)
+        for module in (*modules, overlap, projective, sampling, thin_plate_spline, volume, wide)
         for name, value in vars(module).items()
         if inspect.isfunction(value)
         and value.__module__ == module.__name__

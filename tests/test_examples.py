@@ -32,6 +32,7 @@ def test_an_example_is_short_and_says_how_it_is_run(path: Path) -> None:
     assert any(line.startswith(f"    python examples/{path.name}") for line in lines[:8])
 
 
+@pytest.mark.slow
 def test_a_plain_loop_learns(tmp_path: Path) -> None:
     said = run("plain_pytorch.py", tmp_path, "--epochs", "2")
     first, second = map(float, re.findall(r"loss ([\d.]+)", said))
@@ -39,6 +40,7 @@ def test_a_plain_loop_learns(tmp_path: Path) -> None:
     assert "test error" in said
 
 
+@pytest.mark.slow
 def test_a_lightning_trainer_of_ones_own_trains_and_draws(tmp_path: Path) -> None:
     said = run("plain_lightning.py", tmp_path, "--epochs", "2")
     assert re.search(r"^test/error \d+\.\d{3}$", said, re.MULTILINE)
@@ -53,6 +55,7 @@ def test_a_family_of_ones_own_learns_to_turn_bars_upright(tmp_path: Path) -> Non
     assert left[-1] < 8
 
 
+@pytest.mark.slow
 def test_own_images_are_trained_on_and_asked(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for n in range(60):

@@ -174,6 +174,7 @@ def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_unchecked")
 def test_compiled_into_one_graph_the_whole_network_steps_as_it_does_plainly() -> None:
     network, image = birds()

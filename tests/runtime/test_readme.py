@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from stn_lightning import runtime
 
 README = Path(runtime.__file__).with_name("README.md")
@@ -31,6 +33,7 @@ def finish(process: subprocess.Popen[str], code: int) -> str:
     return said.strip().rpartition("\n")[2]
 
 
+@pytest.mark.slow
 def test_the_program_of_the_readme_goes_on_after_a_stop_and_a_kill(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     program = tmp_path / "program.py"
