@@ -70,4 +70,5 @@ def test_every_command_of_the_readme_does_what_it_is_there_for(
     assert {"answers.csv", "drawn"} <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "runs/mine/results.json").exists()
     made = {path.name for path in (tmp_path / "runs/quickstart").iterdir()}
-    assert {"report.html", "export", "results.json", "config.yaml", "panel.png"} <= made
+    page = "report-quickstart-quickstart_cnn.html"
+    assert {page, "export", "results.json", "config.yaml", "panel.png"} <= made
