@@ -213,6 +213,7 @@ def test_the_demo_of_an_installed_wheel_answers_without_a_training(installed: In
     process = installed.start("stn", "demo", "--port", "0")
     try:
         assert process.stdout is not None
+        assert process.stdout.readline().startswith("loading")
         address = process.stdout.readline().partition(" on ")[2].split()[0]
         request = urllib.request.Request(f"{address}draw", bytes(42 * 42), method="POST")
         with urllib.request.urlopen(request) as reply:
