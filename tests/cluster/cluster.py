@@ -72,7 +72,13 @@ class Cluster:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def describe(self, name: str, pause: float = 0.0, linger: int | None = None) -> None:
+    def describe(
+        self,
+        name: str,
+        pause: float = 0.0,
+        linger: int | None = None,
+        precision: str = "32-true",
+    ) -> None:
         """Write a run's configuration: 3 short epochs of the quickstart, recorded, with time to be
         interrupted in.
 
@@ -80,6 +86,8 @@ class Cluster:
             name: of the run.
             pause: seconds after each step.
             linger: the step at whose end it waits for a signal.
+            precision: the trainer's. One process would choose bfloat16 where the processor is
+                faster with it, two would not.
         """
         callbacks = [
             {
@@ -104,9 +112,7 @@ class Cluster:
         # its rounding another
         optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}}
         content = {
-            # float64, because two processes add in another order than one: on some processors
-            # float32 makes that a difference of 4e-3 in the end
-            "trainer": {"max_epochs": 3, "precision": "64-true", **limits, "callbacks": callbacks},
+            "trainer": {"max_epochs": 3, "precision": precision, **limits, "callbacks": callbacks},
             "data": {"init_args": {"batch_size": 8}},
             "model": {"init_args": {"optimizer": optimizer}},
         }

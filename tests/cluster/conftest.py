@@ -37,12 +37,13 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def straight(cluster: Cluster) -> dict[str, Tensor]:
     """Weights of three jobs that nothing has interrupted, side by side in one directory: two nodes,
-    two tasks of one node, one process.
+    two tasks of one node, one process. Two more train in float64.
     """
     sizes = {"nodes": TWO_NODES, "tasks": ("--processes", "2"), "alone": ()}
+    sizes |= {"nodes64": TWO_NODES, "alone64": ()}
     jobs = {}
     for name, size in sizes.items():
-        cluster.describe(name)
+        cluster.describe(name, precision="64-true" if name.endswith("64") else "32-true")
         jobs[name] = cluster.submit(name, *size)
     for name, job in jobs.items():
         assert cluster.wait(job, *ENDED)["JobState"] == "COMPLETED", f"{name}: {cluster.said()}"

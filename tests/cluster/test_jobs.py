@@ -25,8 +25,10 @@ def test_two_nodes_and_two_tasks_train_what_one_process_trains(
             "after each epoch both processes hold the same weights"
         )
     assert same(cluster.weights("tasks"), straight)
-    alone = cluster.weights("alone")
-    for key, value in straight.items():
+    # float64: one process adds in another order than two, and on some processors float32 makes
+    # that a difference of 4e-3 in the end
+    alone = cluster.weights("alone64")
+    for key, value in cluster.weights("nodes64").items():
         torch.testing.assert_close(alone[key], value, rtol=0, atol=1e-9)
 
 
