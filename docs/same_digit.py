@@ -3,7 +3,7 @@
     python docs/same_digit.py NAME RUN RUN ...
 
 The runs share a data set of affine distortions (R, RTS). It writes docs/results/same-digit-NAME.md
-and .png.
+and .png. The name rts also writes docs/same_digit.png, the readme's figure of the last network.
 """
 
 import math
@@ -25,6 +25,8 @@ DIGITS, DISTORTIONS = 2000, 6
 """The first test images, and the distortions of each."""
 DRAWN, SIDE = (3, 2, 1, 4), 84
 """Test images to draw, and the side of each drawing in pixels."""
+HEADLINE, GAP = (2, 3), 24
+"""Places among the drawn digits of those in the readme, and pixels between them."""
 
 
 class Crops(NamedTuple):
@@ -122,6 +124,18 @@ def draw(each: list[Crops]) -> Image.Image:
     return sheet
 
 
+def headline(sheet: Image.Image, networks: int) -> Image.Image:
+    """Cut out two digits, with the last network's crops."""
+    width, step = sheet.width, (1 + networks) * SIDE + SIDE // 6
+    figure = Image.new("L", (2 * width + GAP, 2 * SIDE), 255)
+    for column, digit in enumerate(HEADLINE):
+        for lower, line in enumerate((0, networks)):
+            top = digit * step + line * SIDE
+            cut = sheet.crop((0, top, width, top + SIDE))
+            figure.paste(cut, (column * (width + GAP), lower * SIDE))
+    return figure
+
+
 def main(name: str, *runs: str) -> None:
     networks = [TrainedNetwork.load(run) for run in runs]
     each = [crops(network) for network in networks]
@@ -149,7 +163,10 @@ def main(name: str, *runs: str) -> None:
         + " and of ".join(network.name for network in networks)
         + ".*",
     ]
-    draw(each).save(RESULTS / f"same-digit-{name}.png", optimize=True)
+    sheet = draw(each)
+    sheet.save(RESULTS / f"same-digit-{name}.png", optimize=True)
+    if name == "rts":
+        headline(sheet, len(each)).save(RESULTS.parent / "same_digit.png", optimize=True)
     (RESULTS / f"same-digit-{name}.md").write_text("\n".join(lines) + "\n")
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from stn_lightning.datamodules.base import BaseDataModule
 from stn_lightning.datamodules.preprocessing import PreprocessedImage
 from stn_lightning.datasets.decoding import SUFFIXES, decode
-from stn_lightning.datasets.files.paths import first_few
 from stn_lightning.geometry import overlap
 from stn_lightning.runs.loading import TrainedNetwork
+from stn_lightning.runtime.lists import first_few
 from stn_lightning.transformers import WarpRecord
 
 BATCH = 64

@@ -15,7 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 from PIL.TiffImagePlugin import TiffImageFile
 
-from stn_lightning.datasets.files.paths import first_few, printable
+from stn_lightning.datasets.files.paths import printable
+from stn_lightning.runtime.lists import first_few
 
 PIXELS = 2**27
 """Largest number of pixels of an image. A JPEG file of a few bytes can decode to 12 GB."""

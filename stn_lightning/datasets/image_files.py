@@ -13,8 +13,9 @@ from torch.nn import functional
 from stn_lightning.batch import Split
 from stn_lightning.datasets.decoding import PIXELS, WHITE, RGBImage, decode, raise_unreadable
 from stn_lightning.datasets.files.cache import Cache
-from stn_lightning.datasets.files.paths import first_few, printable
+from stn_lightning.datasets.files.paths import printable
 from stn_lightning.datasets.sources import Source
+from stn_lightning.runtime.lists import first_few
 
 
 class ImageFileDataset(NamedTuple):
@@ -47,6 +48,9 @@ class ImageFileSource(Source):
         ValueError: `side` is less than 1, or `background` is no colour.
     """
 
+    where = ""
+    """What paths are relative to, for messages about missing images."""
+
     def __init__(
         self,
         folder: Path,
@@ -59,9 +63,6 @@ class ImageFileSource(Source):
         if not all(0 <= value <= 255 for value in background):
             raise ValueError(f"background {background}; give red, green and blue from 0 to 255")
         self.folder, self.side, self.cache, self.background = folder, side, cache, background
-
-    where = ""
-    """What paths are relative to, for messages about missing images."""
 
     @abstractmethod
     def records(self) -> Sequence[ImageRecord]:

@@ -11,6 +11,7 @@ import yaml
 
 from stn_lightning.runs.config_errors import did_you_mean, read_mapping
 from stn_lightning.runtime.atomic_files import atomic_write
+from stn_lightning.runtime.lists import first_few
 from stn_lightning.runtime.provenance import program_name
 
 RUNS = Path("runs")
@@ -94,7 +95,7 @@ class RunFolder:
             raise ValueError(
                 f"{run.config} does not exist, so there is no such run"
                 f"{did_you_mean(folder.name, known)}; "
-                f"runs here: {_first_few(known) or 'none yet'}; "
+                f"runs here: {', '.join(first_few(known, 10)) or 'none yet'}; "
                 f"{program_name()} zoo lists the networks that come with the package"
             )
         return run
@@ -208,11 +209,6 @@ def _refuse_parts(path: Path) -> None:
 
 def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists() and (folder / "checkpoints").is_dir()
-
-
-def _first_few(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _is_longer(change: Difference) -> bool:

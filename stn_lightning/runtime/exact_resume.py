@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import DoublePrecision
 from torch import Tensor
 
 from stn_lightning.runtime.distributed import gather_to_rank_zero
@@ -46,6 +47,14 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         self.saved: dict[str, Any] | None = None
         self.extra_steps = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Convert the module, if it trains in float64.
+
+        Lightning does so after it has restored the weights, which would round them to float32.
+        """
+        if isinstance(trainer.precision_plugin, DoublePrecision):
+            pl_module.double()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

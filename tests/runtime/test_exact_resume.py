@@ -60,6 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "part of an epoch": {"limit_train_batches": 5},
     "no validation": {"limit_val_batches": 0},
     "workers": {"workers": 2},
+    "float64": {"precision": "64-true"},
 }
 Moment = tuple[int, int | None]
 """A training batch, counted from 0 through all epochs of 11, and one of the validation that follows
@@ -99,6 +100,7 @@ MOMENTS: list[tuple[str, list[Moment], list[Moment]]] = [  # setting, always, in
     ("part of an epoch", [(4, None)], [(2, None), (4, 1), (7, None)]),
     ("no validation", [(10, None)], [(4, None), (11, None)]),
     ("workers", [(4, None)], [(10, None), (10, 1), (12, None)]),
+    ("float64", [(4, None)], [(10, 1)]),
 ]
 STOPS = [
     *(

@@ -20,8 +20,9 @@ import numpy as np
 
 from stn_lightning.datasets.decoding import RGBImage, raise_unreadable
 from stn_lightning.datasets.files.download import sha256
-from stn_lightning.datasets.files.paths import first_few, printable
+from stn_lightning.datasets.files.paths import printable
 from stn_lightning.runtime.atomic_files import atomic_write, remove_stale
+from stn_lightning.runtime.lists import first_few
 from stn_lightning.runtime.locks import file_lock
 from stn_lightning.runtime.provenance import program_name
 

@@ -1,7 +1,6 @@
 """Paths of data sets, and names that stay inside."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 
@@ -35,15 +34,6 @@ def contained_path(name: str) -> str:
     if leads_out or has_drive or not path.name or any(ord(c) < 32 or ord(c) == 127 for c in name):
         raise ValueError(f"{name[:80]!r} is no path inside the folder; give a relative path")
     return name
-
-
-def first_few(lines: Sequence[str], most: int = 5) -> list[str]:
-    """Shorten a long list for a message.
-
-    >>> first_few(["a", "b", "c", "d"], most=2)
-    ['a', 'b', 'and 2 more']
-    """
-    return [*lines[:most], *([f"and {len(lines) - most:,} more"] if len(lines) > most else [])]
 
 
 def printable(path: str | os.PathLike[str]) -> str:
