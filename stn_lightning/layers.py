@@ -7,11 +7,13 @@ PyTorch's warning that lazy layers are a new feature is suppressed here.
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.lazy import LazyModuleMixin
 
 
 def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = None) -> nn.Linear:
@@ -26,7 +28,9 @@ def linear(out_features: int, initialise: Callable[[nn.Linear], None] | None = N
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
         if initialise is None:
             return nn.LazyLinear(out_features)
-        return _InitialisedLinear(out_features, initialise)
+        layer = _InitialisedLinear(out_features)
+    layer.initialise = initialise
+    return layer
 
 
 def fully_connected(
@@ -54,12 +58,30 @@ def initialise_for_relu(layer: nn.Module) -> None:
 
 
 def conv2d(
-    out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = True
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int = 0,
+    bias: bool = True,
+    initialise: Callable[[nn.Module], None] | None = None,
 ) -> nn.Conv2d:
-    """Build a convolution that learns its input channels."""
+    """Build a convolution that learns its input channels.
+
+    Args:
+        out_channels: number of filters.
+        kernel_size: kernel size, in pixels.
+        stride: stride, in pixels.
+        padding: padding on each side, in pixels.
+        bias: whether each filter has a bias.
+        initialise: see `linear`.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
-        return _LazyConv2d(out_channels, kernel_size, stride, padding, bias=bias)
+        if initialise is None:
+            return _LazyConv2d(out_channels, kernel_size, stride, padding, bias=bias)
+        layer = _InitialisedConv2d(out_channels, kernel_size, stride, padding, bias=bias)
+    layer.initialise = initialise
+    return layer
 
 
 def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
@@ -117,14 +139,20 @@ class _LazyConv2d(nn.LazyConv2d, Conv2d):  # type: ignore[misc]  # weights may b
     cls_to_become = Conv2d  # PyTorch changes the class after the first batch
 
 
-class _InitialisedLinear(nn.LazyLinear):
-    def __init__(self, out_features: int, initialise: Callable[[nn.Linear], None]) -> None:
-        super().__init__(out_features)
-        self.initialise = initialise
+class _Initialised(LazyModuleMixin):
+    initialise: Callable[[Any], None]
 
     def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
-        fresh = self.has_uninitialized_params()  # False after loading a checkpoint
-        super().initialize_parameters(input)
+        fresh = self.has_uninitialized_params()  # type: ignore[misc]  # False with a checkpoint
+        super().initialize_parameters(input)  # type: ignore[misc]  # likewise
         if fresh:
             self.initialise(self)
         del self.initialise
+
+
+class _InitialisedLinear(_Initialised, nn.LazyLinear):
+    pass
+
+
+class _InitialisedConv2d(_Initialised, _LazyConv2d):  # type: ignore[misc]  # as above
+    pass

@@ -4,9 +4,7 @@ The layer that regresses theta from the features is part of the transformer, as 
 and start.
 
 Reference:
-    Jaderberg et al. 2015, section 3.1 and appendix A.4 (sizes as in re-implementations); Levine et
-    al. 2016, "End-to-end training of deep visuomotor policies", section 5.1
-    (`HeatmapLocalisation`).
+    Jaderberg et al. 2015, section 3.1 and appendix A.4 (sizes as in re-implementations).
 """
 
 from collections.abc import Sequence
@@ -121,35 +119,84 @@ class HeatmapLocalisation(nn.Module):
     Args:
         feature_extractor: image -> feature map, for example a pretrained network.
         num_maps: number of heat maps. Give more than there are objects, as some maps find nothing.
-        sharpness: factor before the softmax. With 1, the maps of an untrained extractor are so flat
-            that all means are near the centre.
+        sharpness: factor before the softmax, or a list with one for each map. With 1, the maps of
+            an untrained extractor are so flat that all means are near the centre. Maps of a low
+            sharpness learn slowly.
         shrink: factor by which the image is reduced first, by averaging over squares.
+        activation_weight: weight of the feature map's mean over its channels, which is standardised
+            over the pixels of each image and added to all heat maps before the softmax. In the last
+            layers of a trained network it is high on objects (Wei et al. 2017). The weights of the
+            1 x 1 convolution are then 0 at first, so that all crops begin on an object. It may be a
+            list, too. For an untrained extractor leave it at 0.
+
+    Raises:
+        ValueError: a list is not of length `num_maps`.
+
+    Reference:
+        Levine et al. 2016, "End-to-end training of deep visuomotor policies", section 5.1; Wei et
+        al. 2017, "Selective convolutional descriptor aggregation for fine-grained image retrieval",
+        section 3.1 (`activation_weight`).
 
     >>> HeatmapLocalisation(nn.Conv2d(3, 8, 3), num_maps=2)(torch.rand(5, 3, 24, 24)).shape
     torch.Size([5, 4])
     """
 
+    sharpness: Tensor
+    activation_weight: Tensor
+
     def __init__(
         self,
         feature_extractor: nn.Module,
         num_maps: int = 8,
-        sharpness: float = 10.0,
+        sharpness: float | list[float] = 10.0,
         shrink: int = 1,
+        activation_weight: float | list[float] = 0.0,
     ) -> None:
         super().__init__()
         self.feature_extractor = feature_extractor
-        self.conv = layers.conv2d(num_maps, 1)
-        self.sharpness = sharpness
+        weights = _each_map("activation_weight", activation_weight, num_maps)
+        self.uses_activations = bool(weights.any())
+        self.conv = layers.conv2d(num_maps, 1, initialise=_zero if self.uses_activations else None)
         self.shrink = shrink
+        sharpnesses = _each_map("sharpness", sharpness, num_maps)
+        self.register_buffer("sharpness", sharpnesses, persistent=False)
+        self.register_buffer("activation_weight", weights, persistent=False)
 
     def forward(self, image: Images) -> Features:
         image = functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
-        heat = lattice.upcast(self.conv(self.feature_extractor(image)))
-        weight = (self.sharpness * heat).flatten(2).softmax(2)
+        features = self.feature_extractor(image)
+        heat = self.sharpness * lattice.upcast(self.conv(features))
+        if self.uses_activations:
+            heat = heat + self.activation_weight * _standardised_mean(features)
+        weight = heat.flatten(2).softmax(2)
         weight = weight.unflatten(2, heat.shape[2:])  # (B, maps, rows, columns)
         x = (weight.sum(2) * lattice.axis(heat.shape[3], weight)).sum(2)
         y = (weight.sum(3) * lattice.axis(heat.shape[2], weight)).sum(2)
         return torch.stack([x, y], dim=2).flatten(1)  # (B, 2 maps)
+
+
+def _each_map(name: str, values: float | list[float], num_maps: int) -> Float[Tensor, "maps 1 1"]:
+    numbers = values if isinstance(values, list) else [values] * num_maps
+    if len(numbers) != num_maps:
+        raise ValueError(
+            f"{name} has {len(numbers)} numbers for {num_maps} maps; give one for all, or a list "
+            f"of {num_maps}"
+        )
+    return torch.tensor(numbers, dtype=torch.float32)[:, None, None]
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _standardised_mean(
+    features: Float[Tensor, "batch channels rows columns"],
+) -> Float[Tensor, "batch 1 rows columns"]:
+    """Return the mean over channels, of mean 0 and standard deviation 1 over pixels."""
+    mean = lattice.upcast(features).mean(1, keepdim=True)
+    mean = mean - mean.mean((2, 3), keepdim=True)
+    return mean / (mean.square().mean((2, 3), keepdim=True) + 1e-12).sqrt()
 
 
 class MomentLocalisation(nn.Module):

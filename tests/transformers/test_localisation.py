@@ -96,6 +96,21 @@ def test_a_cold_heat_map_says_the_middle() -> None:
     torch.testing.assert_close(hot_places(torch.rand(3, 2, 5, 8), 0), torch.zeros(3, 2, 2))
 
 
+def test_each_map_may_have_a_sharpness_of_its_own() -> None:
+    image = torch.rand(2, 1, 5, 6)
+    both = HeatmapLocalisation(nn.Identity(), 2, sharpness=[3.0, 0.5])
+    both(image)
+    for i, sharpness in enumerate([3.0, 0.5]):
+        one = HeatmapLocalisation(nn.Identity(), 1, sharpness)
+        one.load_state_dict({key: value[i : i + 1] for key, value in both.state_dict().items()})
+        torch.testing.assert_close(one(image), both(image)[:, 2 * i : 2 * i + 2])
+
+
+def test_a_sharpness_for_another_number_of_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match="sharpness has 3 numbers for 2 maps; give one for all"):
+        HeatmapLocalisation(nn.Identity(), 2, sharpness=[1.0, 2.0, 3.0])
+
+
 def test_what_moves_by_a_pixel_moves_its_place_by_a_pixel() -> None:
     image = torch.zeros(1, 1, 12, 20)
     image[..., 4:7, 5:9] = torch.rand(3, 4) + 1
@@ -118,9 +133,31 @@ def test_places_follow_a_loop_over_pixels() -> None:
     torch.testing.assert_close(hot_places(image, 5), expected)
 
 
-def test_gradients_of_places_pass_gradcheck() -> None:
+def test_activations_give_the_first_places() -> None:
+    features = 0.1 * torch.rand(2, 16, 7, 7)
+    features[0, :, 1, 5] += 1  # all channels, at x = 4 / 7 and y = -4 / 7
+    features[1, :, 6, 0] += 1
+    localisation = HeatmapLocalisation(nn.Identity(), 2, activation_weight=3.0)
+    places = localisation(features).unflatten(1, (2, 2))
+    expected = torch.tensor([[4 / 7, -4 / 7], [-6 / 7, 6 / 7]])
+    torch.testing.assert_close(places, expected[:, None].expand(2, 2, 2), rtol=0, atol=0.01)
+    torch.testing.assert_close(localisation(5 * features + 2).unflatten(1, (2, 2)), places)
+
+
+def test_equal_activations_leave_places_in_the_middle_with_finite_gradients() -> None:
+    features = torch.full((1, 4, 5, 5), 0.5, requires_grad=True)
+    localisation = HeatmapLocalisation(nn.Identity(), 1, activation_weight=2.0)
+    places = localisation(features)
+    places.sum().backward()
+    torch.testing.assert_close(places, torch.zeros(1, 2), rtol=0, atol=1e-5)
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("activation_weight", [0.0, 2.0])
+def test_gradients_of_places_pass_gradcheck(activation_weight: float) -> None:
     localisation, image = (
-        HeatmapLocalisation(nn.Identity(), 3, sharpness=3.0, shrink=2),
+        HeatmapLocalisation(nn.Identity(), 3, 3.0, shrink=2, activation_weight=activation_weight),
         torch.rand(2, 2, 8, 6, dtype=torch.float64, requires_grad=True),
     )
     localisation(image.float())
