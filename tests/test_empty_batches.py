@@ -123,6 +123,7 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     ),
     "overlap.outline": lambda: overlap.outline(GRID),
     "overlap.contains_points": lambda: overlap.contains_points(GRID, torch.zeros(0, 5, 2)),
+    "overlap.contains_lattice": lambda: overlap.contains_lattice(GRID, 5),
     "overlap.intersection_over_union": lambda: overlap.intersection_over_union(GRID[:, None]),
     "overlap.overlap_penalty": lambda: overlap.overlap_penalty(GRID[:, None]),
 }

@@ -29,12 +29,31 @@ def contains_points(grid: Grids, points: Float[Tensor, "batch n 2"]) -> Bool[Ten
 
     A point is inside if a ray from it to the right crosses the outline an odd number of times.
     """
-    first = outline(grid)[:, None]  # (B, 1, corners, 2)
-    (x1, y1), (x2, y2) = first.unbind(-1), first.roll(-1, 2).unbind(-1)
     x, y = points[:, :, None].unbind(-1)  # (B, n, 1)
-    between = (y1 > y) != (y2 > y)
+    return (x < _crossings(outline(grid), y)).sum(-1) % 2 == 1
+
+
+def contains_lattice(grid: Grids, cells: int) -> Bool[Tensor, "batch cells cells"]:
+    """Return which points of a lattice of `cells` x `cells` are inside the outline of the crop.
+
+    The result is that of `contains_points`, but each row of points is compared with the outline
+    only once.
+    """
+    axis = lattice.axis(cells, lattice.upcast(grid))
+    border = outline(lattice.upcast(grid))
+    crossings = _crossings(border, axis[:, None]).sort(-1).values  # (B, cells, corners)
+    x = axis.expand(*crossings.shape[:2], -1).contiguous()
+    to_the_right = crossings.shape[-1] - torch.searchsorted(crossings, x, right=True)
+    return to_the_right % 2 == 1
+
+
+def _crossings(
+    border: Float[Tensor, "batch corners 2"], y: Float[Tensor, "*rows 1"]
+) -> Float[Tensor, "batch n corners"]:
+    """Return x where each edge of the outline crosses a row, and -inf where it does not."""
+    (x1, y1), (x2, y2) = border[:, None].unbind(-1), border.roll(-1, 1)[:, None].unbind(-1)
     crossing = x1 + (y - y1) / torch.where(y2 == y1, 1, y2 - y1) * (x2 - x1)
-    return (between & (x < crossing)).sum(-1) % 2 == 1
+    return torch.where((y1 > y) != (y2 > y), crossing, -torch.inf)
 
 
 def intersection_over_union(
@@ -46,10 +65,8 @@ def intersection_over_union(
         grids: sampling grids of `n` crops of each image.
         cells: areas are measured by counting points of a lattice of `cells` x `cells` points.
     """
-    points = lattice.points((cells, cells), lattice.upcast(grids)).flatten(0, 1)
-    batch, n = grids.shape[:2]
-    shown = contains_points(grids.flatten(0, 1), points.expand(batch * n, -1, -1))
-    shown = shown.unflatten(0, (batch, n)).float()
+    shown = contains_lattice(grids.flatten(0, 1), cells).flatten(1)
+    shown = shown.unflatten(0, grids.shape[:2]).float()
     both = shown @ shown.transpose(1, 2)
     area = shown.sum(-1)
     return both / (area[:, :, None] + area[:, None] - both).clamp(min=1)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stn_lightning.geometry import affine, thin_plate_spline
+from stn_lightning.geometry import affine, lattice, thin_plate_spline
 from stn_lightning.geometry.overlap import (
+    contains_lattice,
     contains_points,
     intersection_over_union,
     outline,
@@ -47,6 +48,19 @@ def test_a_bent_crop_shows_what_lies_in_its_bent_outline() -> None:
     assert contains_points(
         grid, torch.tensor([[[0.0, 0.5], [0.0, -0.5], [-0.95, -0.5]]])
     ).tolist() == [[True, False, True]]
+
+
+def test_a_lattice_is_contained_as_its_points_are() -> None:
+    basis = thin_plate_spline.basis(thin_plate_spline.control_points(3), (64, 64))
+    bent = thin_plate_spline.grid(0.4 * torch.randn(20, 18), basis, (64, 64))
+    turned = affine.grid(torch.randn(20, 6), (7, 9))
+    level = affine.grid(affine.from_attention(torch.tensor([[0.5, 0.0, 0.0]])), (8, 8))
+    for grid in (bent, turned, level, turned[:0]):
+        points = lattice.points((24, 24), grid).flatten(0, 1).expand(len(grid), -1, -1)
+        found = contains_lattice(grid, 24)
+        assert torch.equal(found.flatten(1), contains_points(grid, points))
+        assert found.shape == (len(grid), 24, 24)
+    assert 1000 < contains_lattice(bent, 24).sum() < 20 * 24 * 24 - 1000
 
 
 def test_the_outline_goes_round_once() -> None:
