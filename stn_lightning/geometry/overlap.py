@@ -30,14 +30,18 @@ def contains_points(grid: Grids, points: Float[Tensor, "batch n 2"]) -> Bool[Ten
     A point is inside if a ray from it to the right crosses the outline an odd number of times.
     """
     x, y = points[:, :, None].unbind(-1)  # (B, n, 1)
-    return (x < _crossings(outline(grid), y)).sum(-1) % 2 == 1
+    return (x < _crossings(outline(lattice.upcast(grid)), y)).sum(-1) % 2 == 1
 
 
 def contains_lattice(grid: Grids, cells: int) -> Bool[Tensor, "batch cells cells"]:
     """Return which points of a lattice of `cells` x `cells` are inside the outline of the crop.
 
-    The result is that of `contains_points`, but each row of points is compared with the outline
-    only once.
+    For finite grids the result is that of `contains_points`, but each row of points is compared
+    with the outline only once.
+
+    Args:
+        grid: sampling grid of each crop.
+        cells: number of points along each axis, 1 or more.
     """
     axis = lattice.axis(cells, lattice.upcast(grid))
     border = outline(lattice.upcast(grid))

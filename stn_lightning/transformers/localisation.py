@@ -7,6 +7,7 @@ Reference:
     Jaderberg et al. 2015, section 3.1 and appendix A.4 (sizes as in re-implementations).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -119,18 +120,19 @@ class HeatmapLocalisation(nn.Module):
     Args:
         feature_extractor: image -> feature map, for example a pretrained network.
         num_maps: number of heat maps. Give more than there are objects, as some maps find nothing.
-        sharpness: factor before the softmax, or a list with one for each map. With 1, the maps of
-            an untrained extractor are so flat that all means are near the centre. Maps of a low
-            sharpness learn slowly.
+        sharpness: factor of the convolution before the softmax, 0 or more, or a list with one for
+            each map. With 1, the maps of an untrained extractor are so flat that all means are near
+            the centre. Maps of a low sharpness learn slowly.
         shrink: factor by which the image is reduced first, by averaging over squares.
-        activation_weight: weight of the feature map's mean over its channels, which is standardised
-            over the pixels of each image and added to all heat maps before the softmax. In the last
-            layers of a trained network it is high on objects (Wei et al. 2017). The weights of the
-            1 x 1 convolution are then 0 at first, so that all crops begin on an object. It may be a
-            list, too. For an untrained extractor leave it at 0.
+        activation_weight: weight of the mean activation, 0 or more, or a list with one for each
+            map: the feature map's mean over its channels, with mean 0 and standard deviation 1 over
+            the pixels of each image. It is added before the softmax, without a gradient. In the
+            last layers of a trained network it is high on objects (Wei et al. 2017). If any weight
+            is above 0, the convolution begins at 0, so that crops begin on an object. For an
+            untrained extractor leave it at 0.
 
     Raises:
-        ValueError: a list is not of length `num_maps`.
+        ValueError: a number is negative or not finite, or a list is not of length `num_maps`.
 
     Reference:
         Levine et al. 2016, "End-to-end training of deep visuomotor policies", section 5.1; Wei et
@@ -148,26 +150,27 @@ class HeatmapLocalisation(nn.Module):
         self,
         feature_extractor: nn.Module,
         num_maps: int = 8,
-        sharpness: float | list[float] = 10.0,
+        sharpness: float | Sequence[float] = 10.0,
         shrink: int = 1,
-        activation_weight: float | list[float] = 0.0,
+        activation_weight: float | Sequence[float] = 0.0,
     ) -> None:
         super().__init__()
         self.feature_extractor = feature_extractor
         weights = _each_map("activation_weight", activation_weight, num_maps)
-        self.uses_activations = bool(weights.any())
+        sharpnesses = _each_map("sharpness", sharpness, num_maps)
+        self.uses_activations = any(weights)
         self.conv = layers.conv2d(num_maps, 1, initialise=_zero if self.uses_activations else None)
         self.shrink = shrink
-        sharpnesses = _each_map("sharpness", sharpness, num_maps)
-        self.register_buffer("sharpness", sharpnesses, persistent=False)
-        self.register_buffer("activation_weight", weights, persistent=False)
+        for name, numbers in (("sharpness", sharpnesses), ("activation_weight", weights)):
+            factors = torch.tensor(numbers)[:, None, None]  # (maps, 1, 1)
+            self.register_buffer(name, factors, persistent=False)
 
     def forward(self, image: Images) -> Features:
         image = functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
         features = self.feature_extractor(image)
         heat = self.sharpness * lattice.upcast(self.conv(features))
         if self.uses_activations:
-            heat = heat + self.activation_weight * _standardised_mean(features)
+            heat = heat + self.activation_weight * _standardised_mean(features.detach())
         weight = heat.flatten(2).softmax(2)
         weight = weight.unflatten(2, heat.shape[2:])  # (B, maps, rows, columns)
         x = (weight.sum(2) * lattice.axis(heat.shape[3], weight)).sum(2)
@@ -175,14 +178,17 @@ class HeatmapLocalisation(nn.Module):
         return torch.stack([x, y], dim=2).flatten(1)  # (B, 2 maps)
 
 
-def _each_map(name: str, values: float | list[float], num_maps: int) -> Float[Tensor, "maps 1 1"]:
-    numbers = values if isinstance(values, list) else [values] * num_maps
+def _each_map(name: str, values: float | Sequence[float], num_maps: int) -> list[float]:
+    each = [values] * num_maps if isinstance(values, int | float) else values
+    numbers = [float(value) for value in each]
     if len(numbers) != num_maps:
         raise ValueError(
-            f"{name} has {len(numbers)} numbers for {num_maps} maps; give one for all, or a list "
-            f"of {num_maps}"
+            f"{name} is a list of length {len(numbers)} for {num_maps} maps; give one number for "
+            f"all, or a list of {num_maps}"
         )
-    return torch.tensor(numbers, dtype=torch.float32)[:, None, None]
+    if not all(0 <= number < math.inf for number in numbers):
+        raise ValueError(f"{name} {values}; give numbers of 0 or more")
+    return numbers
 
 
 def _zero(layer: nn.Module) -> None:

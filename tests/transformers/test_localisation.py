@@ -98,7 +98,7 @@ def test_a_cold_heat_map_says_the_middle() -> None:
 
 def test_each_map_may_have_a_sharpness_of_its_own() -> None:
     image = torch.rand(2, 1, 5, 6)
-    both = HeatmapLocalisation(nn.Identity(), 2, sharpness=[3.0, 0.5])
+    both = HeatmapLocalisation(nn.Identity(), 2, sharpness=(3.0, 0.5))
     both(image)
     for i, sharpness in enumerate([3.0, 0.5]):
         one = HeatmapLocalisation(nn.Identity(), 1, sharpness)
@@ -106,9 +106,21 @@ def test_each_map_may_have_a_sharpness_of_its_own() -> None:
         torch.testing.assert_close(one(image), both(image)[:, 2 * i : 2 * i + 2])
 
 
-def test_a_sharpness_for_another_number_of_maps_is_refused() -> None:
-    with pytest.raises(ValueError, match="sharpness has 3 numbers for 2 maps; give one for all"):
-        HeatmapLocalisation(nn.Identity(), 2, sharpness=[1.0, 2.0, 3.0])
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([1.0, 2.0, 3.0], "is a list of length 3 for 2 maps; give one number for all, or a list"),
+        ([1.0, -2.0], "give numbers of 0 or more"),
+        (float("nan"), "give numbers of 0 or more"),
+        (float("inf"), "give numbers of 0 or more"),
+    ],
+)
+@pytest.mark.parametrize("name", ["sharpness", "activation_weight"])
+def test_other_numbers_for_maps_are_refused(
+    name: str, numbers: float | list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{name} .*{message}"):
+        HeatmapLocalisation(nn.Identity(), 2, **{name: numbers})  # type: ignore[arg-type]
 
 
 def test_what_moves_by_a_pixel_moves_its_place_by_a_pixel() -> None:
@@ -144,20 +156,25 @@ def test_activations_give_the_first_places() -> None:
     torch.testing.assert_close(localisation(5 * features + 2).unflatten(1, (2, 2)), places)
 
 
-def test_equal_activations_leave_places_in_the_middle_with_finite_gradients() -> None:
-    features = torch.full((1, 4, 5, 5), 0.5, requires_grad=True)
+def test_equal_activations_leave_places_in_the_middle() -> None:
     localisation = HeatmapLocalisation(nn.Identity(), 1, activation_weight=2.0)
-    places = localisation(features)
-    places.sum().backward()
+    places = localisation(torch.full((1, 4, 5, 5), 0.5))
     torch.testing.assert_close(places, torch.zeros(1, 2), rtol=0, atol=1e-5)
+
+
+def test_a_gradient_passes_through_the_convolution_only() -> None:
+    features = torch.rand(2, 4, 5, 5, requires_grad=True)
+    localisation = HeatmapLocalisation(nn.Identity(), 1, activation_weight=2.0)
+    localisation(features).sum().backward()
     assert features.grad is not None
-    assert features.grad.isfinite().all()
+    assert not features.grad.any()  # the convolution begins at 0
+    assert localisation.conv.weight.grad is not None
+    assert localisation.conv.weight.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize("activation_weight", [0.0, 2.0])
-def test_gradients_of_places_pass_gradcheck(activation_weight: float) -> None:
+def test_gradients_of_places_pass_gradcheck() -> None:
     localisation, image = (
-        HeatmapLocalisation(nn.Identity(), 3, 3.0, shrink=2, activation_weight=activation_weight),
+        HeatmapLocalisation(nn.Identity(), 3, sharpness=3.0, shrink=2),
         torch.rand(2, 2, 8, 6, dtype=torch.float64, requires_grad=True),
     )
     localisation(image.float())
