@@ -34,7 +34,7 @@ def contains_points(grid: Grids, points: Float[Tensor, "batch n 2"]) -> Bool[Ten
 
 
 def contains_lattice(grid: Grids, cells: int) -> Bool[Tensor, "batch cells cells"]:
-    """Return which points of a lattice of `cells` x `cells` are inside the outline of the crop.
+    """Return which points of a lattice a crop contains.
 
     For finite grids the result is that of `contains_points`, but each row of points is compared
     with the outline only once.
@@ -54,7 +54,7 @@ def contains_lattice(grid: Grids, cells: int) -> Bool[Tensor, "batch cells cells
 def _crossings(
     border: Float[Tensor, "batch corners 2"], y: Float[Tensor, "*rows 1"]
 ) -> Float[Tensor, "batch n corners"]:
-    """Return x where each edge of the outline crosses a row, and -inf where it does not."""
+    """Return x of each edge at each row, or -inf."""
     (x1, y1), (x2, y2) = border[:, None].unbind(-1), border.roll(-1, 1)[:, None].unbind(-1)
     crossing = x1 + (y - y1) / torch.where(y2 == y1, 1, y2 - y1) * (x2 - x1)
     return torch.where((y1 > y) != (y2 > y), crossing, -torch.inf)

@@ -199,7 +199,7 @@ def _zero(layer: nn.Module) -> None:
 def _standardised_mean(
     features: Float[Tensor, "batch channels rows columns"],
 ) -> Float[Tensor, "batch 1 rows columns"]:
-    """Return the mean over channels, of mean 0 and standard deviation 1 over pixels."""
+    """Return the mean over channels, standardised over pixels."""
     mean = lattice.upcast(features).mean(1, keepdim=True)
     mean = mean - mean.mean((2, 3), keepdim=True)
     return mean / (mean.square().mean((2, 3), keepdim=True) + 1e-12).sqrt()
