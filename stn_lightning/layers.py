@@ -140,11 +140,12 @@ class _LazyConv2d(nn.LazyConv2d, Conv2d):  # type: ignore[misc]  # weights may b
 
 
 class _Initialised(LazyModuleMixin):
+    # A checkpoint that is loaded first keeps its weights.
     initialise: Callable[[Any], None]
 
     def initialize_parameters(self, input: Tensor) -> None:  # noqa: A002  # torch's name
-        fresh = self.has_uninitialized_params()  # type: ignore[misc]  # False with a checkpoint
-        super().initialize_parameters(input)  # type: ignore[misc]  # likewise
+        fresh = self.has_uninitialized_params()  # type: ignore[misc]  # for lazy layers only
+        super().initialize_parameters(input)  # type: ignore[misc]  # for lazy layers only
         if fresh:
             self.initialise(self)
         del self.initialise
@@ -154,5 +155,5 @@ class _InitialisedLinear(_Initialised, nn.LazyLinear):
     pass
 
 
-class _InitialisedConv2d(_Initialised, _LazyConv2d):  # type: ignore[misc]  # as above
+class _InitialisedConv2d(_Initialised, _LazyConv2d):  # type: ignore[misc]  # weights may be uninitialised
     pass

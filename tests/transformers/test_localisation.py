@@ -74,6 +74,18 @@ def test_a_checkpoint_loads_into_one_that_never_ran(network: type[nn.Module]) ->
     assert torch.equal(fresh(image), expected)
 
 
+def test_weights_of_a_checkpoint_are_not_replaced_by_zeros() -> None:
+    trained, fresh = (
+        HeatmapLocalisation(nn.Identity(), 2, activation_weight=2.0) for _ in range(2)
+    )
+    image = torch.rand(2, 3, 6, 6)
+    trained(image)
+    nn.init.normal_(trained.conv.weight)
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(fresh(image), trained(image))
+    assert torch.equal(fresh.conv.weight, trained.conv.weight)
+
+
 def hot_places(image: Tensor, heat: float) -> Tensor:
     """Where the image itself, times `heat`, is hot: one (x, y) for each channel."""
     localisation = HeatmapLocalisation(nn.Identity(), image.shape[1], sharpness=2.0)
