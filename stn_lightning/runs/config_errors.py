@@ -110,7 +110,10 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
     for line in message.splitlines():
         text = line.strip().removeprefix("- ")
         if match := re.match(r'Parser key "(.+?)":\s*(.*)', text):
-            keys.append(match[1].replace(".init_args", ""))
+            key = match[1].replace(".init_args", "")
+            # a parameter that may have several types is named twice
+            if not (keys and f".{keys[-1]}".endswith(f".{key}")):
+                keys.append(key)
             text = match[2]
         elif match := re.match(r"Problem with given class_path '(.+?)':\s*(.*)", text):
             class_path, text = match[1], match[2]
@@ -121,7 +124,12 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
             leaves.append(text)
     given = re.search(r"Given value: (?!NestedArg)(.+)$", message, re.MULTILINE)
     if given and any("Expected" in leaf for leaf in leaves):
-        leaves.append(f"got {given[1]}")
+        if match := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)'", given[1]):
+            # the mistake is inside this class, or the parameter takes no class
+            inside = [leaf for leaf in leaves if not leaf.startswith("Expected")]
+            leaves = inside or [*leaves, f"got {match[1]}"]
+        else:
+            leaves.append(f"got {given[1]}")
     found = ", ".join(leaves)
     if match := re.match(r"the following arguments are required: (.+)", found):
         missing = re.sub(r"\w+\.", "", match[1])
@@ -134,7 +142,7 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
 
 def _plain(text: str) -> str:
     """Remove Python's notation for types from a line."""
-    text = re.sub(r"an? (?:<class '(\w+)'>|typing.Literal)", r"\1", text)
+    text = re.sub(r"an? (?:<class '(?:\w+\.)*(\w+)'>|typing.Literal)", r"\1", text)
     text = re.sub(r"Expected a dot import path string: (\w+)$", r"there is no class \1", text)
     return re.sub(r"^Type .* expects a function or a callable class: ", "", text).rstrip(". ")
 

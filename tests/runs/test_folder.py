@@ -267,6 +267,27 @@ def test_a_mistake_is_answered_by_one_line_and_exit_code_2(mistake: str, stn: St
     assert len(err) < 400
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("[1,2,3]", "sharpness is a list of length 3 for 2 maps; give one number for all"),
+        ("-1", "sharpness -1.0; give numbers of 0 or more"),
+        ("high", "localisation.sharpness: Expected float, Expected Sequence, got high"),
+    ],
+)
+def test_a_mistake_inside_one_of_several_allowed_types_is_the_only_one_named(
+    value: str, expected: str, stn: Stn
+) -> None:
+    """A localisation is a module or a list of modules; only the module's mistake counts."""
+    files = [f"--config=configs/digit_pairs/{name}.yaml" for name in ("st2", "data")]
+    sharpness = "--model.init_args.transformer.init_args.localisation.init_args.sharpness"
+    code, _, err = stn("fit", *files, f"{sharpness}={value}", "--trainer.precision=32-true")
+    assert code == 2
+    assert expected in err
+    assert "Namespace" not in err
+    assert len(err) < 200
+
+
 YAML = {
     "a key given twice": (
         "trainer:\n  max_epochs: 1\n  max_epochs: 2\n",
