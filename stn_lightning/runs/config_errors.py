@@ -106,7 +106,9 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
         return _misfit(message)
     if " - did you mean " in message:  # already shortened
         return message
-    keys, leaves, class_path = [], [], None
+    keys: list[str] = []
+    leaves: list[str] = []
+    class_path = None
     for line in message.splitlines():
         text = line.strip().removeprefix("- ")
         if match := re.match(r'Parser key "(.+?)":\s*(.*)', text):
