@@ -15,11 +15,11 @@ from stn_lightning.transformers.families import (
     Similarity,
     Translation,
 )
+from stn_lightning.transformers.heatmap_localisation import HeatmapLocalisation
 from stn_lightning.transformers.localisation import (
     ConvolutionalLocalisation,
     FeatureLocalisation,
     FullyConnectedLocalisation,
-    HeatmapLocalisation,
     MomentLocalisation,
     StridedLocalisation,
     SVHNLocalisation,
