@@ -1,4 +1,4 @@
-"""A localisation by heat maps: image -> mean point of each map."""
+"""Localisation by heat maps: the mean point of each map."""
 
 import math
 from collections.abc import Sequence
