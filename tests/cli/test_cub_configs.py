@@ -16,6 +16,7 @@ from stn_lightning.backbones import feature_extractors
 from stn_lightning.backbones.weights import NAMED
 from stn_lightning.cli.typed_command import call
 from stn_lightning.tasks import ClassificationTask
+from stn_lightning.transformers import record_warps
 from tests.cub_miniature import CLASSES, gradient, write_cub
 from tests.stn_command import CONFIGS, Stn
 from tests.weights_package import write_weights_package
@@ -214,6 +215,30 @@ def test_a_whole_network_takes_a_step(
     code, _, err = stn("fit", *files, *ONE_STEP, classes)
     assert (code, err) == (0, "")
     assert moved == [True]
+
+
+def test_large_crops_cover_nine_of_fourteen_pixels_of_the_maps(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cub(tmp_path / "data/cub")
+    write_weights_package(tmp_path / "packages", monkeypatch)
+    names = ["half_scale/st2", "half_scale/cub", "recipes/large_crops"]
+    files = [f"--config=configs/cub/{name}.yaml" for name in names]
+    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
+    grids: list[torch.Tensor] = []
+
+    def watch(self: ClassificationTask) -> None:
+        with record_warps(self.backbone) as records:
+            self.backbone(torch.rand(1, 3, 224, 224))
+        grids.extend(record.grids for record in records)
+
+    monkeypatch.setattr(ClassificationTask, "on_train_end", watch)
+    code, _, err = stn("fit", *files, *ONE_STEP, classes)
+    assert (code, err) == (0, "")
+    (grid,) = grids
+    assert grid.shape == (1, 2, 9, 9, 2)
+    steps = grid.diff(dim=3)[..., 0]  # pixels of the crop are as far apart as those of the maps
+    torch.testing.assert_close(steps, torch.full_like(steps, 2 / 14))
 
 
 def test_the_small_network_stands_in_for_the_papers(
