@@ -24,7 +24,12 @@ _NOISE = (
     "Given value",
     "Expected a <class 'NoneType'>",
     "Expected a path but",
+    "Subclass types expect",
+    "a class path (str)",
+    "a dict with",
 )
+_OTHER_TYPE = ("Expected", "Not a valid subclass")
+"""How lines begin that name a type which the value does not have."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -108,13 +113,15 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
         return message
     keys: list[str] = []
     leaves: list[str] = []
+    named: set[tuple[str, int]] = set()
     class_path = None
     for line in message.splitlines():
         text = line.strip().removeprefix("- ")
         if match := re.match(r'Parser key "(.+?)":\s*(.*)', text):
-            key = match[1].replace(".init_args", "")
-            # a parameter that may have several types is named twice
-            if not (keys and f".{keys[-1]}".endswith(f".{key}")):
+            key, indent = match[1].replace(".init_args", ""), len(line) - len(line.lstrip())
+            # a parameter that may have several types is named once for each
+            if (key, indent) not in named:
+                named.add((key, indent))
                 keys.append(key)
             text = match[2]
         elif match := re.match(r"Problem with given class_path '(.+?)':\s*(.*)", text):
@@ -125,13 +132,8 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
         if text and text not in leaves:
             leaves.append(text)
     given = re.search(r"Given value: (?!NestedArg)(.+)$", message, re.MULTILINE)
-    if given and any("Expected" in leaf for leaf in leaves):
-        if match := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)'", given[1]):
-            # the mistake is inside this class, or the parameter takes no class
-            inside = [leaf for leaf in leaves if not leaf.startswith("Expected")]
-            leaves = inside or [*leaves, f"got {match[1]}"]
-        else:
-            leaves.append(f"got {given[1]}")
+    if given and any(leaf.startswith(_OTHER_TYPE) for leaf in leaves):
+        leaves = _without_other_types(leaves, given[1])
     found = ", ".join(leaves)
     if match := re.match(r"the following arguments are required: (.+)", found):
         missing = re.sub(r"\w+\.", "", match[1])
@@ -140,6 +142,15 @@ def one_line(message: str, parser: "LightningArgumentParser | None" = None) -> s
             "for example --config configs/quickstart.yaml"
         )
     return (f"{'.'.join(keys)}: " if keys else "") + found + _hint(found, class_path, parser)
+
+
+def _without_other_types(leaves: list[str], given: str) -> list[str]:
+    """Keep the mistake inside a class, or name that class."""
+    match = re.search(r"class_path'?(?:=|: )'(?:\w+\.)*(\w+)'", given)
+    if match is None:
+        return [*leaves, f"got {given}"]
+    inside = [leaf for leaf in leaves if "Got value" in leaf or not leaf.startswith(_OTHER_TYPE)]
+    return inside or [*leaves, f"got {match[1]}"]
 
 
 def _plain(text: str) -> str:

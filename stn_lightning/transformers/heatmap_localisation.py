@@ -94,7 +94,7 @@ def _each_map(name: str, values: float | Sequence[float], num_maps: int) -> list
             f"all, or a list of {num_maps}"
         )
     if not all(0 <= number < math.inf for number in numbers):
-        raise ValueError(f"{name} {values}; give numbers of 0 or more")
+        raise ValueError(f"{name} {values}; give finite numbers of 0 or more")
     return numbers
 
 

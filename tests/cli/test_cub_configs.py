@@ -237,8 +237,9 @@ def test_large_crops_cover_nine_of_fourteen_pixels_of_the_maps(
     assert (code, err) == (0, "")
     (grid,) = grids
     assert grid.shape == (1, 2, 9, 9, 2)
-    steps = grid.diff(dim=3)[..., 0]  # pixels of the crop are as far apart as those of the maps
-    torch.testing.assert_close(steps, torch.full_like(steps, 2 / 14))
+    # pixels of the crop are as far apart as those of the maps
+    for steps in (grid.diff(dim=3)[..., 0], grid.diff(dim=2)[..., 1]):
+        torch.testing.assert_close(steps, torch.full_like(steps, 2 / 14))
 
 
 def test_the_small_network_stands_in_for_the_papers(

@@ -328,7 +328,7 @@ def test_committed_records_are_those_of_the_committed_files(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, *recipe = file.stem.split("-")
-    group = {"synthetic_numbers": "svhn"}.get(name, name)
+    group = {"synthetic_numbers": "svhn", "cub_half_scale": "cub"}.get(name, name)
     group = {"mnist": "mnist", "beyond": "mnist", "addition": "mnist"}.get(name, group)
     files = [f"--config={path}" for path in _recipes(recipe, group)]
     shutil.copy(file, file.name)

@@ -267,25 +267,43 @@ def test_a_mistake_is_answered_by_one_line_and_exit_code_2(mistake: str, stn: St
     assert len(err) < 400
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("[1,2,3]", "sharpness is a list of length 3 for 2 maps; give one number for all"),
-        ("-1", "sharpness -1.0; give numbers of 0 or more"),
-        ("high", "localisation.sharpness: Expected float, Expected Sequence, got high"),
-    ],
-)
+INSIDE = {
+    "a list of the wrong length": (
+        ".init_args.sharpness=[1,2,3]",
+        "sharpness is a list of length 3 for 2 maps; give one number for all, or a list of 2",
+    ),
+    "a number out of range": (
+        ".init_args.sharpness=-1",
+        "sharpness -1.0; give finite numbers of 0 or more",
+    ),
+    "a word for a number": (
+        ".init_args.sharpness=high",
+        "model.transformer.localisation.sharpness: Expected float, Expected Sequence, got high",
+    ),
+    "in a list of classes": (
+        "=[{class_path: stn_lightning.transformers.HeatmapLocalisation, init_args: "
+        "{feature_extractor: stn_lightning.backbones.SmallConvNet, sharpness: -1}}]",
+        "sharpness -1.0; give finite numbers of 0 or more",
+    ),
+    "in a class of a parameter of the same name": (
+        "={class_path: stn_lightning.transformers.MomentLocalisation, init_args: {localisation: "
+        "{class_path: stn_lightning.transformers.ConvolutionalLocalisation, init_args: "
+        "{num_filters: many}}}}",
+        "model.transformer.localisation.localisation.num_filters: Expected int. Got value: many",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", INSIDE)
 def test_a_mistake_inside_one_of_several_allowed_types_is_the_only_one_named(
-    value: str, expected: str, stn: Stn
+    mistake: str, stn: Stn
 ) -> None:
-    """A localisation is a module or a list of modules; only the module's mistake counts."""
+    """A localisation is a module or a list of modules."""
+    value, expected = INSIDE[mistake]
     files = [f"--config=configs/digit_pairs/{name}.yaml" for name in ("st2", "data")]
-    sharpness = "--model.init_args.transformer.init_args.localisation.init_args.sharpness"
-    code, _, err = stn("fit", *files, f"{sharpness}={value}", "--trainer.precision=32-true")
-    assert code == 2
-    assert expected in err
-    assert "Namespace" not in err
-    assert len(err) < 200
+    localisation = "--model.init_args.transformer.init_args.localisation"
+    code, _, err = stn("fit", *files, f"{localisation}{value}", "--trainer.precision=32-true")
+    assert (code, err) == (2, f"stn fit: {expected}\n")
 
 
 YAML = {

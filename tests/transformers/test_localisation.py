@@ -122,9 +122,9 @@ def test_each_map_may_have_a_sharpness_of_its_own() -> None:
     ("numbers", "message"),
     [
         ([1.0, 2.0, 3.0], "is a list of length 3 for 2 maps; give one number for all, or a list"),
-        ([1.0, -2.0], "give numbers of 0 or more"),
-        (float("nan"), "give numbers of 0 or more"),
-        (float("inf"), "give numbers of 0 or more"),
+        ([1.0, -2.0], "give finite numbers of 0 or more"),
+        (float("nan"), "give finite numbers of 0 or more"),
+        (float("inf"), "give finite numbers of 0 or more"),
     ],
 )
 @pytest.mark.parametrize("name", ["sharpness", "activation_weight"])
