@@ -197,22 +197,29 @@ def test_a_row_at_half_scale_takes_a_step_from_a_packages_weights(
     assert (code, err) == (0, "")
 
 
+def half_scale(
+    network: str, recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Options of a row with a recipe, on a miniature of the data."""
+    write_cub(folder / "data/cub")
+    write_weights_package(folder / "packages", monkeypatch)
+    names = [f"half_scale/{network}", "half_scale/cub", f"recipes/{recipe}"]
+    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
+    return [*(f"--config=configs/cub/{name}.yaml" for name in names), classes]
+
+
 @pytest.mark.parametrize("network", ["cnn_112", "st2"])
 def test_a_whole_network_takes_a_step(
     network: str, stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_cub(tmp_path / "data/cub")
-    write_weights_package(tmp_path / "packages", monkeypatch)
-    names = [f"half_scale/{network}", "half_scale/cub", "recipes/whole_network"]
-    files = [f"--config=configs/cub/{name}.yaml" for name in names]
-    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
+    options = half_scale(network, "whole_network", tmp_path, monkeypatch)
     moved: list[bool] = []
 
     def watch(self: ClassificationTask) -> None:
         moved.append(all(p.requires_grad for p in self.backbone.get_submodule("stem").parameters()))
 
     monkeypatch.setattr(ClassificationTask, "on_train_start", watch)
-    code, _, err = stn("fit", *files, *ONE_STEP, classes)
+    code, _, err = stn("fit", *options, *ONE_STEP)
     assert (code, err) == (0, "")
     assert moved == [True]
 
@@ -220,11 +227,7 @@ def test_a_whole_network_takes_a_step(
 def test_large_crops_cover_nine_of_fourteen_pixels_of_the_maps(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_cub(tmp_path / "data/cub")
-    write_weights_package(tmp_path / "packages", monkeypatch)
-    names = ["half_scale/st2", "half_scale/cub", "recipes/large_crops"]
-    files = [f"--config=configs/cub/{name}.yaml" for name in names]
-    classes = f"--model.init_args.backbone.init_args.classifier.init_args.num_classes={CLASSES}"
+    options = half_scale("st2", "large_crops", tmp_path, monkeypatch)
     grids: list[torch.Tensor] = []
 
     def watch(self: ClassificationTask) -> None:
@@ -233,7 +236,7 @@ def test_large_crops_cover_nine_of_fourteen_pixels_of_the_maps(
         grids.extend(record.grids for record in records)
 
     monkeypatch.setattr(ClassificationTask, "on_train_end", watch)
-    code, _, err = stn("fit", *files, *ONE_STEP, classes)
+    code, _, err = stn("fit", *options, *ONE_STEP)
     assert (code, err) == (0, "")
     (grid,) = grids
     assert grid.shape == (1, 2, 9, 9, 2)

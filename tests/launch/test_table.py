@@ -322,15 +322,22 @@ def test_committed_records_are_read_and_written_without_a_change(file: Path) -> 
     assert again == [json.loads(line) for line in file.read_text().splitlines()]
 
 
+FOLDERS = {
+    "addition": "mnist",
+    "beyond": "mnist",
+    "cub_half_scale": "cub",
+    "synthetic_numbers": "svhn",
+}
+"""Folders of configs that have the recipes of a table with another name."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_committed_records_are_those_of_the_committed_files(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, *recipe = file.stem.split("-")
-    group = {"synthetic_numbers": "svhn", "cub_half_scale": "cub"}.get(name, name)
-    group = {"mnist": "mnist", "beyond": "mnist", "addition": "mnist"}.get(name, group)
-    files = [f"--config={path}" for path in _recipes(recipe, group)]
+    files = [f"--config={path}" for path in _recipes(recipe, FOLDERS.get(name, name))]
     shutil.copy(file, file.name)
     arguments = [f"configs/tables/{name}.yaml", *files, "--show", "--out", "."]
     assert call(table, arguments) == 0
