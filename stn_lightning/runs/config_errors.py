@@ -220,8 +220,9 @@ def _parameters(class_path: str | None) -> list[str]:
     if class_path is None:
         return []
     module, _, name = class_path.rpartition(".")
-    known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    return [name for name in known if name != "params"]
+    known = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    any_number = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in known if each.name != "params" and each.kind not in any_number]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

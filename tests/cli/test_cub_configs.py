@@ -245,6 +245,15 @@ def test_large_crops_cover_nine_of_fourteen_pixels_of_the_maps(
         torch.testing.assert_close(steps, torch.full_like(steps, 2 / 14))
 
 
+def test_large_crops_are_refused_by_a_row_without_transformers(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = half_scale("cnn_112", "large_crops", tmp_path, monkeypatch)
+    code, _, err = stn("fit", *options, *ONE_STEP)
+    expected = "model.backbone.transformer: Option 'family.init_args.scale' is not accepted\n"
+    assert (code, err) == (2, f"stn fit: {expected}")
+
+
 def test_the_small_network_stands_in_for_the_papers(
     stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
