@@ -27,7 +27,7 @@ setup: .venv/.installed $(EXTRAS:%=.venv/.installed-%)  ## install into .venv (t
 
 .venv/.installed: requirements.lock pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
-	@echo "installing into .venv (5 GB with PyTorch's CUDA libraries, a minute or two; once)"
+	@echo "installing into .venv (6 GB with PyTorch's CUDA libraries, a minute or two; once)"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@# editable_mode=compat puts the clone on sys.path; else its folder hides the package from scripts beside it

@@ -30,7 +30,7 @@ def report(
         runs: names of runs, or their folders.
         out: file of the page; when left out report.html in the run's folder, or for several runs
             report-A-B.html, with their names, in the folder of the first.
-        film: file for an animated WebP of the first run's crops, a frame for each epoch.
+        film: file for an animated WebP of the first run's crops: each epoch, at most 30 frames.
         strip: file for a PNG of the first run's crops at a few steps.
         checkpoint: a file in the runs' folders `checkpoints`; best.ckpt when left out.
 
@@ -61,7 +61,7 @@ def write_report(
         networks: networks to compare.
         path: file of the page; when left out report.html in the run's folder, or for several runs
             report-A-B.html, with their names, in the folder of the first.
-        film: file for an animated WebP of the first run's crops, a frame for each epoch.
+        film: file for an animated WebP of the first run's crops: each epoch, at most 30 frames.
         strip: file for a PNG of the first run's crops at a few steps.
 
     Returns:
