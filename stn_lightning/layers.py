@@ -41,7 +41,14 @@ def fully_connected(
     Args:
         widths: width of each layer.
         initialise: function that sets the first layer's weights; see `linear`.
+
+    Raises:
+        ValueError: there is no layer, or one without units.
     """
+    if not widths or min(widths) < 1:
+        raise ValueError(
+            f"widths {list(widths)} of fully connected layers; give 1 unit or more each"
+        )
     others = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     return nn.ModuleList([linear(widths[0], initialise), *others])
 
@@ -89,6 +96,19 @@ def conv3d(out_channels: int, kernel_size: int) -> nn.Conv3d:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Lazy modules are a new feature", UserWarning)
         return nn.LazyConv3d(out_channels, kernel_size)
+
+
+def reduce_image(
+    image: Float[Tensor, "batch channels height width"], factor: int
+) -> Float[Tensor, "batch channels rows columns"]:
+    """Average over squares of `factor` x `factor` pixels.
+
+    Raises:
+        ValueError: `factor` is below 1.
+    """
+    if factor < 1:
+        raise ValueError(f"shrink {factor} is a factor that reduces the image; give 1 or more")
+    return functional.avg_pool2d(image, factor) if factor > 1 else image
 
 
 class Conv2d(nn.Conv2d):

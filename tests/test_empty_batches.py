@@ -99,6 +99,9 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "sampling.bilinear": lambda: [sampling.bilinear(IMAGE, GRID, p) for p in PADDINGS],
     "sampling.nearest": lambda: [sampling.nearest(IMAGE, GRID, p) for p in PADDINGS],
     "sampling.bicubic": lambda: [sampling.bicubic(IMAGE, GRID, p) for p in PADDINGS],
+    "sampling.on_colour": lambda: sampling.on_colour(
+        IMAGE, [0.5], lambda image: sampling.bilinear(image, GRID)
+    ),
     "sampling.trilinear": lambda: [
         sampling.trilinear(VOLUME, torch.zeros(0, 2, 3, 4, 3), p) for p in (*PADDINGS[:3], [0.1])
     ],
@@ -129,6 +132,7 @@ OPERATIONS: dict[str, Callable[[], object]] = {
 }
 
 NO_BATCH = {"sampling.padding_colour", "thin_plate_spline.control_points"}
+NO_BATCH |= {"sampling.check_padding", "sampling.require_images"}
 NO_BATCH |= {"thin_plate_spline.solve", "thin_plate_spline.basis"}
 OF_A_BATCH = {"measures.spread"}
 """A standard deviation over the batch: NaN where there is none."""

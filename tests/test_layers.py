@@ -213,3 +213,17 @@ def test_exported_graphs_hold_the_plain_convolution() -> None:
         if node.target == torch.ops.aten.conv2d.default
     ] == [(6, 1, 3, 3)]
     torch.testing.assert_close(program.module()(image), plain(image))
+
+
+@pytest.mark.parametrize("widths", [[], [8, 0]])
+def test_fully_connected_layers_without_units_are_refused(widths: list[int]) -> None:
+    with pytest.raises(ValueError, match="of fully connected layers; give 1 unit or more each"):
+        layers.fully_connected(widths)
+
+
+def test_an_image_is_not_reduced_by_a_factor_below_one() -> None:
+    image = torch.rand(1, 2, 6, 6)
+    assert layers.reduce_image(image, 1) is image
+    assert layers.reduce_image(image, 3).shape == (1, 2, 2, 2)
+    with pytest.raises(ValueError, match="shrink 0 is a factor that reduces the image"):
+        layers.reduce_image(image, 0)

@@ -9,7 +9,6 @@ import copy
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stn_lightning import layers
 from stn_lightning.shapes import Images, Logits
@@ -127,7 +126,7 @@ class SharedStemClassifier(nn.Module):
     def _views(self, image: Tensor) -> Tensor:
         if self.transformer is None and not self.global_view:
             return self._stem(image)
-        small = self._stem(functional.avg_pool2d(image, self.shrink))
+        small = self._stem(layers.reduce_image(image, self.shrink))
         if self.transformer is None:
             return small
         crops: Tensor = self.transformer(self._stem(image), small)

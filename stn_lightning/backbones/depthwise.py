@@ -60,14 +60,19 @@ class _Same(DepthwiseConv2d):
 
 
 class _Float32Gradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, *options: Any) -> Tensor:
-        ctx.save_for_backward(image, weight)
-        ctx.options = options
+    def forward(image: Tensor, weight: Tensor, *options: Any) -> Tensor:
         stride, padding, dilation, groups = options
         return functional.conv2d(
             image, weight.to(image.dtype), None, stride, padding, dilation, groups
         )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:  # noqa: ARG004  # torch's
+        image, weight, *ctx.options = inputs
+        ctx.save_for_backward(image, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

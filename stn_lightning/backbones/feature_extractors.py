@@ -66,6 +66,9 @@ class FeatureExtractor(nn.Module, ABC):
         self.lr_scales = lr_scales
         self.after = after
         self._frozen_names: list[str] = []
+        self._frozen_parameters: list[str] = []
+        self._prefix_tokens = 1
+        self._channels_last = False
 
     @abstractmethod
     def features(self, image: Images) -> Tensor:
@@ -74,10 +77,10 @@ class FeatureExtractor(nn.Module, ABC):
     def forward(self, image: Images) -> Float[Tensor, "batch features rows columns"]:
         normalised = (image - self.mean) / self.std if self.after is None else image
         maps = self.features(normalised)
-        if maps.dim() == 3:  # tokens of a vision transformer: the last ones are a square of patches
-            side = int((maps.shape[1] - 1) ** 0.5)
-            maps = maps[:, -(side * side) :].transpose(1, 2).unflatten(2, (side, side))
-        return maps
+        if maps.dim() == 3:
+            size = (1, 1) if image.dim() == 3 else (image.shape[2], image.shape[3])
+            return tokens_to_map(maps[:, self._prefix_tokens :], size)
+        return maps.permute(0, 3, 1, 2) if self._channels_last else maps
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Set the mode; frozen parts stay in evaluation mode."""
@@ -104,9 +107,14 @@ class FeatureExtractor(nn.Module, ABC):
             self.requires_grad_(False).eval()
         for name in self._frozen_names:
             self.network.get_submodule(name).requires_grad_(False).eval()
+        for name, parameter in self.network.named_parameters():
+            if name in self._frozen_parameters:
+                parameter.requires_grad_(False)
 
     def trace(self, network: nn.Module, node: str, **options: Any) -> fx.GraphModule:
-        """Return the network up to a node; store frozen names.
+        """Return the network up to a node.
+
+        Stored are the names of what is frozen, and the layout of the feature maps.
 
         Raises:
             ValueError: the network has no such node.
@@ -117,7 +125,12 @@ class FeatureExtractor(nn.Module, ABC):
         if self.after is not None:
             wanted[self.after] = "after"
         try:
-            traced: fx.GraphModule = create_feature_extractor(network, wanted, **options)
+            traced: fx.GraphModule = create_feature_extractor(
+                network,
+                wanted,
+                suppress_diff_warning=True,  # in training there is dropout, too
+                **options,
+            )
         except ValueError as error:
             raise ValueError(
                 f"{type(network).__name__} has no node {' or no node '.join(map(repr, wanted))}; "
@@ -129,8 +142,14 @@ class FeatureExtractor(nn.Module, ABC):
             for step in traced.graph.nodes:
                 if step.op == "call_module":
                     self._frozen_names.append(step.target)
+                if step.op == "get_attr":  # a parameter of no module of its own
+                    self._frozen_parameters.append(step.target)
                 if step is last:
                     break
+        # timm's attributes; torchvision's vision transformers have a class token
+        self._prefix_tokens = int(getattr(network, "num_prefix_tokens", 1))
+        swin = isinstance(network, models.SwinTransformer) and node != "permute"
+        self._channels_last = swin or getattr(network, "output_fmt", "") == "NHWC"
         return traced
 
     def begin(self) -> None:
@@ -144,6 +163,28 @@ class FeatureExtractor(nn.Module, ABC):
         network.delete_all_unused_submodules()
         kept = {name for name, _ in network.named_modules()}
         self._frozen_names = [name for name in self._frozen_names if name in kept]
+
+
+def tokens_to_map(
+    tokens: Float[Tensor, "batch tokens features"], size: tuple[int, int]
+) -> Float[Tensor, "batch features rows columns"]:
+    """Arrange the tokens of a vision transformer as a map.
+
+    Args:
+        tokens: one for each patch, row by row.
+        size: (height, width) of the image, whose aspect ratio the map has.
+
+    Raises:
+        ValueError: the tokens do not fill such a map.
+    """
+    count = tokens.shape[1]
+    rows = round((count * size[0] / size[1]) ** 0.5)
+    if rows < 1 or count % rows:
+        raise ValueError(
+            f"{count} tokens are no map of an image of {size[0]} x {size[1]} pixels; "
+            "give images whose sides are multiples of the patch's side"
+        )
+    return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
 
 
 def _outputs(graph: fx.Graph) -> dict[str, fx.Node]:

@@ -64,7 +64,8 @@ class AlignmentLogger(Callback):
     Quantities that the distortion does not change (scale and place for R) are not logged.
 
     It needs a data module with `applied_theta`, and a task with a single transformer in front of
-    its backbone; otherwise nothing is logged. Grids are taken from the output of the step.
+    its backbone, whose crops have two rows and columns or more; otherwise nothing is logged. Grids
+    are taken from the output of the step.
 
     Examples:
         >>> trainer = Trainer(callbacks=[AlignmentLogger()], logger=False, accelerator="cpu")
@@ -78,7 +79,7 @@ class AlignmentLogger(Callback):
     ) -> None:
         transformer = getattr(task, "transformer", None)
         grids = [each.grids for each in outputs.records if each.transformer is transformer]
-        if not grids or grids[0].shape[1] > 1:
+        if not grids or grids[0].shape[1] > 1 or min(grids[0].shape[2:-1]) < 2:  # has no angle
             return
         applied = datamodule_of(trainer).applied_theta(batch)
         if applied is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
+from torchmetrics import Metric
 
 from stn_lightning.transformers import Family, Transformer
 
@@ -36,9 +37,11 @@ class Compile(Callback):
 
 
 def without_transformers(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the largest modules without transformers in them."""
+    """Yield the largest modules without transformers, but no metrics."""
     for part in network.children():
-        if any(isinstance(module, Transformer) for module in part.modules()):
+        # a list of modules is never called as a whole
+        is_list = isinstance(part, nn.ModuleList | nn.ModuleDict)
+        if is_list or any(isinstance(module, Transformer) for module in part.modules()):
             yield from without_transformers(part)
-        else:
+        elif not isinstance(part, Metric):
             yield part

@@ -44,8 +44,9 @@ class EpochLogger(ProgressBar):
             for each in trainer.callbacks  # type: ignore[attr-defined]
             if isinstance(each, ThroughputLogger)
         ]
+        known = trainer.max_epochs is not None and trainer.max_epochs > 0
         print(
-            f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}",
+            f"epoch {trainer.current_epoch + 1:3d}" + (f"/{trainer.max_epochs}" if known else ""),
             *parts,
             *rates,
             sep="  ",

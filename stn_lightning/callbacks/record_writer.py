@@ -63,10 +63,11 @@ class RecordWriter(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store the totals before a test loads a checkpoint."""
         throughput = next(
-            callback
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(callback, ThroughputLogger)
+            (each for each in trainer.callbacks if isinstance(each, ThroughputLogger)),  # type: ignore[attr-defined]
+            None,
         )
+        if throughput is None:
+            raise ValueError("RecordWriter needs ThroughputLogger; add it to the callbacks")
         self.training = {
             "epochs": trainer.current_epoch,
             "samples_seen": throughput.samples,

@@ -48,7 +48,9 @@ class TransformerMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-        if every and (trainer.global_step + 1) % every == 0:
+        # once a step, if its gradient is of several batches
+        last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if every and last and (trainer.global_step + 1) % every == 0:
             self._recording.close()
             if trainer.is_global_zero:
                 self.records = self._recording.enter_context(record_warps(pl_module))

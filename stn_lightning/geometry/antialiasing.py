@@ -29,7 +29,7 @@ Reference:
 import contextlib
 import math
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from jaxtyping import Bool, Float
@@ -69,9 +69,15 @@ def sample_antialiased(
         padding: value out of bounds.
         num_grids: number of grids that are stacked along the height of `grid`, for parallel
             transformers. Footprints are measured within each.
+
+    Raises:
+        ValueError: the image is a volume, or the padding an unknown word.
     """
+    sampling.require_images("sample_antialiased", image)
+    sampling.check_padding(padding)
     if not isinstance(padding, str):
-        return _sample_on_colour(image, grid, padding, num_grids)
+        on_zeros = partial(sample_antialiased, grid=grid, num_grids=num_grids)
+        return sampling.on_colour(image, padding, on_zeros)
     points, size = upcast(grid), (grid.shape[1] // num_grids, grid.shape[2])
     canvas = image.to(torch.promote_types(upcast(image).dtype, points.dtype))
     top = min(_LEVELS, 1 + max(1, int(math.log2(min(image.shape[2:])))))
@@ -113,16 +119,6 @@ def _three_samples(
         ([points], [weight * (1 - 2 * share) for weight in weights]),
         (outer, [weight * share for weight in weights]),
     ]
-
-
-def _sample_on_colour(image: Images, grid: Grids, colour: Sequence[float], num_grids: int) -> Crops:
-    """Add the colour where footprints are out of bounds."""
-    values = upcast(image)
-    addend = sampling.padding_colour(values, colour)
-    # the last channel becomes the share of each footprint that is inside the image
-    values = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
-    both = sample_antialiased(values, grid, "zeros", num_grids)
-    return sampling.restore_format(both[:, :-1] + (1 - both[:, -1:]) * addend, image)
 
 
 def _upsample(

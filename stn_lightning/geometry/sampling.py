@@ -18,7 +18,8 @@ Reference:
     (its gradients).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -82,8 +83,11 @@ def _sample(
     kernel: Literal["bilinear", "nearest", "bicubic"],
     padding: Padding,
 ) -> CropsND:
+    check_padding(padding)
     if not isinstance(padding, str):
-        return _sample_on_colour(image, grid, kernel, padding)
+        return on_colour(
+            image, padding, partial(_sample, grid=grid, kernel=kernel, padding="zeros")
+        )
     grid = upcast(grid)
     dtype = torch.promote_types(upcast(image).dtype, grid.dtype)
     canvas, size, offset = image.to(dtype), image.shape[2:], 0
@@ -116,6 +120,32 @@ def restore_format(sampled: CropsND, image: ImagesND) -> Tensor:
     return sampled
 
 
+def check_padding(padding: str | Sequence[float]) -> None:
+    """Raise an error if a padding is an unknown word.
+
+    Raises:
+        ValueError: it is; the message names those that are known.
+    """
+    if isinstance(padding, str) and padding not in ("zeros", "border", "reflection"):
+        raise ValueError(
+            f'padding "{padding}" is unknown; '
+            'take "zeros", "border", "reflection", or a colour as a list of numbers'
+        )
+
+
+def require_images(function: str, image: ImagesND) -> None:
+    """Raise an error for volumes.
+
+    Raises:
+        ValueError: `image` has not four axes; the message names `function`.
+    """
+    if image.dim() != 4:
+        raise ValueError(
+            f"{function} is for images (batch, channels, height, width), not for tensors of "
+            f"{image.dim()} axes; take the sampler Trilinear for volumes"
+        )
+
+
 def padding_colour(image: ImagesND, colour: Sequence[float]) -> Float[Tensor, "colours *ones"]:
     """Convert a colour to a tensor that broadcasts over images.
 
@@ -130,17 +160,24 @@ def padding_colour(image: ImagesND, colour: Sequence[float]) -> Float[Tensor, "c
     return image.new_tensor(list(colour)).reshape(-1, *[1] * (image.dim() - 2))
 
 
-def _sample_on_colour(
-    image: ImagesND,
-    grid: GridsND,
-    kernel: Literal["bilinear", "nearest", "bicubic"],
-    colour: Sequence[float],
+def on_colour(
+    image: ImagesND, colour: Sequence[float], sample: Callable[[Tensor], Tensor]
 ) -> CropsND:
-    """Add the colour where pixels are out of bounds."""
+    """Sample an image surrounded by a colour.
+
+    Args:
+        image: image to sample.
+        colour: one number for all channels, or one for each.
+        sample: samples an image on zeros.
+
+    Raises:
+        ValueError: the colour has another length.
+    """
     values = upcast(image)
-    inside = _sample(torch.ones_like(values[:, :1]), grid, kernel, "zeros")
-    mixed = _sample(values, grid, kernel, "zeros") + (1 - inside) * padding_colour(values, colour)
-    return mixed.to(image.dtype)
+    addend = padding_colour(values, colour)
+    # the last channel becomes the share of each output pixel that is inside the image
+    both = sample(torch.cat([values, torch.ones_like(values[:, :1])], dim=1))
+    return restore_format(both[:, :-1] + (1 - both[:, -1:]) * addend, image)
 
 
 def _to_canvas(

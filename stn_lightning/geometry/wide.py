@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from stn_lightning.geometry.deterministic import deterministic_sample
 from stn_lightning.geometry.lattice import upcast
-from stn_lightning.geometry.sampling import Padding, padding_colour
+from stn_lightning.geometry.sampling import Padding, padding_colour, require_images
 from stn_lightning.shapes import Crops, Grids, Images
 
 _CELLS = 16
@@ -44,7 +44,11 @@ def widen_gradient(sampled: Crops, image: Images, grid: Grids, padding: Padding 
 
     Returns:
         `sampled`, bit for bit.
+
+    Raises:
+        ValueError: the image is a volume.
     """
+    require_images("widen_gradient", image)
     if not torch.is_grad_enabled():
         return sampled
     # the copy covers -2 to 2. Not hardtanh, which fails when compiled, as its strides differ

@@ -29,7 +29,12 @@ from stn_lightning.tasks.parameter_groups import (
 )
 from stn_lightning.tasks.schedules import ConstantLR, Schedule
 from stn_lightning.tasks.step_output import StepOutput
-from stn_lightning.transformers import Transformer, WarpRecord, record_warps
+from stn_lightning.transformers import (
+    ParallelTransformer,
+    Transformer,
+    WarpRecord,
+    record_warps,
+)
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 MADE_FOR = "made_for"
@@ -99,15 +104,21 @@ class ClassificationTask(LightningModule):
         self.label_smoothing = label_smoothing
         self.decay_biases_and_norms = decay_biases_and_norms
         self.lr_scales = dict(lr_scales or {})
-        metrics = self.split_metrics()
-        self.metrics = nn.ModuleDict(
-            {f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")}
-        )
+        self.logits_shape: torch.Size | None = None
+        self.metrics = self._metrics()
 
     def split_metrics(self) -> MetricCollection:
         """Return the metrics of a split."""
+        # no groups: torchmetrics merges metrics whose first values are equal, for ever
         return MetricCollection(
-            {"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()}
+            {"error": ErrorRate(), "loss": MeanCrossEntropy(), "samples": Samples()},
+            compute_groups=False,
+        )
+
+    def _metrics(self) -> nn.ModuleDict:
+        metrics = self.split_metrics()
+        return nn.ModuleDict(
+            {f"{split}_metrics": metrics.clone(f"{split}/") for split in ("val", "test")}
         )
 
     @property
@@ -159,8 +170,8 @@ class ClassificationTask(LightningModule):
 
         Raises:
             ValueError: the data have a single class, backbone and data have different numbers of
-                classes, `lr_scales` names a part that does not exist, or `equivariance` has no
-                transformer of images.
+                classes, `lr_scales` names a part that does not exist, or a penalty has no
+                transformer whose crops it could compare.
         """
         data = datamodule_of(self.trainer)
         if len(data.class_names) == 1:
@@ -177,6 +188,19 @@ class ClassificationTask(LightningModule):
                 f"{len(data.class_names)}; leave the backbone's num_classes out, or give "
                 f"--model.init_args.backbone.init_args.num_classes {len(data.class_names)}"
             )
+        if self.logits_shape != logits.shape[1:]:
+            self.logits_shape = logits.shape[1:]
+            self.metrics = self._metrics().to(self.device)
+        self._check_penalties()
+        refuse_unknown_parts(self, self.lr_scales)
+        for name, parameter in self.named_parameters():
+            if lr_scale(name, self.lr_scales) == 0:
+                parameter.requires_grad = False
+        if self.channels_last and len(data.image_shape) == 3:  # it is for images, not for volumes
+            self.to(memory_format=torch.channels_last)
+
+    def _check_penalties(self) -> None:
+        """Refuse penalties that no transformer can have."""
         if self.equivariance and (
             self.transformer is None or self.transformer.family.dimensions != 2
         ):
@@ -184,12 +208,16 @@ class ClassificationTask(LightningModule):
                 "equivariance needs a transformer of images in front of the backbone; give "
                 "--model.init_args.transformer, or leave --model.init_args.equivariance out"
             )
-        refuse_unknown_parts(self, self.lr_scales)
-        for name, parameter in self.named_parameters():
-            if lr_scale(name, self.lr_scales) == 0:
-                parameter.requires_grad = False
-        if self.channels_last:
-            self.to(memory_format=torch.channels_last)
+        penalised = {
+            "out_of_bounds_penalty": (self.out_of_bounds_penalty, Transformer, "a transformer"),
+            "overlap_penalty": (self.overlap_penalty, ParallelTransformer, "parallel transformers"),
+        }
+        for option, (weight, needed, name) in penalised.items():
+            if weight and not any(isinstance(module, needed) for module in self.modules()):
+                raise ValueError(
+                    f"{option} {weight:g} needs {name}, and the network has none; "
+                    f"leave --model.init_args.{option} out"
+                )
 
     def train(self, mode: bool = True) -> "ClassificationTask":
         super().train(mode)
@@ -298,11 +326,9 @@ class ClassificationTask(LightningModule):
         return [(class_names[i], p) for i, p in zip(classes.tolist(), values.tolist(), strict=True)]
 
     def configure_optimizers(self) -> Any:
-        endless = self.trainer.max_epochs == self.trainer.max_steps == -1
-        if endless and not isinstance(self.schedule, ConstantLR):
-            raise ValueError(
-                f"the schedule {type(self.schedule).__name__} depends on the length of the "
-                "training; give max_epochs or max_steps, or the schedule ConstantLR"
+        if not isinstance(self.schedule, ConstantLR):
+            self.require_length(
+                f"the schedule {type(self.schedule).__name__}", "the schedule ConstantLR"
             )
         groups, scales = parameter_groups(
             self, self.lr_scales, self.localisation_lr_scale, self.decay_biases_and_norms
@@ -312,6 +338,18 @@ class ClassificationTask(LightningModule):
             group["lr"] *= scale
         schedule = LambdaLR(optimizer, lambda step: self.schedule(self._progress(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def require_length(self, setting: str, instead: str) -> None:
+        """Refuse a setting that depends on the training's length.
+
+        Raises:
+            ValueError: neither epochs nor steps are limited.
+        """
+        if self.trainer.max_epochs == self.trainer.max_steps == -1:
+            raise ValueError(
+                f"{setting} depends on the length of the training; "
+                f"give max_epochs or max_steps, or {instead}"
+            )
 
     def _progress(self, step: int) -> float:
         """Return the part of the training done, 0 to 1."""

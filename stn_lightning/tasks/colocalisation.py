@@ -75,7 +75,8 @@ class ColocalisationTask(ClassificationTask):
         pair_warmup: float = 0.5,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(encoder, optimizer, transformer, schedule)
+        # a rate of 0 freezes the encoder, its batch normalisation and dropout, too
+        super().__init__(encoder, optimizer, transformer, schedule, lr_scales={"backbone": 0.0})
         self.weights = weights
         self.patch_scale = patch_scale
         self.margin = margin
@@ -95,7 +96,11 @@ class ColocalisationTask(ClassificationTask):
             if key.startswith(prefix)
         }
         self.backbone.load_state_dict(trained)
-        self.backbone.requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        if self.pair_warmup:
+            self.require_length(f"pair_warmup {self.pair_warmup:g}", "pair_warmup: 0")
+        return super().configure_optimizers()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         done = self._progress(self.global_step)
@@ -173,7 +178,8 @@ def _trained(path: str) -> dict[str, Tensor]:
 def crop_box(grid: Grids) -> Float[Tensor, "batch 4"]:
     """Return left, top, right and bottom of an unrotated crop."""
     first, last = grid[:, 0, 0], grid[:, -1, -1]
-    half = (last - first) / (2 * (grid.shape[1] - 1))  # half a pixel
+    height, width = grid.shape[1:3]
+    half = (last - first) / grid.new_tensor([2 * (width - 1), 2 * (height - 1)])  # half a pixel
     return torch.cat([first - half, last + half], 1)
 
 

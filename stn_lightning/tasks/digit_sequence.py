@@ -48,7 +48,7 @@ class DigitSequenceTask(ClassificationTask):
             "error": ErrorRate(),
             "loss": MeanCrossEntropy(),
             "samples": Samples(),
-            "parts": SequenceParts(),
+            "parts": SequenceParts(*(self.logits_shape or (5, 11))),
         }
         return MetricCollection(metrics, compute_groups=False)
 

@@ -60,12 +60,20 @@ class StepDecay(Schedule):
         factor: factor of each decay; the paper divides by 10.
         num_intervals: number of equal intervals; the paper has 3 of 50,000 steps.
 
+    Raises:
+        ValueError: `factor` is not above 0, or `num_intervals` below 1.
+
     Examples:
         >>> [StepDecay(0.5)(progress) for progress in (0.0, 0.4, 0.9)]
         [1.0, 0.5, 0.25]
     """
 
     def __init__(self, factor: float = 0.1, num_intervals: int = 3) -> None:
+        if not factor > 0 or num_intervals < 1:
+            raise ValueError(
+                f"factor {factor} and num_intervals {num_intervals} of a step decay; "
+                "give a factor above 0 and 1 interval or more"
+            )
         self.factor = factor
         self.num_intervals = num_intervals
 

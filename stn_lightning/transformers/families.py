@@ -7,6 +7,7 @@ Reference:
     Jaderberg et al. 2015, section 3.2.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 
@@ -64,6 +65,8 @@ class Family(nn.Module, ABC):
     def tile(self, n: int) -> Float[Tensor, "n numbers"]:
         """Return `n` thetas whose crops are side by side.
 
+        Their centres are; with more columns than rows, large crops overlap.
+
         Raises:
             ValueError: the family cannot be tiled.
         """
@@ -79,9 +82,11 @@ class Family(nn.Module, ABC):
         along each axis; it is exact if the grid is linear in theta.
         """
         size = (8,) * self.dimensions
-        moved = jacobian(lambda theta: self(theta[None], size).flatten(), theta.float())
+        own = next(itertools.chain(self.parameters(), self.buffers()), theta)
+        start = theta.to(own.device, torch.float32)
+        moved = jacobian(lambda theta: self(theta[None], size).flatten(), start).to(theta.device)
         shifts = torch.eye(self.dimensions, dtype=moved.dtype).repeat(math.prod(size), 1)
-        return torch.linalg.pinv(moved) @ shifts
+        return torch.linalg.pinv(moved) @ shifts.to(theta.device)
 
     def forward(self, theta: Theta, size: Size) -> GridsND:
         return self.grid(self.bound(theta), size)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stn_lightning import layers
 from stn_lightning.geometry import lattice
@@ -39,7 +38,8 @@ class HeatmapLocalisation(nn.Module):
             untrained extractor leave it at 0.
 
     Raises:
-        ValueError: a number is negative or not finite, or a list is not of length `num_maps`.
+        ValueError: a number is negative or not finite, `num_maps` is below 1, or a list is not of
+            length `num_maps`; in the first forward pass if `shrink` is below 1.
 
     Reference:
         Levine et al. 2016, "End-to-end training of deep visuomotor policies", section 5.1; Wei et
@@ -73,8 +73,7 @@ class HeatmapLocalisation(nn.Module):
             self.register_buffer(name, factors, persistent=False)
 
     def forward(self, image: Images) -> Features:
-        image = functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
-        features = self.feature_extractor(image)
+        features = self.feature_extractor(layers.reduce_image(image, self.shrink))
         heat = self.sharpness * lattice.upcast(self.conv(features))
         if self.uses_activations:
             heat = heat + self.activation_weight * _standardised_mean(features.detach())
@@ -86,6 +85,8 @@ class HeatmapLocalisation(nn.Module):
 
 
 def _each_map(name: str, values: float | Sequence[float], num_maps: int) -> list[float]:
+    if num_maps < 1:
+        raise ValueError(f"{num_maps} heat maps; give 1 or more")
     each = [values] * num_maps if isinstance(values, int | float) else values
     numbers = [float(value) for value in each]
     if len(numbers) != num_maps:

@@ -97,9 +97,7 @@ class FeatureLocalisation(nn.Module):
         self.fc = layers.linear(hidden_size)
 
     def forward(self, image: Images) -> Features:
-        features = self.feature_extractor(
-            functional.avg_pool2d(image, self.shrink) if self.shrink > 1 else image
-        )
+        features = self.feature_extractor(layers.reduce_image(image, self.shrink))
         features = functional.relu(self.conv(features))
         return functional.relu(self.fc(features.flatten(1)))
 

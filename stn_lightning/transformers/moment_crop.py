@@ -24,7 +24,7 @@ class MomentCrop(Start):
         ValueError: the family's grid is not linear in theta, or there are fewer features than
             moments.
 
-    >>> weight = MomentCrop(2.5).weight(Attention(), 1, 6)[0]
+    >>> weight = MomentCrop(2.5).weight(Attention(), torch.zeros(1, 3), 6)[0]
     >>> weight @ torch.tensor([0.1, -0.3, 0.2, 0.5, 0.0, 0.5])  # moments: mean, extent, shape
     tensor([ 0.5000,  0.1000, -0.3000])
     """
@@ -35,15 +35,20 @@ class MomentCrop(Start):
         self.scale = scale
 
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
-        identity, size = Identity().theta(family, 1), (2,) * family.dimensions
-        if not torch.equal(family(2 * identity, size), 2 * family(identity, size)):
+        # theta near the identity; halves and quarters have no rounding errors
+        numbers = len(family.identity)
+        some = Identity().theta(family, 1) + torch.tensor([0.5, 0.25]).repeat(numbers)[:numbers]
+        size = (2,) * family.dimensions
+        if not torch.equal(family(2 * some, size), 2 * family(some, size)):
             raise ValueError(
                 f"MomentCrop needs a family whose grid is linear in theta, not "
                 f"{type(family).__name__}; take Affine, Similarity or Attention"
             )
         return torch.zeros(n, len(family.identity))
 
-    def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
+    def weight(
+        self, family: Family, thetas: Float[Tensor, "n numbers"], features: int
+    ) -> Float[Tensor, "n numbers features"]:
         axes = family.dimensions
         moments = axes + 1 + axes * (axes + 1) // 2  # mean, extent, variances and covariances
         if features < moments:
@@ -51,7 +56,7 @@ class MomentCrop(Start):
                 f"MomentCrop needs the {moments} moments of the ink, not {features} features; "
                 "take MomentLocalisation"
             )
-        weight = super().weight(family, n, features)
+        weight = super().weight(family, thetas, features)
         identity = torch.tensor(family.identity)
         mean = features - moments
         weight[:, :, mean : mean + axes] = family.translation(identity)

@@ -50,12 +50,15 @@ class ParallelTransformer(Transformer):
         super().__init__()
         if num_transformers < 1:
             raise ValueError(f"{num_transformers} parallel transformers; give 1 or more")
-        localisations = localisation if isinstance(localisation, list) else [localisation]
-        if isinstance(localisation, list) and len(localisations) != num_transformers:
-            raise ValueError(
-                f"{len(localisations)} localisations for {num_transformers} transformers; "
-                f"give one to share, or a list of {num_transformers}"
-            )
+        if isinstance(localisation, nn.Module) and not isinstance(localisation, nn.ModuleList):
+            localisations = [localisation]
+        else:
+            localisations = list(localisation)
+            if len(localisations) != num_transformers:
+                raise ValueError(
+                    f"{len(localisations)} localisations for {num_transformers} transformers; "
+                    f"give one to share, or a list of {num_transformers}"
+                )
         self.localisations = nn.ModuleList(localisations)
         each = num_transformers // len(localisations)
         parts = [slice(i, i + each) for i in range(0, num_transformers, each)]

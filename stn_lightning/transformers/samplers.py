@@ -29,11 +29,7 @@ class Sampler(nn.Module, ABC):
 
     def __init__(self, padding: Padding = "zeros") -> None:
         super().__init__()
-        if isinstance(padding, str) and padding not in ("zeros", "border", "reflection"):
-            raise ValueError(
-                f'padding "{padding}" is unknown; '
-                'take "zeros", "border", "reflection", or a colour as a list of numbers'
-            )
+        sampling.check_padding(padding)
         self.padding = padding
 
     @abstractmethod

@@ -27,16 +27,14 @@ class ThinPlateSpline(Family):
 
     points: Tensor
     solution: Tensor
-    basis: Tensor | None
 
     def __init__(self, lattice_size: int = 4) -> None:
         super().__init__()
         points = thin_plate_spline.control_points(lattice_size)
         self.identity = (0.0,) * (2 * len(points))
-        self.size: Size | None = None
+        self._last: tuple[Size, Tensor] | None = None
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("solution", thin_plate_spline.solve(points), persistent=False)
-        self.register_buffer("basis", None, persistent=False)
 
     def grid(self, theta: Theta, size: Size) -> Grids:
         return thin_plate_spline.grid(theta, self._basis(to_plane(size)), to_plane(size))
@@ -50,18 +48,21 @@ class ThinPlateSpline(Family):
 
         It is stored for the next call, except while a graph is traced.
         """
-        if size == self.size and self.basis is not None:
-            return self.basis
         if torch.compiler.is_compiling():
             return thin_plate_spline.basis(self.points, size, self.solution)
+        last = self._last  # read and written as one, as several threads may use the family
+        if last is not None and last[0] == size:
+            return last[1]
         with torch.inference_mode(False):  # a basis stored in validation is also used in training
-            self.size, self.basis = size, thin_plate_spline.basis(self.points, size, self.solution)
-        return self.basis
+            basis = thin_plate_spline.basis(self.points, size, self.solution)
+        self._last = (size, basis)
+        return basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ThinPlateSpline":
         """Move to another device, but stay in float64."""
         before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._last = None
         for name, buffer in before.items():
             setattr(self, name, buffer.to(getattr(self, name).device))
         return self

@@ -25,15 +25,17 @@ class Start(ABC):
     def theta(self, family: Family, n: int) -> Float[Tensor, "n numbers"]:
         """Return the first theta of `n` transformers, before bounding."""
 
-    def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
+    def weight(
+        self, family: Family, thetas: Float[Tensor, "n numbers"], features: int
+    ) -> Float[Tensor, "n numbers features"]:
         """Return the first weights of the regression, by default zeros.
 
         Args:
             family: family of the transformers.
-            n: number of transformers.
+            thetas: first theta of each transformer that is regressed from these features.
             features: number of the localisation's features.
         """
-        return torch.zeros(n, len(family.identity), features)
+        return torch.zeros(*thetas.shape, features)
 
 
 class Identity(Start):
@@ -103,7 +105,9 @@ class Tiling(Start):
     """Starts with crops side by side (the paper's birds).
 
     It is for the families `Translation` and `Attention`. Crops are in rows and columns, with at
-    least as many columns as rows: 2 crops are left and right, 4 are the quarters of the image.
+    least as many columns as rows: 2 crops are left and right, 4 are the quarters of the image. The
+    side of a crop of `Attention` is that of the image divided by the number of rows, so that crops
+    overlap if there are more columns.
 
     >>> Tiling().theta(Attention(), 2)
     tensor([[ 1.0000, -0.5000,  0.0000],
@@ -130,7 +134,7 @@ class HeatmapCentres(Start):
         ValueError: the family is of volumes, or the localisation has not two features, x and y, for
             each transformer.
 
-    >>> HeatmapCentres().weight(Translation(0.5), 1, 2).round(decimals=3).abs()
+    >>> HeatmapCentres().weight(Translation(0.5), torch.zeros(1, 2), 2).round(decimals=3).abs()
     tensor([[[1., 0.],
              [0., 1.]]])
     """
@@ -148,13 +152,16 @@ class HeatmapCentres(Start):
             )
         return self.start.theta(family, n)
 
-    def weight(self, family: Family, n: int, features: int) -> Float[Tensor, "n numbers features"]:
+    def weight(
+        self, family: Family, thetas: Float[Tensor, "n numbers"], features: int
+    ) -> Float[Tensor, "n numbers features"]:
+        n = len(thetas)
         if features != 2 * n:
             raise ValueError(
                 f"HeatmapCentres needs {2 * n} features, x and y of {n} centres, and got "
                 f"{features}; take HeatmapLocalisation with num_maps: {n}"
             )
-        weight = super().weight(family, n, features)
-        for i, theta in enumerate(self.theta(family, n)):
+        weight = super().weight(family, thetas, features)
+        for i, theta in enumerate(thetas):
             weight[i, :, 2 * i : 2 * i + 2] = family.translation(theta)
         return weight

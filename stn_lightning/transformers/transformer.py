@@ -171,7 +171,8 @@ def compose_records(records: Sequence[WarpRecord], image: ImagesND) -> WarpRecor
 class Regression(nn.Module):
     """Regresses the theta of `n` transformers from features.
 
-    theta = start + linear(features), in float32: a theta in bfloat16 is wrong by up to a pixel.
+    theta = start + linear(features), in float32 under autocast, too: a theta in bfloat16 is wrong
+    by up to a pixel. Only a module that was itself converted to bfloat16 computes in it.
     Weights are initialised by `start.weight`, by default with zeros, and the bias with zeros. So
     the first theta is the start for every image, and weight decay pulls towards the start.
 
@@ -187,7 +188,7 @@ class Regression(nn.Module):
     def __init__(self, start: Start, family: Family, n: int, part: slice = slice(None)) -> None:
         super().__init__()
         self.register_buffer("start", start.theta(family, n)[part], persistent=False)
-        initialise = partial(_initialise, start, family, len(self.start))
+        initialise = partial(_initialise, start, family, self.start.clone())
         self.linear = layers.linear(self.start.numel(), initialise)
         for parameter in self.linear.parameters():  # `requires_grad_` fails before the first batch
             parameter.requires_grad = start.learnt
@@ -201,9 +202,9 @@ class Regression(nn.Module):
         return self.start + moved.unflatten(1, self.start.shape)
 
 
-def _initialise(start: Start, family: Family, n: int, layer: nn.Linear) -> None:
+def _initialise(start: Start, family: Family, thetas: Tensor, layer: nn.Linear) -> None:
     with torch.no_grad():
-        layer.weight.copy_(start.weight(family, n, layer.in_features).flatten(0, 1))
+        layer.weight.copy_(start.weight(family, thetas, layer.in_features).flatten(0, 1))
         layer.bias.zero_()
 
 

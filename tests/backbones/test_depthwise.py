@@ -55,3 +55,19 @@ def test_other_convolutions_are_left_alone() -> None:
     network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, groups=4))
     speed_up_depthwise(network)
     assert [type(module) for module in network] == [nn.Conv2d, nn.Conv2d]
+
+
+def test_each_example_has_a_gradient_of_its_own_under_autocast() -> None:
+    layer = nn.Conv2d(4, 4, 3, groups=4, bias=False)
+    speed_up_depthwise(layer)
+    images = torch.rand(3, 4, 6, 6)
+
+    def loss(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = torch.func.functional_call(layer, {"weight": weight}, (image[None],))
+        return output.float().square().sum()
+
+    weight = layer.weight.detach()
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, images)
+    for image, gradient in zip(images, each, strict=True):
+        torch.testing.assert_close(gradient, torch.func.grad(loss)(weight, image))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stn_lightning.backbones import FeatureExtractor, TimmFeatures, TorchvisionFeatures
+from stn_lightning.backbones.feature_extractors import tokens_to_map
 
 
 def resnet(library: str, **options: object) -> FeatureExtractor:
@@ -65,3 +66,36 @@ def test_a_given_normalisation_takes_the_place_of_timms() -> None:
     image = torch.rand(1, 3, 32, 32)
     expected = extractor.network.get_submodule("conv1")((image - 0.1) / 0.2)
     torch.testing.assert_close(extractor(image), expected)
+
+
+@pytest.mark.parametrize("tokens", [{}, {"class_token": False, "global_pool": "avg"}])
+def test_a_vision_transformers_tokens_become_a_map_of_the_images_shape(
+    tokens: dict[str, object],
+) -> None:
+    options = {"img_size": (64, 128), "depth": 1, "embed_dim": 24, "num_heads": 2, **tokens}
+    network = TimmFeatures("vit_tiny_patch16_224", node="norm", options=options).eval()
+    image = torch.rand(1, 3, 64, 128)
+    maps = network(image)
+    assert maps.shape == (1, 24, 4, 8)
+    rows = network.features((image - network.mean) / network.std)
+    assert torch.equal(maps.flatten(2).transpose(1, 2), rows[:, rows.shape[1] - 32 :])
+
+
+def test_tokens_that_are_no_map_are_refused() -> None:
+    with pytest.raises(ValueError, match="15 tokens are no map of an image of 64 x 64 pixels"):
+        tokens_to_map(torch.rand(1, 15, 8), (64, 64))
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_maps_have_their_channels_first(library: str) -> None:
+    if library == "timm":
+        network: FeatureExtractor = TimmFeatures("swin_tiny_patch4_window7_224", node="layers.1")
+    else:
+        network = TorchvisionFeatures("swin_t", "features.3")
+    assert network.eval()(torch.rand(1, 3, 224, 224)).shape == (1, 192, 28, 28)
+
+
+def test_frozen_up_to_a_node_are_parameters_without_a_module_of_their_own() -> None:
+    network = TimmFeatures("convnext_atto", node="stages.1", frozen="stages.0")
+    for name, parameter in network.named_parameters():
+        assert parameter.requires_grad == name.startswith("network.stages.1"), name

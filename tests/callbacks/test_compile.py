@@ -8,8 +8,17 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
+from stn_lightning.backbones import MultiDigitCNN
 from stn_lightning.callbacks import Compile
-from stn_lightning.transformers import Affine, SpatialTransformer
+from stn_lightning.callbacks.compile import without_transformers
+from stn_lightning.transformers import (
+    Affine,
+    FullyConnectedLocalisation,
+    ParallelTransformer,
+    SpatialTransformer,
+    Tiling,
+    Translation,
+)
 from stn_lightning.transformers.transformer import record_warps
 
 
@@ -50,3 +59,19 @@ def test_all_but_the_transformer_is_compiled_and_it_is_still_seen(
         "localisation, regression, family, sampler, and the two layers behind them"
     )
     assert list(task.state_dict()) == names
+
+
+def test_layers_in_lists_are_compiled_too() -> None:
+    def transformer() -> ParallelTransformer:
+        return ParallelTransformer(
+            FullyConnectedLocalisation(), Translation(0.5), 2, start=Tiling()
+        )
+
+    network = nn.Sequential(MultiDigitCNN(0.1, [transformer()]), transformer())
+    compiled = list(without_transformers(network))
+    uncalled = (nn.ModuleList, nn.ModuleDict)
+    assert not any(isinstance(module, uncalled) for module in compiled)
+    parts = {id(each) for module in compiled for each in module.modules()}
+    convolutions = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
+    assert len(convolutions) == 8
+    assert parts >= {id(each) for each in convolutions}

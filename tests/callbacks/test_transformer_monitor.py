@@ -240,6 +240,24 @@ def test_only_steps_that_are_logged_are_read_and_nothing_is_computed_twice() -> 
     assert kept.records == []
 
 
+class Measured(TransformerMonitor):
+    """Keeps the step of each measurement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def _log(self, trainer: Trainer, name: str, reading: WarpStatistics) -> None:
+        self.steps.append(trainer.global_step)
+
+
+def test_a_step_of_several_batches_is_measured_once() -> None:
+    measured = Measured()
+    # an epoch has 11 batches, so that its third step has three instead of four
+    fit(looking(), measured, log_every_n_steps=3, accumulate_grad_batches=4, max_steps=7)
+    assert measured.steps == [3, 6]
+
+
 def test_a_task_without_a_transformer_has_no_curves() -> None:
     kept = Kept()
     fit(None, kept)

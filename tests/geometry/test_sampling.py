@@ -4,6 +4,7 @@ from itertools import product
 from typing import Any
 
 import cv2
+import jaxtyping
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from stn_lightning.geometry import affine, lattice, sampling
+from stn_lightning.geometry import affine, antialiasing, lattice, sampling, wide
 
 Array = npt.NDArray[Any]
 Kernel = Callable[..., Tensor]
@@ -521,3 +522,33 @@ def test_a_colour_that_does_not_fit_the_channels_is_refused_with_advice(
 def test_one_number_is_a_colour_for_all_channels() -> None:
     image, outside = noise(1, 3, 4, 4), torch.full((1, 1, 1, 2), 5.0)
     assert sampling.bilinear(image, outside, [0.25]).flatten().tolist() == [0.25] * 3
+
+
+@pytest.fixture
+def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks of types, which users do not have."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("_unchecked")
+@pytest.mark.parametrize("word", ["zero", "reflect"])
+def test_an_unknown_padding_is_refused_by_every_function(word: Any) -> None:
+    image, grid = torch.rand(1, 1, 4, 4), torch.rand(1, 3, 3, 2)
+    for function in (
+        sampling.bilinear,
+        sampling.nearest,
+        sampling.bicubic,
+        antialiasing.sample_antialiased,
+    ):
+        with pytest.raises(ValueError, match=f'padding "{word}" is unknown'):
+            function(image, grid, word)
+
+
+@pytest.mark.usefixtures("_unchecked")
+def test_functions_of_images_refuse_volumes_with_advice() -> None:
+    volume, grid = torch.rand(1, 1, 4, 4, 4), torch.rand(1, 3, 3, 3, 3)
+    sampled = sampling.trilinear(volume, grid)
+    with pytest.raises(ValueError, match="take the sampler Trilinear for volumes"):
+        antialiasing.sample_antialiased(volume, grid)
+    with pytest.raises(ValueError, match="take the sampler Trilinear for volumes"):
+        wide.widen_gradient(sampled, volume, grid)

@@ -756,3 +756,32 @@ def test_parts_have_rates_of_their_own_and_the_longer_name_goes_first() -> None:
 def test_a_rate_for_a_part_that_there_is_not_names_those_that_there_are() -> None:
     with pytest.raises(ValueError, match=r"no part 'backbone.conv'; parts are \['backbone.classif"):
         trainer_of().fit(scaled_task({"backbone.conv": 0.0}), digits())
+
+
+class Pair(nn.Module):
+    """The first image is answered without a doubt, the others by flat logits."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image[:, 0, 0, :10]
+
+
+def test_error_and_loss_stay_apart_whatever_the_first_batch_is() -> None:
+    task = task_of(False, Pair())
+    metrics: Any = task.metrics["test_metrics"]
+    label = torch.zeros(1, dtype=torch.long)
+    metrics.update(torch.tensor([[40.0, *[0.0] * 9]]), label)  # error 0 and loss 0
+    metrics.update(torch.zeros(1, 10), label + 3)
+    assert metrics["error"].compute() == 50
+    assert metrics["loss"].compute() == pytest.approx(math.log(10) / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out_of_bounds_penalty": 1.0}, "out_of_bounds_penalty 1 needs a transformer"),
+        ({"overlap_penalty": 0.5}, "overlap_penalty 0.5 needs parallel transformers"),
+    ],
+)
+def test_a_penalty_that_nothing_can_have_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer_of().fit(task_of(False, **options), digits())

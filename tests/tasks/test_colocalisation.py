@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,42 @@ def test_missing_weights_say_how_to_get_them(
         match=r"weights none.ckpt do not exist; train the encoder first: make train CONFIG=",
     ):
         made.configure_model()
+
+
+def test_the_box_of_an_oblong_crop_reaches_its_border() -> None:
+    grid = affine.grid(affine.from_translation(torch.tensor([[0.25, 0.0]]), 0.5), (10, 40))
+    torch.testing.assert_close(crop_box(grid), torch.tensor([[-0.25, -0.5, 0.75, 0.5]]))
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")  # what is frozen
+def test_the_encoder_normalises_as_it_was_trained(tmp_path: Path) -> None:
+    encoder = CNN(4, batch_norm=True)
+    encoder(torch.zeros(1, 1, 28, 28))
+    file = tmp_path / "encoder.ckpt"
+    weights = {f"backbone.{name}": value for name, value in encoder.state_dict().items()}
+    torch.save({"state_dict": weights}, file)
+    transformer = SpatialTransformer(StridedLocalisation(), Translation(1 / 3), (28, 28))
+    made = ColocalisationTask(
+        CNN(4, batch_norm=True), str(file), functools.partial(torch.optim.SGD, lr=0.1), transformer
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(made, data())
+    for name, value in made.backbone.state_dict().items():
+        assert torch.equal(value, encoder.state_dict()[name]), name
+
+
+def test_weights_that_rise_with_the_training_need_its_length() -> None:
+    made = task()
+    made._trainer = Trainer(
+        logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=-1
+    )
+    with pytest.raises(ValueError, match=r"pair_warmup 0.5 depends on the length of the training"):
+        made.configure_optimizers()

@@ -176,3 +176,16 @@ def test_what_a_validation_logs_is_what_the_task_says_that_it_may_log(
         <= set(trainer.callback_metrics)
         <= task.validation_metrics
     )
+
+
+def test_a_network_of_another_number_of_digits_is_measured(module: SVHNDataModule) -> None:
+    module.prepare_data()
+    module.setup("test")
+    sgd = functools.partial(torch.optim.SGD, lr=0.1)
+    task = DigitSequenceTask(MultiDigitCNN(0.1, num_digits=3), sgd)
+    data = module.splits["test"]
+    module.splits["test"] = data._replace(label=data.label[:, :3])
+    module.setup = lambda stage: None  # type: ignore[method-assign]  # noqa: ARG005
+    (measured,) = trainer_of().test(task, module, verbose=False)
+    assert {"test/error_at_1", "test/error_at_3"} <= set(measured)
+    assert "test/error_at_4" not in measured

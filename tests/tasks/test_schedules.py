@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -79,3 +80,9 @@ def test_a_schedule_has_no_memory(schedule: Schedule) -> None:
     forwards = [schedule(i / 50) for i in range(51)]
     backwards = [schedule(i / 50) for i in reversed(range(51))]
     assert forwards == backwards[::-1]
+
+
+@pytest.mark.parametrize("options", [{"num_intervals": 0}, {"factor": 0.0}])
+def test_a_step_decay_without_steps_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="give a factor above 0 and 1 interval or more"):
+        StepDecay(**options)
