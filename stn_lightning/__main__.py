@@ -5,6 +5,7 @@ It imports neither PyTorch nor Lightning, so that help, version and misspelt com
 
 import difflib
 import importlib
+import locale
 import os
 import platform
 import sys
@@ -36,6 +37,10 @@ def main() -> int:
     Returns:
         exit code: 0 finished, 2 wrong arguments or settings, 75 stopped and resumable, else failed.
     """
+    encoding = locale.getpreferredencoding(False).lower()
+    if encoding not in ("utf-8", "utf8") and "PYTHONUTF8" not in os.environ:
+        os.environ["PYTHONUTF8"] = "1"  # files are in UTF-8, whatever the terminal's language
+        os.execv(sys.executable, sys.orig_argv)
     # a YAML file may name classes in the working directory; the path is last, so that no file there
     # hides a library
     try:

@@ -84,13 +84,14 @@ def write_formats(
         the folder.
 
     Raises:
-        ValueError: the folder is a run's, libraries of a format are missing, or its logits differ
-            from the run's; its file is then not written.
+        ValueError: the folder has other files of the same names, libraries of a format are missing,
+            or its logits differ from the run's; its file is then not written.
     """
     folder = Path(folder) if folder is not None else network.folder / "export"
-    if (folder / "checkpoints").exists():
+    foreign = [name for name in ("config.yaml", "preprocess.py") if (folder / name).exists()]
+    if foreign and not (folder / "about.json").exists():
         raise ValueError(
-            f"{folder} is the folder of a run, whose config.yaml would be overwritten; "
+            f"{folder / foreign[0]} is not of an export and would be overwritten; "
             f"give another --out, for example {folder / 'export'}"
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,14 @@ def require_writable_file(option: str, path: str | Path | None) -> None:
         path: path of the file; None is accepted.
 
     Raises:
-        ValueError: it is a folder, or nothing can be written there.
+        ValueError: it is a folder or a device, or nothing can be written there.
     """
     if path is None:
         return
     if Path(path).is_dir():
         raise ValueError(f"{option} {path}: this is a folder; give a file")
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{option} {path}: this is a device or a pipe; give a file")
     _require_writable(option, Path(path), Path(path).parent)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -193,4 +194,5 @@ def _save(image: Image.Image, folder: Path, file: Path, number: int) -> None:
     The number is needed, as files in several folders may have the same name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    image.save(folder / f"{number:06d}-{file.stem}.png")
+    stem = os.fsencode(file.stem)[:200].decode(errors="ignore")  # a name may have 255 bytes
+    image.save(folder / f"{number:06d}-{stem}.png")

@@ -12,11 +12,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from stn_lightning.callbacks.throughput import ThroughputLogger
+from stn_lightning.runs.folder import RunFolder, data_locations
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
 from stn_lightning.runtime.provenance import commit, versions
 
 TRAINING = (
+    "configs",
+    "device",
+    "devices",
     "epochs",
     "samples_seen",
     "train_seconds",
@@ -80,26 +84,32 @@ class RecordWriter(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        file = Path(trainer.default_root_dir) / RECORD  # trainer.log_dir waits for all processes
+        folder = Path(trainer.default_root_dir)  # trainer.log_dir waits for all processes
+        if (reason := self._is_of_something_else(folder, trainer.ckpt_path)) is not None:
+            print(f"{folder / RECORD} is not changed: {reason}", flush=True)
+            return
+        file = folder / RECORD
         metrics = {
             key: round(float(value), 4)
             for key, value in trainer.callback_metrics.items()
             if key.startswith("test/")
         }
         training = self.training or _earlier(file, self.settings)
+        now = {
+            "configs": self.configs,
+            "device": device_name(pl_module.device),
+            "devices": trainer.world_size,
+        }
         if trainer.ckpt_path and Path(trainer.ckpt_path).name != BEST:
             training = {**training, "best_validation": None}
         record = RunRecord(
             name=self.name,
-            configs=self.configs,
             seed=self.seed,
             commit=commit(),
             versions=versions(),
-            device=device_name(pl_module.device),
-            devices=trainer.world_size,
             precision=str(trainer.precision),
             parameters=sum(p.numel() for p in pl_module.parameters()),
-            **training,
+            **{**now, **training},
             samples_tested=int(metrics.pop("test/samples", 0)),
             metrics=metrics,
             date=datetime.now(UTC).date().isoformat(),
@@ -116,6 +126,17 @@ class RecordWriter(Callback):
             for summary in (start, end):
                 trainer.logger.experiment.file_writer.add_summary(summary)
             trainer.logger.log_metrics(final, 0)
+
+    def _is_of_something_else(self, folder: Path, checkpoint: Any) -> str | None:
+        """Return why a test is not of this run."""
+        if checkpoint and Path(checkpoint).resolve().parent != (folder / "checkpoints").resolve():
+            return f"{checkpoint} is none of this run's checkpoints"
+        config = RunFolder(folder.name, folder.parent).read_config()
+        before, now = data_locations(config), data_locations(self.settings)
+        for key in before:
+            if now.get(key) != before[key]:
+                return f"{key} is {now.get(key)}, and {before[key]} in {folder / 'config.yaml'}"
+        return None
 
 
 def training_length(max_epochs: int | None, max_steps: int) -> str:

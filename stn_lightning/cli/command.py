@@ -43,7 +43,7 @@ from stn_lightning.cli.trainer_options import (
     require_launcher,
     several_processes,
 )
-from stn_lightning.runs.folder import differences
+from stn_lightning.runs.folder import data_locations, differences
 from stn_lightning.runs.initial_weights import InitialWeights
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.start import choose_start
@@ -57,7 +57,7 @@ from stn_lightning.runtime.lightning_internals import end_weight_averaging
 from stn_lightning.runtime.locks import claim
 from stn_lightning.runtime.precision import FLOAT32, choose_precision
 from stn_lightning.runtime.preemption import Preemption
-from stn_lightning.runtime.restarts import NoProgressError, count_restart
+from stn_lightning.runtime.restarts import NoProgressError, count_restart, is_restart
 
 
 class FirstStep(Callback):
@@ -93,12 +93,20 @@ class CommandLine(ParsedCommand):
         self.first_step = FirstStep()
         super().__init__(arguments)
 
+    @property
+    def _starts_over(self) -> bool:
+        """Return whether an earlier run is set aside.
+
+        A job that is started again resumes its own run, whatever its command says.
+        """
+        return self.options.resume == "never" and not is_restart()
+
     def _choose_precision(self) -> None:
         """Choose the run's earlier precision, or the fastest one."""
         trainer = self.options.trainer
         if trainer.precision is not None or trainer.plugins or self.subcommand != "fit":
             return
-        before = {} if self.options.resume == "never" else self.run_folder.read_config()
+        before = {} if self._starts_over else self.run_folder.read_config()
         if (known := before.get("trainer", {}).get("precision")) is not None:
             trainer.precision = known
             return
@@ -183,7 +191,10 @@ class CommandLine(ParsedCommand):
     def _fit(self) -> None:
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it
         with claim(self.run_folder.path) if first else contextlib.nullcontext():
-            start = choose_start(self.run_folder, self.options.resume, self.options.ckpt_path)
+            resume = self.options.resume
+            if resume == "never" and not self._starts_over:
+                resume = "auto"
+            start = choose_start(self.run_folder, resume, self.options.ckpt_path)
             for line in start.skipped:
                 say(f"skipped {line}", sys.stderr)
             if start.path is not None:
@@ -201,7 +212,7 @@ class CommandLine(ParsedCommand):
         """Prepare the run's folder; undo it after an early error.
 
         An error before the end of the first batch is most likely a mistake of the user. It leaves
-        no new folder behind.
+        no new folder and no other configuration behind.
 
         Args:
             batches: number of training batches before the checkpoint to resume from.
@@ -210,10 +221,12 @@ class CommandLine(ParsedCommand):
             yield  # nothing is written
             return
         folder = self.run_folder
-        moved = folder.set_aside() if self.options.resume == "never" else None
-        new = not folder.path.exists()
+        moved = folder.set_aside() if self._starts_over else None
+        new, older = not folder.path.exists(), None
         try:
-            folder.save_config(self.experiment)
+            older = folder.save_config(self.experiment)
+            if self.options.ckpt_path is not None:
+                folder.save_origin(Path(self.options.ckpt_path))
             count_restart(folder.path / "restarts.json", batches)
             yield
         except BaseException as problem:
@@ -222,6 +235,8 @@ class CommandLine(ParsedCommand):
                     folder.put_back(moved)
                 elif new and _is_mistake(problem):
                     folder.discard()
+                elif older is not None and _is_mistake(problem):
+                    older.replace(folder.config)
             raise
 
     def _train(self, checkpoint: Path | None) -> None:
@@ -293,8 +308,11 @@ class CommandLine(ParsedCommand):
             record = RunRecord.read(file)
         except ValueError:
             return False
-        if record.epochs is None or any(differences(self.reread(record.settings), self.experiment)):
+        earlier = self.reread(record.settings)
+        if record.epochs is None or any(differences(earlier, self.experiment)):
             return False  # it was tested before its end
+        if data_locations(earlier) != data_locations(self.experiment):
+            return False  # the checkpoint is compared with the data before it is tested
         more = "--trainer.max_epochs N trains longer, --resume never starts over"
         say(f"{self.run_folder.path} is finished, after {record.epochs} epochs; {more}")
         self._say_metrics("test", {**record.metrics, "test/samples": record.samples_tested})

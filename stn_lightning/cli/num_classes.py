@@ -12,16 +12,19 @@ from stn_lightning.runs.shipped_configs import resolve_config
 NAME = "num_classes"
 
 
-def num_classes_of_data(options: Namespace, arguments: list[str]) -> int | None:
+def num_classes_of_data(
+    options: Namespace, arguments: list[str], earlier: dict[str, Any]
+) -> int | None:
     """Return the data's number of classes for the backbone.
 
     Args:
         options: parsed options of the subcommand.
         arguments: command-line arguments that they were parsed from.
+        earlier: configuration of the run that may be resumed; {} if there is none.
 
     Returns:
-        None if the backbone has no argument `num_classes`, files or options give it, or the data
-        are not there yet.
+        the earlier number if the data cannot be read; None if the backbone has no argument
+        `num_classes`, files or options give it, or the data are not there yet.
     """
     backbone = options.get("model.init_args.backbone")
     if backbone is None or NAME not in backbone.get("init_args", {}) or _is_given(arguments):
@@ -32,7 +35,9 @@ def num_classes_of_data(options: Namespace, arguments: list[str]) -> int | None:
         parsed = parser.parse_object({"data": options.data.as_dict()})
         return len(parser.instantiate_classes(parsed).data.class_names)
     except Exception:  # the training will prepare the data, and report what is missing
-        return None
+        backbone = earlier.get("model", {}).get("init_args", {}).get("backbone", {})
+        number: int | None = backbone.get("init_args", {}).get(NAME)
+        return number
 
 
 def _is_given(arguments: list[str]) -> bool:

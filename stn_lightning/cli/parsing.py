@@ -128,7 +128,8 @@ class ParsedCommand(DeferredCLI):
             default_name(files) if self.options.name is None else self.options.name
         )
         self._choose_precision()
-        if (number := num_classes_of_data(self.options, self.arguments)) is not None:
+        before = self.run_folder.read_config()
+        if (number := num_classes_of_data(self.options, self.arguments, before)) is not None:
             self.options.model.init_args.backbone.init_args.num_classes = number
         self.experiment = self.settings()
         fill_in_run(self.options.trainer.logger, self.run_folder)

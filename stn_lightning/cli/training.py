@@ -77,7 +77,8 @@ def run(
             raise
         destroy_process_groups()
     except Preempted as stopped:
-        say(str(stopped))
+        over = command is not None and command.options.resume == "never"
+        say(f"{stopped}{', without --resume never' if over else ''}")
         destroy_process_groups()
         return PREEMPTED
     except SystemExit as leaving:  # --help

@@ -1,5 +1,7 @@
 """The base class and interface of data modules."""
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
 from itertools import zip_longest
@@ -153,6 +155,19 @@ class BaseDataModule(LightningDataModule, ABC):
             if split not in self.splits:
                 self.splits[split] = self.load(split)
                 self.source.refuse_empty(split, len(self.splits[split].label))
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the training and validation data.
+
+        It is of the images' names and labels, in their order.
+        """
+        digest = hashlib.sha256()
+        for split in ("train", "val"):
+            images = self.splits[split]
+            digest.update(torch.as_tensor(images.label).numpy().tobytes())
+            for name in getattr(images, "names", ()):
+                digest.update(os.fsencode(name) + b"\0")
+        return digest.hexdigest()
 
     def train_dataloader(self) -> ResumableLoader:
         return self.loader("train")

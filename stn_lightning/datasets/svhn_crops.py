@@ -8,6 +8,7 @@ their labels, so a build that was killed continues where it stopped.
 import hashlib
 import json
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,9 @@ class SVHNCropFile:
         if not partial.exists():
             new = self.path.with_suffix(f".{key}.partial.new")
             records = open_memmap(new, "w+", self.record, (numbers,))
+            with new.open("r+b") as file:
+                # on a full disk this is an error; a write into the map would end the process
+                os.posix_fallocate(file.fileno(), 0, new.stat().st_size)
             records["label"] = MISSING
             records.flush()
             new.rename(partial)

@@ -1,6 +1,7 @@
 """Run folders: `runs/NAME` has everything that a run writes."""
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,17 +17,33 @@ from stn_lightning.runtime.provenance import program_name
 
 RUNS = Path("runs")
 
+TAKEN = ("tables", "sweeps", "bench")
+"""Names of folders in `runs` that hold no run."""
+
 NAME = re.compile(r"\w[\w.+=-]{0,199}")
 """Valid names of runs, which are also names of folders and jobs, and words of shell commands."""
+
+_LOCATIONS = ("root", "folder", "table")
+"""Options that say where data lie."""
 
 MAY_CHANGE = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|enable_\w+|log_every_n_steps|profiler"
     r"|max_time|logger)(\..*)?"
-    r"|data\.(.*\.)?(num_workers|root|folder|table|cache)"
+    rf"|data\.(.*\.)?(num_workers|cache|{'|'.join(_LOCATIONS)})"
 )
 """Settings that do not change what is computed: hardware, output, locations of data."""
 
-_EARLY = ("config.yaml", "restarts.json", "state.json", "hparams.yaml", "events.out.tfevents.*")
+ORIGIN = "started_from.txt"
+"""File with the path of another run's checkpoint that a run started from."""
+
+_EARLY = (
+    "config.yaml",
+    ORIGIN,
+    "restarts.json",
+    "state.json",
+    "hparams.yaml",
+    "events.out.tfevents.*",
+)
 """Files that a run writes before its first step."""
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
@@ -51,6 +68,8 @@ def check_name(name: str) -> str:
             f"--name {name!r}: give up to 200 letters, digits and any of _ . + = -, "
             "beginning with a letter, a digit or _"
         )
+    if name in TAKEN:
+        raise ValueError(f"--name {name}: {RUNS / name} is for other files; give another name")
     return name
 
 
@@ -118,16 +137,33 @@ class RunFolder:
         """Read `config.yaml`; return {} if there is none."""
         return read_mapping(self.config) if self.config.exists() else {}
 
-    def save_config(self, config: dict[str, Any]) -> None:
-        """Write `config.yaml`; rename an older, different one."""
+    def save_config(self, config: dict[str, Any]) -> Path | None:
+        """Write `config.yaml`; keep an older, different one.
+
+        Returns:
+            the copy of the older one, if there was one.
+        """
+        older = None
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config, sort_keys=False)
         if self.config.exists():
             if self.config.read_text() == text:
-                return
-            self.config.rename(_free(self.path / "config.{}.yaml"))
+                return None
+            older = _free(self.path / "config.{}.yaml")
+            shutil.copy2(self.config, older)
         with atomic_write(self.config) as file:  # other processes may be reading it
             file.write(text.encode())
+        return older
+
+    def save_origin(self, checkpoint: Path) -> None:
+        """Record the checkpoint that the run starts from."""
+        with atomic_write(self.path / ORIGIN) as file:
+            file.write(os.fsencode(checkpoint.resolve()))
+
+    def started_from(self, checkpoint: Path) -> bool:
+        """Return True if the run started from this checkpoint."""
+        origin = self.path / ORIGIN
+        return origin.exists() and origin.read_bytes() == os.fsencode(checkpoint.resolve())
 
     def refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
         """Raise an error if a setting changes the computation.
@@ -165,7 +201,10 @@ class RunFolder:
 
     def put_back(self, moved: Path) -> None:
         """Undo `set_aside`, and delete the new run's folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.exists():
+            # on NFS a folder with open files cannot be emptied
+            failed = self.path.rename(_free(self.path.with_name(f".{self.name}.failed.{{}}")))
+            shutil.rmtree(failed, ignore_errors=True)
         moved.rename(self.path)
 
     def discard(self) -> None:
@@ -196,6 +235,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Differe
             continue
         if old.get(key) != new.get(key) and not MAY_CHANGE.fullmatch(key):
             yield Difference(key, old.get(key), new.get(key))
+
+
+def data_locations(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that say where data lie."""
+    flat = _flat(settings.get("data", {}), "data")
+    return {key: value for key, value in flat if key.rsplit(".", 1)[-1] in _LOCATIONS}
 
 
 def _refuse_parts(path: Path) -> None:

@@ -179,6 +179,8 @@ def _from_run(name: str | Path, checkpoint: str | None) -> _Stored:
     file = _checkpoint(run, checkpoint)
     content = load_checkpoint(file)
     config = run.read_config()
+    if "state_dict" not in content:
+        raise ValueError(f"{file} holds no weights of a network; give another --checkpoint")
     weights, made_for = content["state_dict"], content.get(MADE_FOR)
     record = _read_record(run.path / RECORD)
     return _Stored(run.name, run.path, file, config, weights, made_for, record, run.config)

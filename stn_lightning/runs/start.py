@@ -48,6 +48,8 @@ def _given(folder: RunFolder, resume: str, checkpoint: Path) -> LoadableCheckpoi
             f"--resume never moves {folder.path} away, and {checkpoint} with it; "
             "give another --name, or leave one of the two out"
         )
+    if resume != "never" and own and folder.started_from(checkpoint):
+        return newest_loadable(folder.checkpoints)  # the same command again
     if resume != "never" and own and not any(checkpoint.samefile(path) for path in own):
         raise ValueError(
             f"{folder.path} has checkpoints of its own, and --ckpt_path {checkpoint} is none of "

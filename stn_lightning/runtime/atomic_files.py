@@ -12,7 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-MACHINE = os.uname().nodename.replace(".", "-")
+_NAMESPACE = Path("/proc/self/ns/pid")
+"""Containers on one machine have the same process numbers, but namespaces of their own."""
+_FIRST_NAMESPACE = "4026531836"
+
+
+def _machine() -> str:
+    """Return the name of this machine, and of its container."""
+    name = os.uname().nodename.replace(".", "-")
+    with contextlib.suppress(OSError):
+        number = "".join(filter(str.isdigit, str(_NAMESPACE.readlink())))
+        return name if number == _FIRST_NAMESPACE else f"{name}-{number}"
+    return name
+
+
+MACHINE = _machine()
 FORGOTTEN = 3600.0
 """Age in seconds at which a temporary file of another machine is removed; no file takes so long to
 write.
@@ -25,8 +39,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that replaces `path` once it is complete.
 
     `path` is not changed before everything is on the disk, nor after an error. The temporary file
-    is beside `path`, because a rename is atomic only within a file system.
+    is beside `path`, because a rename is atomic only within a file system. A link is followed.
     """
+    path = path.resolve()
     partial = temporary_path(path)
     try:
         with partial.open("wb") as file:

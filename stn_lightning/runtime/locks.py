@@ -114,7 +114,8 @@ def _release(lock: FileLock | None) -> None:
 
 def _acquired(path: Path, timeout: float) -> FileLock | None:
     """Return the lock of `path`; None without file locks."""
-    lock = FileLock(lock_path(path), timeout, fallback_to_soft=False)
+    # other users may lock it, too: a process that was killed leaves the file behind
+    lock = FileLock(lock_path(path), timeout, mode=0o666, fallback_to_soft=False)
     try:
         lock.acquire()
     except OSError as problem:

@@ -20,6 +20,11 @@ class NoProgressError(RuntimeError):
     """A training was restarted several times without progress."""
 
 
+def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return True if SLURM or torchrun has restarted this process."""
+    return any(environment.get(name, "0") not in ("", "0") for name in COUNTERS)
+
+
 def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.environ) -> None:
     """Count restarts in a row without progress.
 
@@ -35,8 +40,7 @@ def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.
         NoProgressError: `LIMIT` restarts in a row made no progress.
     """
     before = _read(file)
-    restarted = any(environment.get(name, "0") not in ("", "0") for name in COUNTERS)
-    stuck = restarted and batches <= before.get("batches", -1)
+    stuck = is_restart(environment) and batches <= before.get("batches", -1)
     count = before.get("without_progress", 0) + 1 if stuck else 0
     if count >= LIMIT:
         raise NoProgressError(

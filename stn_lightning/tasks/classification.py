@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -16,8 +17,6 @@ from torchmetrics import MetricCollection
 
 from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of, require_classes
-from stn_lightning.geometry.measures import out_of_bounds_penalty
-from stn_lightning.geometry.overlap import overlap_penalty
 from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.shapes import ImagesND, Logits
 from stn_lightning.tasks.equivariance import Equivariance
@@ -27,10 +26,10 @@ from stn_lightning.tasks.parameter_groups import (
     parameter_groups,
     refuse_unknown_parts,
 )
+from stn_lightning.tasks.penalties import penalised, refuse_idle_penalties
 from stn_lightning.tasks.schedules import ConstantLR, Schedule
 from stn_lightning.tasks.step_output import StepOutput
 from stn_lightning.transformers import (
-    ParallelTransformer,
     Transformer,
     WarpRecord,
     record_warps,
@@ -105,6 +104,7 @@ class ClassificationTask(LightningModule):
         self.decay_biases_and_norms = decay_biases_and_norms
         self.lr_scales = dict(lr_scales or {})
         self.logits_shape: torch.Size | None = None
+        self._fingerprint: str | None = None
         self.metrics = self._metrics()
 
     def split_metrics(self) -> MetricCollection:
@@ -191,33 +191,14 @@ class ClassificationTask(LightningModule):
         if self.logits_shape != logits.shape[1:]:
             self.logits_shape = logits.shape[1:]
             self.metrics = self._metrics().to(self.device)
-        self._check_penalties()
+        penalties = (self.out_of_bounds_penalty, self.overlap_penalty, self.equivariance)
+        refuse_idle_penalties(self, self.transformer, *penalties)
         refuse_unknown_parts(self, self.lr_scales)
         for name, parameter in self.named_parameters():
             if lr_scale(name, self.lr_scales) == 0:
                 parameter.requires_grad = False
         if self.channels_last and len(data.image_shape) == 3:  # it is for images, not for volumes
             self.to(memory_format=torch.channels_last)
-
-    def _check_penalties(self) -> None:
-        """Refuse penalties that no transformer can have."""
-        if self.equivariance and (
-            self.transformer is None or self.transformer.family.dimensions != 2
-        ):
-            raise ValueError(
-                "equivariance needs a transformer of images in front of the backbone; give "
-                "--model.init_args.transformer, or leave --model.init_args.equivariance out"
-            )
-        penalised = {
-            "out_of_bounds_penalty": (self.out_of_bounds_penalty, Transformer, "a transformer"),
-            "overlap_penalty": (self.overlap_penalty, ParallelTransformer, "parallel transformers"),
-        }
-        for option, (weight, needed, name) in penalised.items():
-            if weight and not any(isinstance(module, needed) for module in self.modules()):
-                raise ValueError(
-                    f"{option} {weight:g} needs {name}, and the network has none; "
-                    f"leave --model.init_args.{option} out"
-                )
 
     def train(self, mode: bool = True) -> "ClassificationTask":
         super().train(mode)
@@ -227,28 +208,40 @@ class ClassificationTask(LightningModule):
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save image shape and class names, for predictions without data."""
+        """Save what the data are: shape, classes, checksum."""
         data = datamodule_of(self.trainer)
         if data is not None:
+            if self._fingerprint is None:  # before each checkpoint it would take time
+                self._fingerprint = data.fingerprint()
             checkpoint[MADE_FOR] = {
                 "image_shape": list(data.image_shape),
                 "classes": list(data.class_names),
+                "data": self._fingerprint,
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the checkpoint's class names with those of the data.
+        """Compare the checkpoint with the data.
 
         Raises:
-            ValueError: they differ, so that labels would mean other classes.
+            ValueError: the classes have other names, so that labels would mean other classes, or a
+                training would go on with other images.
         """
         data, made_for = datamodule_of(self.trainer), checkpoint.get(MADE_FOR)
-        if data is not None and made_for is not None:
-            require_classes(made_for["classes"], data.class_names)
+        if data is None or made_for is None:
+            return
+        require_classes(made_for["classes"], data.class_names)
+        before = made_for.get("data")
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        if fits and before is not None and before != data.fingerprint():
+            raise ValueError(
+                "the training and validation images have other names, labels or splits than those "
+                "of the run; give the run its old data, or give another --name"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        penalised = self.out_of_bounds_penalty or self.overlap_penalty or self.equivariance
+        uses_warps = self.out_of_bounds_penalty or self.overlap_penalty or self.equivariance
         recording: AbstractContextManager[list[WarpRecord]] = (
-            record_warps(self) if penalised else nullcontext([])
+            record_warps(self) if uses_warps else nullcontext([])
         )
         image = batch.image.to(self.dtype)
         with recording as records:
@@ -261,7 +254,7 @@ class ClassificationTask(LightningModule):
                 batch_size=len(batch.label),
                 prog_bar=True,
             )
-        loss = self._penalised(loss, records)
+        loss = penalised(loss, records, self.out_of_bounds_penalty, self.overlap_penalty)
         if self.equivariance and len(image):
             loss = loss + self._equivariance_penalty(image, records, batch)
         return loss * batch.share
@@ -278,17 +271,6 @@ class ClassificationTask(LightningModule):
         if self.is_logged:
             self.log("train/equivariance", penalty.detach() / self.equivariance.weight)
         return penalty
-
-    def _penalised(self, loss: Tensor, records: Sequence[WarpRecord]) -> Tensor:
-        """Add the penalties of all transformers to the loss."""
-        grids = [record.grids for record in records]
-        if self.out_of_bounds_penalty and grids:
-            penalties = [out_of_bounds_penalty(each.flatten(0, 1)).mean() for each in grids]
-            loss = loss + self.out_of_bounds_penalty * torch.stack(penalties).sum()
-        if self.overlap_penalty and grids:
-            penalties = [overlap_penalty(each).mean() for each in grids]
-            loss = loss + self.overlap_penalty * torch.stack(penalties).sum()
-        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]  # Lightning hands on anything
         return self.evaluation_step(batch)

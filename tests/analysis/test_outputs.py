@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stn_lightning.analysis.export import export
-from stn_lightning.analysis.outputs import require_writable_folder
+from stn_lightning.analysis.outputs import require_writable_file, require_writable_folder
 from stn_lightning.analysis.predict import predict
 from stn_lightning.analysis.report import report
 from stn_lightning.cli.typed_command import call
@@ -52,3 +52,9 @@ def test_a_folder_that_one_may_not_write_into_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not writable; give another path$"):
         require_writable_folder("--out", tmp_path / "new")
     tmp_path.chmod(0o700)
+
+
+def test_a_device_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"--out .*pipe: this is a device or a pipe; give a file"):
+        require_writable_file("--out", tmp_path / "pipe")

@@ -303,3 +303,14 @@ def test_an_answer_that_is_not_finite_is_no_answer(
     (answer,) = predictions(small, [tmp_path / "a.png"])
     assert isinstance(answer, Unreadable)
     assert answer.reason.endswith("a.png: the network's logits are NaN or infinite")
+
+
+def test_a_name_as_long_as_a_file_system_allows_is_drawn(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (30, 30)).save("a" + "ü" * 125 + ".png")
+    Image.new("L", (30, 30)).save("b.png")
+    assert call(predict, [str(small_run), ".", "--out", "answers.csv", "--draw", "drawn"]) == 0
+    drawn = sorted(path.name for path in Path("drawn").iterdir())
+    assert drawn == ["000001-a" + "ü" * 99 + ".png", "000002-b.png"]

@@ -171,6 +171,7 @@ def test_the_tutorial_leads_from_nothing_to_answers_about_ones_own_images(folder
         "fit",
         "predict",
         "report",
+        "fit",
     ]
     answers = (folder / "answers.csv").read_text().splitlines()
     assert len(answers) == 21

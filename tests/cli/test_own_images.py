@@ -1,5 +1,7 @@
 """A folder of one's own images: all are looked at first, and say how many classes there are."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +82,37 @@ def test_a_class_with_another_name_than_in_the_training_is_an_error(images: Path
         assert "class 0 of the data is square, and was disc in the training" in err
     with pytest.raises(ValueError, match="class 0 of the data is square, and was disc"):
         evaluate(TrainedNetwork.load("runs/small_st2"))  # as stn report does
+
+
+def test_a_run_is_not_resumed_on_other_images(images: Path, stn: Stn, tmp_path: Path) -> None:
+    assert stn(*FIT, *MOMENT)[0] == 0
+    record = (tmp_path / "runs/small_st2/results.json").read_text()
+    shutil.copytree(images, tmp_path / "moved")
+    moved = ("--data.init_args.folder=moved",)
+    code, out, _ = stn(*FIT, *MOMENT, *moved)  # the same images in another place
+    assert code == 0
+    assert "test error" in out
+    shutil.copytree(images, tmp_path / "more")
+    for name in ("new.png", "newer.png", "newest.png", "last.png"):  # 3 of 10 are not for training
+        shutil.copy(images / "disc/1.png", tmp_path / f"more/disc/{name}")
+    for longer in ((), ("--trainer.max_epochs=2",)):
+        code, _, err = stn(*FIT, *MOMENT, "--data.init_args.folder=more", *longer)
+        assert code == 2
+        assert "images have other names, labels or splits than those of the run" in err
+    assert stn(*FIT, *MOMENT)[0] == 0
+    code, out, _ = stn("test", "--name=small_st2", "--data.init_args.folder=more")
+    assert code == 0
+    assert "results.json is not changed: data.init_args.folder is more, and images in" in out
+    kept, before = (json.loads((tmp_path / "runs/small_st2/results.json").read_text()), record)
+    assert kept["metrics"] == json.loads(before)["metrics"]
+
+
+def test_a_folder_that_cannot_be_reached_is_named_and_no_change_of_classes(
+    images: Path, stn: Stn
+) -> None:
+    assert stn(*FIT, *MOMENT)[0] == 0
+    images.rename("away")
+    code, _, err = stn(*FIT, *MOMENT, "--trainer.max_epochs=2")
+    assert code == 2
+    assert "num_classes" not in err
+    assert "images: No such file or directory; give a folder" in err

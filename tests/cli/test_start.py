@@ -1,5 +1,6 @@
 """How a run starts: anew, from other weights, where it was stopped, after its end."""
 
+import locale
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from lightning import LightningModule, Trainer
 from safetensors.torch import save_file
 
 import stn_lightning
+from stn_lightning.__main__ import main
 from stn_lightning.callbacks import StatusFile
 from stn_lightning.runs.initial_weights import take_weights
 from stn_lightning.runs.record import RunRecord
@@ -240,3 +242,60 @@ def test_a_working_directory_that_was_removed_is_one_line(tmp_path: Path) -> Non
     )
     assert answer.returncode == 2
     assert answer.stderr == "stn: the working directory no longer exists; change to another\n"
+
+
+def test_another_runs_checkpoint_is_tested_without_changing_the_record(stn: Stn) -> None:
+    for name in ("one", "two"):
+        assert stn("fit", *QUICK, "--trainer.max_epochs=1", f"--name={name}")[0] == 0
+    file = Path("runs/one/results.json")
+    before = file.read_bytes()
+    code, out, _ = stn("test", "--name=one", "--ckpt_path=runs/two/checkpoints/best.ckpt")
+    assert code == 0
+    assert "results.json is not changed: runs/two/checkpoints/best.ckpt is none of this" in out
+    assert file.read_bytes() == before
+    assert stn("test", "--name=one")[0] == 0
+    assert RunRecord.read(file).configs == ["configs/quickstart.yaml"]
+
+
+def test_a_job_that_is_started_again_resumes_whatever_its_command_says(
+    stn: Stn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ("fit", *QUICK, "--trainer.max_epochs=1", "--name=one")
+    assert stn(*one)[0] == 0
+    assert stn(*one, "--resume=never")[0] == 0
+    assert Path("runs/one.1").exists()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    code, out, _ = stn(*one[:-2], "--trainer.max_epochs=2", "--name=one", "--resume=never")
+    assert code == 0
+    assert "resuming runs/one" in out
+    assert not Path("runs/one.2").exists()
+
+
+def test_a_run_that_began_with_a_checkpoint_resumes_by_the_same_command(stn: Stn) -> None:
+    assert stn("fit", *QUICK, "--trainer.max_epochs=1", "--name=one")[0] == 0
+    Path("runs/one/checkpoints/last.ckpt").rename("start.ckpt")
+    two = ("fit", *QUICK, "--name=two", "--ckpt_path=start.ckpt")
+    assert stn(*two, "--trainer.max_epochs=2")[0] == 0
+    code, out, err = stn(*two, "--trainer.max_epochs=3")
+    assert (code, err) == (0, "")
+    assert "epoch   3/3" in out
+    assert "epoch   2/3" not in out
+
+
+def test_files_are_utf_8_whatever_the_terminals_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+
+    def stop(*command: object) -> None:
+        started.extend(command)
+        raise SystemExit
+
+    monkeypatch.setattr(locale, "getpreferredencoding", lambda _: "ISO-8859-1")
+    monkeypatch.setattr(os, "execv", stop)
+    monkeypatch.setattr(sys, "argv", ["stn", "--version"])
+    monkeypatch.setenv("PYTHONUTF8", "0")  # the user's own choice
+    assert main() == 0
+    monkeypatch.delenv("PYTHONUTF8")
+    with pytest.raises(SystemExit):
+        main()
+    assert started == [sys.executable, sys.orig_argv]
+    assert os.environ.pop("PYTHONUTF8") == "1"

@@ -231,3 +231,9 @@ def test_a_long_image_of_a_fitting_size_is_read(tmp_path: Path) -> None:
 def test_what_is_no_folder_is_named(path: str, reason: str, birds: Path) -> None:
     with pytest.raises(ValueError, match=f"{path}: {reason}.*; give a folder with one folder"):
         ImageFolder(str(birds / path)).prepare()
+
+
+def test_one_image_by_two_spellings_of_its_path_is_one(birds: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(TABLE + ".//finch/0.png,a,test\n")
+    with pytest.raises(ValueError, match=r"row 5: finch/0\.png has two rows"):
+        ImageFolder(str(birds), str(tmp_path / "table.csv")).prepare()

@@ -1,5 +1,7 @@
 """SVHN in miniature through `prepare`: crops, splits, images left out, resuming."""
 
+import errno
+import os
 import tarfile
 from pathlib import Path
 
@@ -347,3 +349,19 @@ def test_the_images_of_the_miniature_can_be_told_apart(tmp_path: Path) -> None:
                     image.getpixel((int(b["left"]) + 1, int(b["top"]) + 1))
                     == (50 + 20 * int(b["label"]),) * 3
                 )
+
+
+def test_a_full_disk_is_an_error_before_the_first_crop(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    crops = SVHN(extra=False, root=str(root)).crops("train")
+    with pytest.raises(OSError, match="No space left on device"):
+        crops.build()
+    monkeypatch.undo()
+    crops.build()
+    assert crops.path.exists()
+    assert not [*root.glob("*.partial*")]

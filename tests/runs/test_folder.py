@@ -1,7 +1,9 @@
 """What a user sees of a run: training, resuming, testing, and every mistake as one line."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -497,3 +499,39 @@ def test_a_misspelt_run_is_answered_with_the_nearest_that_has_been_trained(
     Path("runs/refused/config.yaml").touch()  # its data were missing, so it never began
     with pytest.raises(ValueError, match=r"did you mean quickstart\?; runs here: quickstart;"):
         RunFolder.found("quikstart")
+
+
+def test_a_configuration_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder("digits", tmp_path)
+    run.save_config({"seed_everything": 0})
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stn_lightning.runs.folder.atomic_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.save_config({"seed_everything": 1})
+    assert run.read_config() == {"seed_everything": 0}
+
+
+def test_an_old_run_is_put_back_where_the_new_one_cannot_be_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder("digits", tmp_path)
+    run.save_config({"seed_everything": 0})
+    moved = run.set_aside()
+    assert moved is not None
+    run.save_config({"seed_everything": 1})
+    # NFS keeps open files
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    run.put_back(moved)
+    assert run.read_config() == {"seed_everything": 0}
+
+
+@pytest.mark.parametrize("name", ["tables", "sweeps", "bench"])
+def test_a_run_cannot_have_the_name_of_another_folder(name: str, stn: Stn) -> None:
+    code, _, err = stn("fit", *QUICK, "--name", name)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"runs/{name} is for other files; give another name" in err

@@ -164,3 +164,9 @@ def test_weights_of_the_zoo_that_are_not_finite_start_no_training(
     zoo.write("one", zoo.read_card("one"), weights)
     with pytest.raises(ValueError, match=r"one.safetensors: the weight .* NaN or infinite"):
         initial_weights.read_weights("zoo:one")
+
+
+def test_a_checkpoint_without_weights_is_one_line(copied: Path) -> None:
+    torch.save({"epoch": 3}, copied / "checkpoints/empty.ckpt")
+    with pytest.raises(ValueError, match=r"empty.ckpt holds no weights of a network; give another"):
+        stn_lightning.load_run(copied, checkpoint="empty.ckpt")

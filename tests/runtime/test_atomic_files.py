@@ -3,9 +3,11 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from stn_lightning.runtime import atomic_files
 from stn_lightning.runtime.atomic_files import (
     FORGOTTEN,
     MACHINE,
@@ -95,3 +97,23 @@ def test_a_file_that_only_informs_is_reported_once_and_stops_nothing(
 def test_an_error_of_the_program_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(KeyError), only_informs(tmp_path / "state.json"):
         raise KeyError("epoch")
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/file").write_bytes(b"before")
+    (tmp_path / "link").symlink_to("elsewhere/file")
+    with atomic_write(tmp_path / "link") as file:
+        file.write(b"after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere/file").read_bytes() == b"after"
+
+
+@pytest.mark.parametrize(("number", "name"), [(4026531836, "host-a"), (17, "host-a-17")])
+def test_containers_on_one_machine_have_different_names(
+    number: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pid").symlink_to(f"pid:[{number}]")
+    monkeypatch.setattr(atomic_files, "_NAMESPACE", tmp_path / "pid")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="host.a"))
+    assert atomic_files._machine() == name

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -139,3 +140,8 @@ def test_a_folder_can_be_claimed_again_and_where_there_are_no_locks(
         done = True
     assert done
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_left_behind_can_be_taken_by_other_users(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "file"):
+        assert stat.S_IMODE(lock_path(tmp_path / "file").stat().st_mode) == 0o666

@@ -20,7 +20,9 @@ def data_root() -> Path:
 
 
 def contained_path(name: str) -> str:
-    """Check that a relative path stays inside its folder.
+    """Check that a relative path stays inside, and shorten it.
+
+    "./a" and ".//a" become "a".
 
     Args:
         name: a relative path with slashes or backslashes.
@@ -33,7 +35,7 @@ def contained_path(name: str) -> str:
     has_drive = bool(path.parts) and path.parts[0].endswith(":")
     if leads_out or has_drive or not path.name or any(ord(c) < 32 or ord(c) == 127 for c in name):
         raise ValueError(f"{name[:80]!r} is no path inside the folder; give a relative path")
-    return name
+    return str(PurePosixPath(name))
 
 
 def printable(path: str | os.PathLike[str]) -> str:
