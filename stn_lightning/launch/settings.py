@@ -34,6 +34,9 @@ def describes(record: RunRecord, arguments: list[str]) -> bool:
         return False
     if record.epochs is None:  # tested before its training had come to an end
         return False
+    limit = record.settings.get("trainer", {}).get("max_time")
+    if limit is not None and limit != wanted["trainer"].get("max_time"):  # it may have cut it short
+        return False
     if not any(differences(record.settings, wanted)):
         return True
     try:
