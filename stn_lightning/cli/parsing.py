@@ -123,14 +123,9 @@ class ParsedCommand(DeferredCLI):
     def before_instantiate_classes(self) -> None:
         """Complete the configuration before classes are built."""
         self.options = self.config[self.subcommand]
-        files = configs(self.arguments)
-        self.run_folder = RunFolder(
-            default_name(files) if self.options.name is None else self.options.name
-        )
+        self.run_folder = _run_folder(self.options, self.arguments)
         self._choose_precision()
-        before = self.run_folder.read_config()
-        if (number := num_classes_of_data(self.options, self.arguments, before)) is not None:
-            self.options.model.init_args.backbone.init_args.num_classes = number
+        _complete_num_classes(self.options, self.arguments, self.run_folder)
         self.experiment = self.settings()
         fill_in_run(self.options.trainer.logger, self.run_folder)
 
@@ -155,8 +150,22 @@ class ParsedSettings(ParsedCommand):
         Raises:
             ValueError: the arguments are wrong; the message says in one line why.
         """
-        self.parse_arguments(self.parser, ["fit", *arguments])
+        words = ["fit", *arguments]
+        self.parse_arguments(self.parser, words)
+        _complete_num_classes(self.config.fit, words, _run_folder(self.config.fit, words))
         return self.settings()
+
+
+def _run_folder(options: Namespace, arguments: list[str]) -> RunFolder:
+    """Return the folder of the run that arguments name."""
+    return RunFolder(default_name(configs(arguments)) if options.name is None else options.name)
+
+
+def _complete_num_classes(options: Namespace, arguments: list[str], run: RunFolder) -> None:
+    """Set the backbone's number of classes from the data."""
+    earlier = run.read_config()
+    if (number := num_classes_of_data(options, arguments, earlier)) is not None:
+        options.model.init_args.backbone.init_args.num_classes = number
 
 
 def _flags(parser: LightningArgumentParser) -> set[str]:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from stn_lightning.cli.parsing import ParsedSettings
 from stn_lightning.cli.typed_command import call
 from stn_lightning.launch import table as table_module
 from stn_lightning.launch.jobs import Ended, Job, run_jobs
@@ -305,6 +306,34 @@ def test_an_option_that_is_new_has_its_default_in_an_earlier_record() -> None:
 
 def test_a_test_before_the_end_of_its_training_is_no_result() -> None:
     assert not describes(recorded(epochs=None), FILES)
+
+
+LIMIT = "--trainer.max_time=00:00:01:00"
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "options", "same"),
+    [([LIMIT], [], False), ([LIMIT], [LIMIT], True), ([], [LIMIT], True)],
+)
+def test_a_run_that_a_time_limit_may_have_cut_short_is_no_result_without_the_limit(
+    begun_with: list[str], options: list[str], same: bool
+) -> None:
+    assert describes(recorded(*begun_with), [*FILES, *options]) is same
+
+
+def test_a_run_is_known_whose_number_of_classes_comes_from_the_data() -> None:
+    for name in ("disc", "square", "star"):
+        Path("images", name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (32, 32)).save(f"images/{name}/{i}.png")
+    arguments = ["--config", "configs/image_folder/small_st2.yaml"]
+    arguments += ["--data.init_args.folder", str(Path("images").absolute())]
+    trained = ParsedSettings(["fit", *arguments])  # as `stn fit` resolves it
+    settings = trained.experiment
+    assert settings["model"]["init_args"]["backbone"]["init_args"]["num_classes"] == 3
+    assert describes(
+        RunRecord(name="a", seed=0, metrics={}, epochs=9, settings=settings), arguments
+    )
 
 
 def test_a_run_that_was_made_longer_or_is_from_another_version_is_another_run() -> None:
