@@ -119,7 +119,7 @@ def table(
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs}; give 1 or more")
     file = out / "-".join(path.stem for path in [table, *config])
-    records = read_records(file.with_suffix(".jsonl"))
+    records = read_records(_with_ending(file, ".jsonl"))
     chosen = wanted.chosen("rows", rows), wanted.chosen("columns", columns)
     cells = list(_cells(wanted, *chosen, seeds, config, fit_options))
     missing = [] if show else [cell for cell in cells if cell.record(records) is None]
@@ -141,10 +141,10 @@ def table(
         if (record := cell.record(records)) is not None
     ]
     records |= {record.name: record for _, _, record in results}
-    write_records(file.with_suffix(".jsonl"), records.values())
+    write_records(_with_ending(file, ".jsonl"), records.values())
     text = markdown(wanted, results)
-    file.with_suffix(".md").write_text(text)
-    draw_table(wanted, results, file.with_suffix(".png"))
+    _with_ending(file, ".md").write_text(text)
+    draw_table(wanted, results, _with_ending(file, ".png"))
     print(f"{text}\nwritten to {file}.md, .png and .jsonl")
     return PREEMPTED if signals.caught_signal() else code
 
@@ -218,7 +218,7 @@ def _submit(
     if not missing:
         print(f"0 runs to do; {show} prints the table")
         return FINISHED
-    script_path = Path.cwd() / file.with_suffix(".sh")
+    script_path = Path.cwd() / _with_ending(file, ".sh")
     site = read_site_config(job.site)
     job.check()
     lines = []
@@ -230,7 +230,7 @@ def _submit(
         "job-name": f"stn-{file.name}",
         "dependency": "singleton",  # a second array of one table waits for the first
         "array": f"0-{len(missing) - 1}" + (f"%{at_once}" if at_once else ""),
-        "output": f"{script_path.with_suffix('')}-%A_%a.out",
+        "output": f"{Path.cwd() / file}-%A_%a.out",
     }
     run = "\n".join(["case $SLURM_ARRAY_TASK_ID in", *lines, "esac"])
     text = job_script(job, site, script_path, directives, run)
@@ -241,6 +241,11 @@ def _submit(
     then = f"{program_name()} status; then {show} with the same other options"
     print(f"job {number}, {len(missing)} runs: squeue -r -j {number}; {then}")
     return FINISHED
+
+
+def _with_ending(file: Path, ending: str) -> Path:
+    """Append an ending to a name that may contain dots."""
+    return file.with_name(file.name + ending)
 
 
 def _time(seconds: float) -> str:

@@ -200,6 +200,23 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
     assert not Path("runs").exists()
 
 
+def test_files_of_a_table_keep_the_dots_in_the_names_of_its_recipes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for rate in ("0.01", "0.02"):
+        Path(f"lr{rate}.yaml").write_text("seed_everything: 0\n")
+        assert call(table, [str(write_table()), "--config", f"lr{rate}.yaml", "--show"]) == 0
+    stems = ("digits-lr0.01", "digits-lr0.02")
+    written = {f"{stem}{ending}" for stem in stems for ending in (".md", ".png", ".jsonl")}
+    assert {file.name for file in Path("runs/tables").iterdir()} == written
+    options = ["--config", "lr0.01.yaml", "--slurm", "--dry-run"]
+    assert call(table, [str(write_table()), *options]) == 0
+    stem = Path("runs/tables/digits-lr0.01").absolute()
+    text = capsys.readouterr().out
+    assert f"# Send it again: sbatch {stem}.sh\n" in text
+    assert f"#SBATCH --output={stem}-%A_%a.out\n" in text
+
+
 def test_a_mistake_in_the_options_of_all_runs_shows_before_the_first(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
