@@ -29,7 +29,9 @@ from stn_lightning.runs.folder import RunFolder, default_name
 from stn_lightning.runs.record import RECORD, RunRecord, read_records, write_records
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
+from stn_lightning.runtime.atomic_files import atomic_write
 from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, RESUMABLE, USAGE
+from stn_lightning.runtime.locks import file_lock
 from stn_lightning.runtime.provenance import program_name
 
 
@@ -121,8 +123,9 @@ def table(
     file = out / "-".join(path.stem for path in [table, *config])
     records = read_records(_with_ending(file, ".jsonl"))
     chosen = wanted.chosen("rows", rows), wanted.chosen("columns", columns)
-    cells = list(_cells(wanted, *chosen, seeds, config, fit_options))
-    missing = [] if show else [cell for cell in cells if cell.record(records) is None]
+    cells = [] if show else list(_cells(wanted, *chosen, seeds, config, fit_options))
+    known = [(cell, cell.record(records)) for cell in cells]
+    missing = [cell for cell, record in known if record is None]
     for cell in missing:  # to report mistakes before the first run
         settings_of(cell.arguments)
     if slurm:
@@ -133,20 +136,48 @@ def table(
         return FINISHED
     signals.start_listening()
     code = FINISHED if show else _run(missing, jobs or 1, wanted.metric)
-    known = sorted({*seeds, *(record.seed for record in records.values())})
-    everything = _cells(wanted, list(wanted.rows), list(wanted.columns), known, config, fit_options)
-    results: Results = [
-        (cell.row, cell.column, record)
-        for cell in everything
-        if (record := cell.record(records)) is not None
-    ]
-    records |= {record.name: record for _, _, record in results}
-    write_records(_with_ending(file, ".jsonl"), records.values())
-    text = markdown(wanted, results)
-    _with_ending(file, ".md").write_text(text)
-    draw_table(wanted, results, _with_ending(file, ".png"))
-    print(f"{text}\nwritten to {file}.md, .png and .jsonl")
+    found = {record.name: record for _, record in known if record is not None}
+    _write(wanted, file, found, seeds, config, fit_options)
     return PREEMPTED if signals.caught_signal() else code
+
+
+def _write(
+    wanted: Table,
+    file: Path,
+    found: dict[str, RunRecord],
+    seeds: Sequence[int],
+    recipe: Sequence[Path],
+    options: Sequence[str],
+) -> None:
+    """Write and print a table of all runs that exist.
+
+    Args:
+        wanted: description of the table.
+        file: path of its files without their endings.
+        found: records that take precedence over those in the file, where another process may have
+            added its own in the meantime.
+        seeds: seeds of the runs, besides those in the file.
+        recipe: further configuration files of every run.
+        options: options of `stn fit`.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(_with_ending(file, ".jsonl")):
+        records = read_records(_with_ending(file, ".jsonl")) | found
+        known = sorted({*seeds, *(record.seed for record in records.values())})
+        results: Results = [
+            (cell.row, cell.column, record)
+            for cell in _cells(
+                wanted, list(wanted.rows), list(wanted.columns), known, recipe, options
+            )
+            if (record := cell.record(records)) is not None
+        ]
+        records |= {record.name: record for _, _, record in results}
+        write_records(_with_ending(file, ".jsonl"), records.values())
+        text = markdown(wanted, results)
+        with atomic_write(_with_ending(file, ".md")) as output:
+            output.write(text.encode("utf-8"))
+        draw_table(wanted, results, _with_ending(file, ".png"))
+    print(f"{text}\nwritten to {file}.md, .png and .jsonl")
 
 
 def _cells(

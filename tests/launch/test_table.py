@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from stn_lightning.launch.table import table
 from stn_lightning.launch.table_format import Claim, Table, draw_table, markdown, read_table
 from stn_lightning.runs.record import RunRecord, read_records, write_records
 from stn_lightning.runtime import signals
+from stn_lightning.runtime.locks import lock_path
 from tests.stn_command import CONFIGS
 
 RESULTS = CONFIGS.parent / "docs/results"
@@ -118,6 +119,53 @@ def test_a_table_runs_what_is_missing_and_the_second_time_nothing(
     assert "2 runs, seeds 0, " in capsys.readouterr().out, "so does a seed"
     assert call(table, [*arguments[:-1], "3"]) == 0
     assert "2 runs to do" in capsys.readouterr().out, "other settings are other runs"
+
+
+def results_of(job: Job, error: float) -> RunRecord:
+    """The record that a run of this command writes."""
+    words = job.command[job.command.index("fit") + 1 :]
+    name, seed = (words[words.index(option) + 1] for option in ("--name", "--seed_everything"))
+    settings = settings_of(words)
+    metrics, versions = {"test/error": error}, {"torch": "2"}
+    run = recorded(name=name, seed=int(seed), settings=settings, metrics=metrics, versions=versions)
+    run.write(Path("runs", name, "results.json"))
+    return run
+
+
+def test_what_another_table_has_written_in_the_meantime_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        (job,) = jobs
+        Path("runs/quickstart-cpu-0").mkdir(parents=True)
+        own = results_of(job, 3.0)
+        settings = copy.deepcopy(own.settings) | {"seed_everything": 7}
+        settings["data"]["init_args"]["seed"] = 7
+        other = dataclasses.replace(own, name="quickstart-cpu-7", seed=7, settings=settings)
+        old = dataclasses.replace(own, metrics={"test/error": 99.0})
+        write_records(Path("runs/tables/digits.jsonl"), [other, old])
+        yield Ended(job, 0, 1.0)
+
+    def write_locked(path: Path, records: Iterable[RunRecord]) -> None:
+        assert lock_path(path).exists()
+        write_records(path, records)
+
+    monkeypatch.setattr(table_module, "run_jobs", train)
+    monkeypatch.setattr(table_module, "write_records", write_locked)
+    assert call(table, [str(write_table()), "--rows", "ST"]) == 0
+    written = read_records(Path("runs/tables/digits.jsonl"))
+    errors = {name: run.metrics["test/error"] for name, run in written.items()}
+    assert errors == {"quickstart-cpu-0": 3.0, "quickstart-cpu-7": 3.0}
+    assert "2 runs, seeds 0, 7, " in capsys.readouterr().out
+
+
+def test_a_table_replaces_the_earlier_one_only_when_it_is_complete() -> None:
+    assert call(table, [str(write_table()), "--show"]) == 0
+    file = Path("runs/tables/digits.md")
+    os.link(file, "before.md")
+    assert call(table, [str(write_table(title="Zahlen, größer")), "--show"]) == 0
+    assert Path("before.md").read_text().startswith("# Digits\n")
+    assert file.read_bytes().startswith("# Zahlen, größer\n".encode())
 
 
 @pytest.mark.parametrize(("ends", "code"), [(75, 75), (69, 75), (1, 1)])
