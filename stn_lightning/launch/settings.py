@@ -7,7 +7,7 @@ name, and an option that is newer than a record equals its default.
 import functools
 from typing import TYPE_CHECKING, Any
 
-from stn_lightning.runs.folder import differences
+from stn_lightning.runs.folder import RunFolder, differences
 from stn_lightning.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -44,6 +44,35 @@ def describes(record: RunRecord, arguments: list[str]) -> bool:
     except ValueError:  # from a version with other options
         return False
     return not any(differences(recorded, wanted))
+
+
+def refuse_other_settings(run: RunFolder, arguments: list[str]) -> None:
+    """Refuse arguments that differ from those of a run.
+
+    `stn fit` refuses them too, but continues a run that shall only be longer, whose record then
+    counts no more (see `describes`). A run without checkpoints starts over, so it may differ.
+
+    Raises:
+        ValueError: names the run, the first setting that differs, and both values.
+    """
+    if not run.config.exists() or not any(run.checkpoints.glob("*.ckpt")):
+        return
+    parser = _parser(tuple(arguments))
+    wanted = parser.resolve(arguments)
+    if parser.config.fit.resume == "never":
+        return
+    try:
+        before = parser.reread(run.read_config())
+    except ValueError as problem:
+        raise ValueError(
+            f"{run.config} is of another version, which this version cannot read ({problem}); "
+            f"move {run.path} away to train it again"
+        ) from problem
+    for key, old, new in differences(before, wanted):
+        raise ValueError(
+            f"{run.path} was started with {key} = {old}, now it is {new}; give it in another "
+            f"--config file, which gives the runs other names, or move {run.path} away"
+        )
 
 
 @functools.cache

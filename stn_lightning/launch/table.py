@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stn_lightning.launch.jobs import Job, fit, run_jobs, run_options
-from stn_lightning.launch.settings import describes, settings_of
+from stn_lightning.launch.settings import describes, refuse_other_settings, settings_of
 from stn_lightning.launch.slurm import (
     Resources,
     fit_command,
@@ -128,6 +128,7 @@ def table(
     missing = [cell for cell, record in known if record is None]
     for cell in missing:  # to report mistakes before the first run
         settings_of(cell.arguments)
+        refuse_other_settings(cell.run, cell.arguments)
     if slurm:
         return _submit(missing, job, file, jobs, f"{table}", dry_run=dry_run)
     if dry_run:
@@ -227,11 +228,13 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
             last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]
             if ended.exit_code == USAGE:
                 raise ValueError(f"{head} {last} ({ended.job.log})")
-            print(
-                f"{head} ended with exit code {ended.exit_code}: {last} ({ended.job.log})",
-                file=sys.stderr,
-                flush=True,
-            )
+            why = f"ended with exit code {ended.exit_code}: {last}"
+            if ended.exit_code == FINISHED:
+                why = (
+                    "finished, but its record is of other settings; "
+                    f"move {cell.run.path} away to train it again"
+                )
+            print(f"{head} {why} ({ended.job.log})", file=sys.stderr, flush=True)
     return FAILED if failed else PREEMPTED if stopped else FINISHED
 
 

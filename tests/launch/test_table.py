@@ -25,6 +25,7 @@ from stn_lightning.launch.jobs import Ended, Job, run_jobs
 from stn_lightning.launch.settings import describes, settings_of
 from stn_lightning.launch.table import table
 from stn_lightning.launch.table_format import Claim, Table, draw_table, markdown, read_table
+from stn_lightning.runs.folder import RunFolder
 from stn_lightning.runs.record import RunRecord, read_records, write_records
 from stn_lightning.runtime import signals
 from stn_lightning.runtime.locks import lock_path
@@ -184,6 +185,66 @@ def test_a_table_with_a_run_that_was_stopped_is_no_finished_table(
     finally:
         signals.release()
     assert ("the same command resumes it" in capsys.readouterr().out) == (code == 75)
+
+
+EPOCHS = "--trainer.max_epochs"
+
+
+@pytest.mark.parametrize(
+    ("options", "checkpoint", "code"),
+    [
+        ([EPOCHS, "3"], True, 2),
+        ([EPOCHS, "3"], False, 75),
+        ([EPOCHS, "3", "--resume", "never"], True, 75),
+        ([EPOCHS, "2"], True, 75),
+    ],
+)
+def test_a_begun_run_is_resumed_by_its_own_settings_alone(
+    options: list[str],
+    checkpoint: bool,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started = []
+
+    def stop(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        started.extend(jobs)
+        yield from (Ended(job, 75, 1.0) for job in jobs)
+
+    monkeypatch.setattr(table_module, "run_jobs", stop)
+    begun = RunFolder("quickstart-cpu-0")
+    begun.save_config(settings_of([*FILES, EPOCHS, "2"]))
+    if checkpoint:
+        begun.checkpoints.mkdir()
+        (begun.checkpoints / "last.ckpt").touch()
+    assert call(table, [str(write_table()), "--rows", "ST", "--", *options]) == code
+    assert len(started) == (code == 75)
+    if code == 2:
+        assert capsys.readouterr().err == (
+            "stn table: runs/quickstart-cpu-0 was started with trainer.max_epochs = 2, "
+            "now it is 3; give it in another --config file, which gives the runs other names, "
+            "or move runs/quickstart-cpu-0 away\n"
+        )
+
+
+def test_a_run_that_finished_with_a_record_of_other_settings_is_said_to_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lengthen(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        (job,) = jobs
+        Path("runs/quickstart-cpu-0").mkdir(parents=True)
+        run = dataclasses.replace(results_of(job, 3.0), lengths=["2 epochs", "10 epochs"])
+        run.write(Path("runs/quickstart-cpu-0/results.json"))
+        job.log.write_text("the last line\n")
+        yield Ended(job, 0, 1.0)
+
+    monkeypatch.setattr(table_module, "run_jobs", lengthen)
+    assert call(table, [str(write_table()), "--rows", "ST"]) == 1
+    assert capsys.readouterr().err == (
+        "ST, here, seed 0: finished, but its record is of other settings; "
+        "move runs/quickstart-cpu-0 away to train it again (runs/quickstart-cpu-0.log)\n"
+    )
 
 
 @pytest.mark.slow
