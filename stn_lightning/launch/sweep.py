@@ -18,6 +18,7 @@ from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.shipped_configs import resolve_config
 from stn_lightning.runtime import signals
 from stn_lightning.runtime.exit_codes import FAILED, FINISHED, PREEMPTED, RESUMABLE, USAGE
+from stn_lightning.runtime.locks import claim
 
 MONITOR = "monitor"
 """Attribute of a study: name of the metric that is compared."""
@@ -83,10 +84,11 @@ def sweep(
     name = default_name([*config, ranges]) if name is None else check_name(name)
     distributions = read_ranges(content, ranges)
     begun_with = {"ranges": content, "configs": [str(path) for path in config]}
-    study = _study(name, {**begun_with, "options": list(fit_options)}, side_by_side=jobs > 1)
-    this = Sweep(name, study, distributions, list(config), list(fit_options))
     signals.start_listening()
-    _run(this, trials, jobs)
+    with claim(RUNS / "sweeps" / name):
+        study = _study(name, {**begun_with, "options": list(fit_options)}, side_by_side=jobs > 1)
+        this = Sweep(name, study, distributions, list(config), list(fit_options))
+        _run(this, trials, jobs)
     finished = [trial for trial in study.trials if trial.value is not None]
     if finished:
         best = study.best_trial

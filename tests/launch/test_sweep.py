@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,25 @@ def test_a_stopped_sweep_goes_on_with_the_run_that_it_left_and_repeats_none(
     assert "best of 5" in capsys.readouterr().out
     assert call(sweep, [*QUICK, "--trials", "5"]) == 0
     assert len(runs.started) == 6
+
+
+def test_a_second_sweep_of_the_same_name_is_refused_while_the_first_runs(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = []
+
+    def train(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        refused.append(call(sweep, [*QUICK, "--trials", "1"]))
+        yield from runs(jobs, at_once)
+
+    monkeypatch.setattr(module, "run_jobs", train)
+    assert call(sweep, [*QUICK, "--trials", "1"]) == 0
+    assert (refused, len(runs.started)) == ([2], 1)
+    said = capsys.readouterr()
+    assert said.err.startswith(f"stn sweep: runs/sweeps/try is in use by process {os.getpid()} on ")
+    assert said.err.count("\n") == 1
+    assert "best of 1" in said.out
+    assert call(sweep, [*QUICK, "--trials", "2"]) == 0
 
 
 def test_a_sweep_with_a_run_that_lost_another_process_is_no_finished_sweep(runs: Runs) -> None:
