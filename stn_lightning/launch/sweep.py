@@ -160,7 +160,7 @@ def read_ranges(ranges: Any, path: Path) -> dict[str, Any]:
                 whole = isinstance(numbers["low"], int) and isinstance(numbers["high"], int)
                 kind = IntDistribution if whole else FloatDistribution
                 distributions[option] = kind(**numbers)
-        except (ValueError, TypeError, KeyError) as problem:
+        except (ValueError, TypeError, KeyError, AttributeError) as problem:
             raise ValueError(
                 f"{path}: {option}: {values} is no range; "
                 "give a list, or low and high, and log: true or a step"

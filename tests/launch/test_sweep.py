@@ -167,6 +167,8 @@ MISTAKES = {
         (),
         "ranges.yaml: lr: {'low': 2, 'high': 1} is no range",
     ),
+    "a number": ("lr: 0.1", (), "ranges.yaml: lr: 0.1 is no range; give a list, or low and high"),
+    "nothing": ("lr:", (), "ranges.yaml: lr: None is no range; give a list, or low and high"),
     "a key twice": ("lr: [1]\nlr: [2]", (), "ranges.yaml:2: key 'lr' is given twice"),
     "other ranges": (f"{RATE}: [1]\nfilters: [8]", (), "try was begun with ranges"),
     "nothing to do": (None, ("--trials", "0"), "--trials 0, --jobs 1; give 1 or more"),
