@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stn_lightning.launch.jobs import Ended, Job, fit, run_jobs, run_options
+from stn_lightning.launch.settings import settings_of
 from stn_lightning.runs.config_errors import check_yaml, read_mapping
 from stn_lightning.runs.folder import RUNS, check_name, default_name
 from stn_lightning.runs.record import RECORD, RunRecord
@@ -83,6 +84,7 @@ def sweep(
     content = read_mapping(resolve_config(ranges))
     name = default_name([*config, ranges]) if name is None else check_name(name)
     distributions = read_ranges(content, ranges)
+    _check_settings([*run_options(config, name), *fit_options], distributions)
     begun_with = {"ranges": content, "configs": [str(path) for path in config]}
     signals.start_listening()
     with claim(RUNS / "sweeps" / name):
@@ -98,6 +100,26 @@ def sweep(
     if signals.caught_signal() or not all(trial.state.is_finished() for trial in study.trials):
         return PREEMPTED
     return FINISHED if finished else FAILED
+
+
+def _check_settings(arguments: list[str], ranges: dict[str, Any]) -> None:
+    """Check the settings before the first run.
+
+    Each range is represented by one of its values.
+
+    Raises:
+        ValueError: the arguments are wrong, or turn validation off.
+    """
+    values = {
+        option: each.choices[0] if hasattr(each, "choices") else each.low
+        for option, each in ranges.items()
+    }
+    settings = settings_of([*arguments, *as_options(values)])
+    if settings["trainer"].get("limit_val_batches") == 0:
+        raise ValueError(
+            "trainer.limit_val_batches is 0, and a sweep compares validations; "
+            "leave it out, or give 1 or more"
+        )
 
 
 def _study(name: str, begun_with: dict[str, Any], *, side_by_side: bool) -> Any:

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs Optuna: pip install stn-lightning[sweep]",
 )
 RATE = "model.init_args.optimizer.init_args.lr"
+FILTERS = "model.init_args.backbone.init_args.num_filters"
 QUICK = ("ranges.yaml", "--config", "configs/quickstart.yaml", "--name", "try")
 
 
@@ -45,7 +46,7 @@ class Runs:
             folder.mkdir(parents=True, exist_ok=True)
             value = (
                 abs(float(words[words.index(f"--{RATE}") + 1]) - 3e-3)
-                + float(words[words.index("--filters") + 1]) / 100
+                + float(words[words.index(f"--{FILTERS}") + 1]) / 100
             )
             (folder / "results.json").write_text(
                 RunRecord(
@@ -64,7 +65,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     (tmp_path / "configs").symlink_to(CONFIGS)
     (tmp_path / "ranges.yaml").write_text(
         yaml.safe_dump(
-            {RATE: {"low": 1e-4, "high": 1e-2, "log": True}, "filters": [8, 16]}, sort_keys=False
+            {RATE: {"low": 1e-4, "high": 1e-2, "log": True}, FILTERS: [8, 16]}, sort_keys=False
         )
     )
     fake = Runs()
@@ -86,8 +87,8 @@ def test_the_best_of_all_runs_is_printed_as_options(
     assert best.startswith("best of 25: val/loss 0.08")
     words = options.split()
     assert words[1] == f"{float(words[1]):.6g}"
-    assert "".join(lines).count(f"lr {words[1]}, filters 8: val/loss 0.08") == 1
-    assert words[::2] == [f"--{RATE}", "--filters"]
+    assert "".join(lines).count(f"lr {words[1]}, num_filters 8: val/loss 0.08") == 1
+    assert words[::2] == [f"--{RATE}", f"--{FILTERS}"]
     assert words[3] == "8"
     assert float(words[1]) == pytest.approx(3e-3, rel=0.3)
 
@@ -168,9 +169,14 @@ MISTAKES = {
         "ranges.yaml: lr: {'low': 2, 'high': 1} is no range",
     ),
     "a number": ("lr: 0.1", (), "ranges.yaml: lr: 0.1 is no range; give a list, or low and high"),
+    "an option that fit does not have": (
+        "trainer.max_epoch: [1]",
+        (),
+        "unrecognized arguments: --trainer.max_epoch 1 - did you mean --trainer.max_epochs?",
+    ),
     "nothing": ("lr:", (), "ranges.yaml: lr: None is no range; give a list, or low and high"),
     "a key twice": ("lr: [1]\nlr: [2]", (), "ranges.yaml:2: key 'lr' is given twice"),
-    "other ranges": (f"{RATE}: [1]\nfilters: [8]", (), "try was begun with ranges"),
+    "other ranges": (f"{RATE}: [1]\n{FILTERS}: [8]", (), "try was begun with ranges"),
     "nothing to do": (None, ("--trials", "0"), "--trials 0, --jobs 1; give 1 or more"),
     "no such file": (None, ("--config", "a.yaml"), "a.yaml: there is no such file"),
 }
@@ -224,6 +230,18 @@ def test_real_runs_are_compared_by_what_their_folders_say(
     best = min(result["best_validation"] for result in results)
     said = capsys.readouterr().out
     assert f"best of 2: val/error {best:.4g} %, runs/quickstart-learning_rates-000" in said
+
+
+def test_a_sweep_without_validation_is_refused_before_its_first_run(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    off = ["--trainer.limit_val_batches", "0"]
+    assert call(sweep, [*QUICK, "--trials", "1", "--", *off]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("stn sweep: trainer.limit_val_batches is 0, and a sweep compares")
+    assert said.count("\n") == 1
+    assert (runs.started, Path("runs").exists()) == ([], False)
+    assert call(sweep, [*QUICK, "--trials", "1"]) == 0
 
 
 def test_runs_without_a_validation_end_the_sweep_with_one_line(
