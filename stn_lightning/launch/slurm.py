@@ -50,12 +50,15 @@ SRUN = "srun --kill-on-bad-exit=0 --wait=60"
 default, their exit codes would be lost.
 """
 
-LOST = f"""\
+NODE_LOST = """\
 elif [ $code -ne 0 ] && ! srun --overlap --ntasks-per-node=1 true; then
     sleep 1200  # a node does not answer: SLURM requeues the job within minutes
-elif [ $code -eq {PROCESS_LOST} ] ||
+"""
+
+LOST = """\
+elif [ $code -eq {process_lost} ] ||
         [[ $code =~ ^(134|137)$ && ${{SLURM_RESTART_COUNT:-0}} -lt 3 ]]; then
-    scontrol requeue $SLURM_JOB_ID  # a process was killed, or lost another
+    scontrol requeue {job}  # a process was killed, or lost another
 """
 
 
@@ -202,6 +205,11 @@ def job_script(
     directives = {**ours, **directives, **site.get("sbatch", {})}
     before = [shlex.join(["cd", str(Path.cwd())]), *_environment(), *site.get("before", [])]
     written_by = f"{program_name()} {shlex.join(sys.argv[1:])}"
+    # the job id of an array would requeue all its elements
+    array = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    job = array if "array" in directives else "$SLURM_JOB_ID"
+    several = nodes > 1 or resources.processes_per_node > 1
+    lost = LOST.format(process_lost=PROCESS_LOST, job=job) if several else ""
     return SCRIPT.format(
         written_by=_one_line(written_by),
         file=_one_line(shlex.quote(str(file))),
@@ -209,11 +217,8 @@ def job_script(
         before="".join(f"{line}\n" for line in before),
         run=run,
         preempted=PREEMPTED,
-        # the job id of an array would requeue all its elements
-        job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-        if "array" in directives
-        else "$SLURM_JOB_ID",
-        lost=LOST if nodes > 1 else "",
+        job=job,
+        lost=(NODE_LOST if nodes > 1 else "") + lost,
     )
 
 

@@ -132,15 +132,37 @@ def test_a_time_limit_is_read_as_slurm_reads_it(limit: str, seconds: int) -> Non
     assert module._seconds(limit) == seconds
 
 
-def test_only_a_job_of_several_nodes_asks_whether_one_is_gone(call: Submit) -> None:
-    question = "srun --overlap --ntasks-per-node=1 true"
-    assert question in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
-    assert question not in call(*QUICKSTART, "--gpus", "8", "--dry-run")[1]
-    assert (
-        f"[ $code -eq {PROCESS_LOST} ]"
-        in call(*QUICKSTART, "--nodes", "2", "--shared", "--dry-run")[1]
-    )
-    assert f"[ $code -eq {PREEMPTED} ]" in call(*QUICKSTART, "--dry-run")[1]
+@pytest.mark.parametrize(
+    ("size", "asks", "comes_back"),
+    [
+        (("--nodes", "2", "--shared"), True, True),
+        (("--gpus", "8"), False, True),
+        (("--gpus", "0", "--processes", "2"), False, True),
+        (("--gpus", "1"), False, False),
+    ],
+)
+def test_a_job_of_several_processes_comes_back_and_one_of_several_nodes_asks_whether_one_is_gone(
+    size: tuple[str, ...], asks: bool, comes_back: bool, call: Submit, tmp_path: Path
+) -> None:
+    _, text, _ = call(*QUICKSTART, *size, "--dry-run")
+    assert f"[ $code -eq {PREEMPTED} ]" in text
+    assert ("srun --overlap --ntasks-per-node=1 true" in text) is asks
+    requeued = [PREEMPTED, *([PROCESS_LOST, 134, 137] if comes_back else [])]
+    for name, body in {"srun": "exit $CODE", "scontrol": 'echo "$@" >> requeued'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n[[ $* == *overlap* ]] || {body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job.sh").write_text(text)
+    known = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "5"}
+    for code in (0, 1, PREEMPTED, PROCESS_LOST, 134, 137):
+        (tmp_path / "requeued").unlink(missing_ok=True)
+        done = subprocess.run(["bash", "job.sh"], env=known | {"CODE": str(code)})
+        assert done.returncode == code
+        assert (tmp_path / "requeued").exists() is (code in requeued), code
+    for count, back in (("2", comes_back), ("3", False)):
+        (tmp_path / "requeued").unlink(missing_ok=True)
+        known |= {"CODE": "137", "SLURM_RESTART_COUNT": count}
+        subprocess.run(["bash", "job.sh"], env=known)
+        assert (tmp_path / "requeued").exists() is back
 
 
 def test_several_nodes_need_a_file_system_that_they_share(

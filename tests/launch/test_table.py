@@ -296,6 +296,7 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
     assert "scontrol requeue ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\n" in text, (
         "this element alone"
     )
+    assert "SLURM_RESTART_COUNT" not in text, "one process loses no other"
     files = "--config configs/quickstart.yaml --config configs/hardware/cpu.yaml"
     for n in (0, 1):
         (line,) = [line for line in text.splitlines() if line.startswith(f"{n}) srun ")]
@@ -307,6 +308,17 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
     Path("job.sh").write_text(text)
     subprocess.run(["bash", "-n", "job.sh"], check=True)
     assert not Path("runs").exists()
+
+
+def test_an_element_of_several_processes_comes_back_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--rows", "ST", "--slurm", "--gpus", "2", "--dry-run"]
+    assert call(table, [str(write_table()), *options]) == 0
+    text = capsys.readouterr().out
+    assert "SLURM_RESTART_COUNT" in text
+    assert text.count("scontrol requeue ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID") == 2
+    assert text.count("scontrol requeue") == 2
 
 
 def test_files_of_a_table_keep_the_dots_in_the_names_of_its_recipes(
