@@ -1,4 +1,4 @@
-"""Write and submit SLURM job scripts.
+"""Write SLURM job scripts.
 
 `srun` starts the processes. At a signal before the time limit they save a checkpoint and end; the
 script then requeues the job, which resumes its run. Lightning's own requeueing is not used, because
@@ -8,7 +8,6 @@ it saves within a signal handler.
 import os
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +40,6 @@ if [ $code -eq {preempted} ]; then  # stopped after saving: requeue, and resume
 {lost}fi
 exit $code
 """
-
-SENT = "# sent as job "
-"""Start of the last line of a submitted script, before the job's number."""
 
 SRUN = "srun --kill-on-bad-exit=0 --wait=60"
 """When a process ends, the others have a minute to end, too. If srun killed them at once, as by
@@ -239,34 +235,6 @@ def _directive(key: str, value: Any) -> str:
 def _one_line(text: str) -> str:
     """Replace control characters, which would end a comment."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def submit_script(file: Path, text: str) -> str:
-    """Write a job script and submit it.
-
-    Returns:
-        the job's number.
-
-    Raises:
-        ValueError: the job was not submitted; the message says why.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    try:
-        sent = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True)
-    except FileNotFoundError:
-        raise ValueError(
-            f"there is no sbatch here, so this is not a SLURM cluster; submit {file} on one"
-        ) from None
-    if sent.returncode:
-        reasons = [
-            line.removeprefix("sbatch: ").removeprefix("error: ")
-            for line in sent.stderr.strip().splitlines()
-        ]
-        raise ValueError(f"sbatch refused the job: {'; '.join(reasons)} ({file} is written)")
-    number = sent.stdout.strip().partition(";")[0]
-    file.write_text(f"{text}{SENT}{number}\n")
-    return number
 
 
 def _seconds(limit: str) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stn_lightning.launch.slurm import SENT
+from stn_lightning.launch.submit import SENT
 from stn_lightning.runs.folder import RUNS
 from stn_lightning.runtime.atomic_files import MACHINE, is_running
 from stn_lightning.runtime.exit_codes import FINISHED

@@ -1,5 +1,6 @@
 """`stn submit`: train as a SLURM job."""
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,16 @@ from stn_lightning.launch.slurm import (
     fit_command,
     job_script,
     read_site_config,
-    submit_script,
 )
 from stn_lightning.runs.config_errors import check_yaml
 from stn_lightning.runs.folder import RunFolder, default_name
 from stn_lightning.runs.shipped_configs import resolve_config
+from stn_lightning.runtime.atomic_files import atomic_write
 from stn_lightning.runtime.exit_codes import FINISHED
 from stn_lightning.runtime.provenance import program_name
+
+SENT = "# sent as job "
+"""Start of the last line of a submitted script, before the job's number."""
 
 
 def submit(
@@ -77,3 +81,35 @@ def submit(
         f"{program_name()} status {run.name}; scancel {number}"
     )
     return FINISHED
+
+
+def submit_script(file: Path, text: str) -> str:
+    """Submit a job script, then write it.
+
+    A script that sbatch refuses does not replace that of a waiting job, which has its number.
+
+    Returns:
+        the job's number.
+
+    Raises:
+        ValueError: the job was not submitted; the message says why.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)  # the job's output goes there
+    command = ["sbatch", "--parsable"]
+    try:
+        sent = subprocess.run(command, input=text, capture_output=True, encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(
+            "there is no sbatch here, so this is not a SLURM cluster; "
+            "submit on one, or print the script by --dry-run"
+        ) from None
+    if sent.returncode:
+        reasons = [
+            line.removeprefix("sbatch: ").removeprefix("error: ")
+            for line in sent.stderr.strip().splitlines()
+        ]
+        raise ValueError(f"sbatch refused the job: {'; '.join(reasons)}")
+    number = sent.stdout.strip().partition(";")[0]
+    with atomic_write(file) as script:
+        script.write(f"{text}{SENT}{number}\n".encode())
+    return number

@@ -14,8 +14,8 @@ from stn_lightning.launch.slurm import (
     fit_command,
     job_script,
     read_site_config,
-    submit_script,
 )
+from stn_lightning.launch.submit import submit_script
 from stn_lightning.launch.table_format import (
     Results,
     Table,

@@ -211,40 +211,54 @@ def test_no_character_of_a_path_becomes_shell_or_ends_a_directive(
     assert "a control character would end the line" in err
 
 
-def test_what_the_cluster_says_no_to_is_one_line(
+def sbatch(folder: Path, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program of this name into the path."""
+    file = folder / "sbatch"
+    file.write_text(f"#!/bin/sh\n{lines}\n")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_a_job_that_the_cluster_refuses_is_one_line_and_leaves_the_script_of_the_waiting_one(
     call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sbatch = tmp_path / "sbatch"
-    sbatch.write_text(
-        "#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\n"
-        "echo 'sbatch: error: Batch job submission failed' >&2\nexit 1\n"
+    sbatch(tmp_path, "echo 4711", monkeypatch)
+    assert call(*QUICKSTART)[0] == 0
+    waiting = Path("runs/quickstart/job.sh").read_text()
+    sbatch(
+        tmp_path,
+        "echo 'sbatch: error: invalid partition' >&2\n"
+        "echo 'sbatch: error: Batch job submission failed' >&2\nexit 1",
+        monkeypatch,
     )
-    sbatch.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    code, _, err = call(*QUICKSTART)
+    code, _, err = call(*QUICKSTART, "--time", "1:00:00")
     assert code == 2
-    assert err.startswith(
-        "stn submit: sbatch refused the job: invalid partition; Batch job submission failed ("
+    assert err == (
+        "stn submit: sbatch refused the job: invalid partition; Batch job submission failed\n"
     )
-    assert err.count("\n") == 1
+    assert Path("runs/quickstart/job.sh").read_text() == waiting
+    assert waiting.endswith("# sent as job 4711\n")
 
 
-def test_a_script_that_was_taken_ends_with_its_number(
+def test_the_script_that_was_sent_is_the_one_that_is_written_with_its_number(
     call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "sbatch").write_text("#!/bin/sh\necho '4711;cluster'\n")
-    (tmp_path / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    sbatch(tmp_path, 'cat > received; echo "4711;cluster"', monkeypatch)
     _, out, _ = call(*QUICKSTART)
     assert out.startswith("job 4711: ")
-    assert Path("runs/quickstart/job.sh").read_text().endswith("\nexit $code\n# sent as job 4711\n")
+    file = tmp_path / "runs/quickstart/job.sh"
+    assert file.read_text() == Path("received").read_text() + "# sent as job 4711\n"
+    assert f"\n# Send it again: sbatch {file}\n" in file.read_text()
 
 
-def test_a_machine_without_slurm_is_told_so_and_keeps_the_script(
+def test_a_machine_without_slurm_is_told_so(
     call: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, err = call(*QUICKSTART)
     assert code == 2
-    assert "there is no sbatch here" in err
-    assert Path("runs/quickstart/job.sh").exists()
+    assert err == (
+        "stn submit: there is no sbatch here, so this is not a SLURM cluster; "
+        "submit on one, or print the script by --dry-run\n"
+    )
+    assert not Path("runs/quickstart/job.sh").exists()
