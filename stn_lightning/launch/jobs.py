@@ -68,6 +68,8 @@ def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
     finally:
         for _, process, _ in running:  # after an error, or when the caller stops early
             process.terminate()
+        for _, process, _ in running:  # they save before they end
+            process.wait()
 
 
 def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:

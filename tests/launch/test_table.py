@@ -658,6 +658,20 @@ def test_the_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_jobs_that_are_left_early_have_ended_when_their_caller_goes_on(tmp_path: Path) -> None:
+    saves = (
+        "import signal, sys, time\n"
+        "def save(*_):\n    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, save)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    slow = Job([sys.executable, "-c", saves], tmp_path / "slow.log")
+    wait = f"until grep -q ready {slow.log}; do sleep 0.1; done"
+    jobs = run_jobs([slow, Job(["bash", "-c", wait], tmp_path / "quick.log")], 2)
+    assert next(jobs).job.log.name == "quick.log"
+    jobs.close()  # type: ignore[attr-defined]  # it is a generator
+    assert slow.log.read_text() == "ready\nsaved\n"
+
+
 @pytest.mark.parametrize("name", ["addition", "volumes"])
 def test_a_committed_table_is_shown_and_its_records_stay_as_they_are(
     name: str, tmp_path: Path
