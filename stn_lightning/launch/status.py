@@ -6,6 +6,7 @@ waiting.
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -151,7 +152,9 @@ def _waiting() -> Iterator[tuple[str, dict[str, Any]]]:
             waiting = subprocess.run(command, capture_output=True, text=True).stdout
         except FileNotFoundError:  # this is no cluster
             return
-        names = dict(re.findall(r"^(\d+)\) .* --name (\S+) ", script.read_text(), re.MULTILINE))
+        commands = re.findall(r"^(\d+)\) (.*) ;;$", script.read_text("utf-8"), re.MULTILINE)
+        words = {element: shlex.split(command) for element, command in commands}
+        names = {element: each[each.index("--name") + 1] for element, each in words.items()}
         for element, reason in re.findall(r"^(\d+) (.+?) *$", waiting, re.MULTILINE):
             state = {**SUBMITTED, "why": f"waits: {reason}", "job": f"{job}_{element}"}
             yield names[element], {**state, "time": script.stat().st_mtime}

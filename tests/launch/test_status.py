@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,25 @@ def test_runs_of_a_table_that_wait_in_the_queue_are_told_where_slurm_knows_of_th
     assert sorted(said[1:]) == [training, *waiting]
     assert call(status, ["mnist-2"]) == 0
     assert "waits: Resources" in capsys.readouterr().out
+
+
+def test_a_waiting_run_whose_name_a_shell_would_not_read_plainly_is_told_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "runs/tables/größen.sh"
+    script.parent.mkdir(parents=True)
+    elements = "".join(
+        f"{n}) {shlex.join(['srun', 'fit', '--config', 'a b', '--name', f'größe-{n}'])} ;;\n"
+        for n in range(3)
+    )
+    script.write_text(f"case $SLURM_ARRAY_TASK_ID in\n{elements}esac\n# sent as job 4720\n")
+    squeue = tmp_path / "squeue"
+    squeue.write_text(SQUEUE)
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert call(status, ["größe-1"]) == 0
+    assert "größe-1  submitted" in capsys.readouterr().out
 
 
 def test_runs_in_all_states(
