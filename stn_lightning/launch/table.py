@@ -16,10 +16,10 @@ from stn_lightning.launch.slurm import (
     read_site_config,
 )
 from stn_lightning.launch.submit import submit_script
+from stn_lightning.launch.table_drawing import draw_table
 from stn_lightning.launch.table_format import (
     Results,
     Table,
-    draw_table,
     markdown,
     measured,
     read_table,

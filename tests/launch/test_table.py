@@ -24,7 +24,8 @@ from stn_lightning.launch import table as table_module
 from stn_lightning.launch.jobs import Ended, Job, run_jobs
 from stn_lightning.launch.settings import describes, settings_of
 from stn_lightning.launch.table import table
-from stn_lightning.launch.table_format import Claim, Table, draw_table, markdown, read_table
+from stn_lightning.launch.table_drawing import draw_table
+from stn_lightning.launch.table_format import Claim, Table, markdown, read_table
 from stn_lightning.runs.folder import RunFolder
 from stn_lightning.runs.record import RunRecord, read_records, write_records
 from stn_lightning.runtime import signals
