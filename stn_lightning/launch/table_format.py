@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stn_lightning.launch.part_cells import LEGEND, has_parts, part_cell
 from stn_lightning.runs.config_errors import did_you_mean, read_mapping
@@ -80,7 +80,7 @@ def read_table(path: Path) -> Table:
             content.get("highest", False),
             rows,
             columns,
-            content.get("paper", {}),
+            _read_paper(content.get("paper", {})),
             claims,
         )
     except (KeyError, AttributeError, TypeError) as problem:
@@ -100,6 +100,26 @@ def read_table(path: Path) -> Table:
         except ValueError as problem:
             raise ValueError(f"{path}: {str(problem).removeprefix('--')}") from problem
     return table
+
+
+def _read_paper(paper: Any) -> dict[str, dict[str, float]]:
+    """Return the paper's numbers by row and column.
+
+    Raises:
+        TypeError: something else is given; the message says where.
+    """
+    if not isinstance(paper, dict):
+        raise TypeError(f"paper is {paper!r}, give rows")
+    for row, numbers in paper.items():
+        if not isinstance(numbers, dict):
+            raise TypeError(f"paper: {row} is {numbers!r}, give columns and their numbers")
+        for column, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise TypeError(f"paper: {row}: {column} is {number!r}, give a number")
+    return {
+        str(row): {str(column): float(number) for column, number in numbers.items()}
+        for row, numbers in paper.items()
+    }
 
 
 def markdown(table: Table, results: Results) -> str:
@@ -254,7 +274,7 @@ def _provenance(results: Results) -> list[str]:
     def all_of(key: str) -> str:
         return ", ".join(sorted({str(getattr(record, key)) for record in records}))
 
-    torch = ", ".join(sorted({record.versions["torch"] for record in records}))
+    torch = ", ".join(sorted({record.versions.get("torch", "?") for record in records}))
     return [
         f"{len(records)} runs, seeds {all_of('seed')}, "
         f"{all_of('samples_tested')} test samples each, on {all_of('device')}; "

@@ -392,6 +392,13 @@ def test_a_mistake_is_one_line(
     ("content", "complaint"),
     [
         ({"rows": None}, "is no table"),
+        ({"paper": None}, "is no table: paper is None, give rows"),
+        ({"paper": [1]}, r"is no table: paper is \[1\], give rows"),
+        ({"paper": {"ST": 0.8}}, "is no table: paper: ST is 0.8, give columns and their numbers"),
+        (
+            {"paper": {"ST": {"here": "6,5"}}},
+            "is no table: paper: ST: here is '6,5', give a number",
+        ),
         ({"paper": {"CN": {"here": 1}}}, "there is no 'CN' - did you mean CNN"),
         (
             {"claims": [{"says": "so", "columns": ["there"], "better": "ST", "than": ["CNN"]}]},
@@ -403,6 +410,11 @@ def test_a_mistake_is_one_line(
 def test_a_file_that_is_no_table_is_named(content: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=f"^digits.yaml.* {complaint}|^digits.yaml: .*{complaint}"):
         read_table(write_table(**content))
+
+
+def test_rows_and_columns_may_be_named_by_numbers() -> None:
+    named = {"rows": {4: "configs/quickstart.yaml"}, "columns": {64: "configs/hardware/cpu.yaml"}}
+    assert read_table(write_table(**named, paper={4: {64: 50.0}})).paper == {"4": {"64": 50.0}}
 
 
 FILES = ["--config", "configs/quickstart.yaml", "--config", "configs/hardware/cpu.yaml"]
@@ -555,6 +567,12 @@ def test_a_cell_is_the_mean_with_its_spread_beside_the_papers_number(tmp_path: P
         "4 runs, seeds 0, 1, 100 test samples each, on a machine; precision 32-true, torch 2, "
         "commit abc, 2026-11-22." in text
     )
+
+
+def test_a_record_without_the_version_of_torch_is_shown() -> None:
+    row, column, run = record("one", "R", 0.8)
+    text = markdown(digits(), [(row, column, dataclasses.replace(run, versions={}))])
+    assert "precision 32-true, torch ?, commit abc" in text
 
 
 def test_alignment_stands_beside_the_errors_where_records_have_it() -> None:
