@@ -472,6 +472,13 @@ def test_a_run_that_a_time_limit_may_have_cut_short_is_no_result_without_the_lim
     assert describes(recorded(*begun_with), [*FILES, *options]) is same
 
 
+def test_a_test_of_another_checkpoint_than_the_best_is_no_result() -> None:
+    for checkpoint, same in ((None, True), ("best.ckpt", True), ("last.ckpt", False)):
+        assert describes(recorded(checkpoint=checkpoint), FILES) is same
+    unmonitored = ["--monitor", "null"]
+    assert describes(recorded(*unmonitored, checkpoint="last.ckpt"), [*FILES, *unmonitored])
+
+
 def test_a_run_is_known_whose_number_of_classes_comes_from_the_data() -> None:
     for name in ("disc", "square", "star"):
         Path("images", name).mkdir(parents=True)
