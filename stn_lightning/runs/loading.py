@@ -88,7 +88,9 @@ class TrainedNetwork:
         in_zoo = str(name).startswith(zoo.PREFIX)
         stored = _from_zoo(str(name), checkpoint) if in_zoo else _from_run(name, checkpoint)
         task, data = _build(stored)
-        made_for = stored.made_for or _ask(data)
+        made_for = stored.made_for
+        if made_for is None:
+            raise ValueError(f"{stored.file} does not say which images it is for; train it again")
         image_shape, class_names = tuple(made_for["image_shape"]), tuple(made_for["classes"])
         with torch.no_grad():
             task.eval()(torch.zeros(1, *image_shape))  # for lazy layers
@@ -240,10 +242,3 @@ def _load_weights(task: ClassificationTask, stored: _Stored) -> None:
     except RuntimeError as problem:
         reason = str(problem).splitlines()[-1].strip()
         raise ValueError(f"{stored.file} does not fit {stored.source}: {reason}") from problem
-
-
-def _ask(data: BaseDataModule) -> dict[str, Any]:
-    """Read from the data what checkpoints of version 0.1 lack."""
-    data.prepare_data()
-    data.setup("test")
-    return {"image_shape": data.image_shape, "classes": data.class_names}

@@ -8,11 +8,9 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from stn_lightning.runs.config_errors import read_mapping
 from stn_lightning.runtime.atomic_files import atomic_write
 
 RECORD = "results.json"
@@ -114,24 +112,14 @@ class RunRecord:
     def read(cls, path: Path) -> "RunRecord":
         """Read `results.json`.
 
-        Files of version 0.1 have neither date nor settings. These are taken from the modification
-        time of the file and from the `config.yaml` beside it.
-
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is no record.
         """
         try:
-            record = cls.from_json(path.read_text())
+            return cls.from_json(path.read_text())
         except ValueError as problem:  # UnicodeDecodeError is a ValueError, too
             raise ValueError(f"{path}: {problem}") from problem
-        if not record.date:
-            written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            record = dataclasses.replace(record, date=written.date().isoformat())
-        config = path.with_name("config.yaml")
-        if not record.settings and config.exists():
-            record = dataclasses.replace(record, settings=read_mapping(config))
-        return record
 
     def write(self, path: Path) -> None:
         """Write `results.json` atomically.

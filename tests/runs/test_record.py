@@ -1,7 +1,6 @@
 """A record is read as it was written, and a damaged one is named."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -31,18 +30,6 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("two", two),
     ]
     assert read_records(tmp_path / "none.jsonl") == {}
-
-
-def test_a_record_of_an_earlier_version_takes_its_settings_from_the_file_beside_it(
-    tmp_path: Path,
-) -> None:
-    content = json.loads(RECORD.to_json())
-    del content["date"], content["settings"]
-    (tmp_path / "results.json").write_text(json.dumps({**content, "unknown": 1}))
-    (tmp_path / "config.yaml").write_text("seed_everything: 3\n")
-    record = RunRecord.read(tmp_path / "results.json")
-    assert record.settings == {"seed_everything": 3}
-    assert len(record.date) == len("2026-11-28")
 
 
 @pytest.mark.parametrize(
