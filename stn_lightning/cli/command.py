@@ -7,36 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import (
-    Callback,
-    LearningRateMonitor,
-    ProgressBar,
-    RichProgressBar,
-)
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from stn_lightning.callbacks import (
-    AlignmentLogger,
-    EpochLogger,
-    LabelCheck,
-    MisclassifiedImages,
-    ParameterSummary,
-    PartScores,
-    PRCurves,
-    RecordWriter,
-    StatusFile,
-    TensorBoardLayout,
-    ThroughputLogger,
-    TolerantEvents,
-    TransformerMonitor,
-    WarpImages,
-)
+from stn_lightning.callbacks import RecordWriter
 from stn_lightning.cli.arguments import configs
 from stn_lightning.cli.messages import say
 from stn_lightning.cli.parsing import ParsedCommand
+from stn_lightning.cli.run_callbacks import FirstStep, run_callbacks
 from stn_lightning.cli.trainer_options import (
     listed,
     refuse_options,
@@ -47,36 +26,14 @@ from stn_lightning.runs.folder import data_locations, differences
 from stn_lightning.runs.initial_weights import InitialWeights
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.start import choose_start
-from stn_lightning.runtime.batch_norm import AverageBatchNorm
 from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, load_checkpoint
-from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
+from stn_lightning.runtime.checkpointing import BEST
 from stn_lightning.runtime.distributed import DDP, lost_process_reason
-from stn_lightning.runtime.exact_resume import ExactResume
-from stn_lightning.runtime.guards import NonFiniteError, NonFiniteGuard
+from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.runtime.lightning_internals import end_weight_averaging
 from stn_lightning.runtime.locks import claim
 from stn_lightning.runtime.precision import FLOAT32, choose_precision
-from stn_lightning.runtime.preemption import Preemption
 from stn_lightning.runtime.restarts import NoProgressError, count_restart, is_restart
-
-
-class FirstStep(Callback):
-    """Record whether a batch has finished.
-
-    Errors before that are reported as mistakes in the configuration.
-    """
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.done = True
-
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.done = self.done or not trainer.sanity_checking
-
-    def on_test_batch_end(self, *_: Any) -> None:
-        self.done = True
 
 
 class CommandLine(ParsedCommand):
@@ -128,7 +85,15 @@ class CommandLine(ParsedCommand):
                 folder.path.parent, folder.name, version="", default_hp_metric=False
             )
         kwargs["default_root_dir"] = str(folder.path)
-        kwargs["callbacks"] = [*self._callbacks(chosen), *listed(chosen["callbacks"])]
+        record = RecordWriter(
+            folder.name,
+            [str(config) for config in configs(self.arguments)],
+            self.options.seed_everything,
+            self.experiment,
+        )
+        theirs = listed(chosen["callbacks"])
+        ours = run_callbacks(chosen, folder.checkpoints, self.options.monitor, record)
+        kwargs["callbacks"] = [*ours, *theirs]
         kwargs["callbacks"].append(self.first_step)
         kwargs["enable_model_summary"] = False  # ParameterSummary is shorter
         kwargs["plugins"] = [AtomicCheckpointIO(), *listed(chosen["plugins"])]
@@ -137,39 +102,6 @@ class CommandLine(ParsedCommand):
         trainer = super().instantiate_trainer(**kwargs)
         require_launcher(trainer)
         return trainer
-
-    def _callbacks(self, chosen: Namespace) -> list[Callback]:
-        files = [str(config) for config in configs(self.arguments)]
-        callbacks: list[Callback] = [
-            ThroughputLogger(),
-            AlignmentLogger(),
-            WarpImages(),
-            MisclassifiedImages(),
-            TransformerMonitor(),
-            StatusFile(),
-            PartScores(),
-            NonFiniteGuard(),  # before RecordWriter, which cannot write NaN
-            RecordWriter(
-                self.run_folder.name, files, self.options.seed_everything, self.experiment
-            ),
-            ExactResume(),
-            LabelCheck(),
-            AverageBatchNorm(),
-        ]
-        if chosen["logger"] is not False:
-            callbacks += [TolerantEvents(), LearningRateMonitor("step")]
-            callbacks += [TensorBoardLayout(), PRCurves()]
-        if chosen["enable_checkpointing"] is not False:
-            callbacks += [
-                AtomicCheckpoint(self.run_folder.checkpoints, self.options.monitor),
-                Preemption(),
-            ]
-        if chosen["enable_model_summary"] is not False:
-            callbacks.append(ParameterSummary())
-        theirs = any(isinstance(each, ProgressBar) for each in listed(chosen["callbacks"]))
-        if chosen["enable_progress_bar"] is not False and not theirs:
-            callbacks.append(RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLogger())
-        return callbacks
 
     def execute(self) -> None:
         """Run the command."""

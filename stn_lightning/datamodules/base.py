@@ -3,8 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Sized
-from itertools import zip_longest
+from collections.abc import Mapping, Sized
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -73,6 +72,7 @@ class BaseDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.seed = seed
         self.splits: dict[Split, Any] = {}
+        self._fingerprint: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -161,13 +161,15 @@ class BaseDataModule(LightningDataModule, ABC):
 
         It is of the images' names and labels, in their order.
         """
-        digest = hashlib.sha256()
-        for split in ("train", "val"):
-            images = self.splits[split]
-            digest.update(torch.as_tensor(images.label).numpy().tobytes())
-            for name in getattr(images, "names", ()):
-                digest.update(os.fsencode(name) + b"\0")
-        return digest.hexdigest()
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for split in ("train", "val"):
+                images = self.splits[split]
+                digest.update(torch.as_tensor(images.label).numpy().tobytes())
+                for name in getattr(images, "names", ()):
+                    digest.update(os.fsencode(name) + b"\0")
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
     def train_dataloader(self) -> ResumableLoader:
         return self.loader("train")
@@ -222,17 +224,3 @@ def datamodule_of(trainer: Trainer) -> BaseDataModule:
     """Return the trainer's data module."""
     # Lightning sets it without declaring it
     return cast(BaseDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-
-
-def require_classes(trained: Sequence[str], found: Sequence[str]) -> None:
-    """Check that data have the classes of a trained network.
-
-    Raises:
-        ValueError: they differ; the message names the first difference.
-    """
-    for i, (before, now) in enumerate(zip_longest(trained, found)):
-        if before != now:
-            raise ValueError(
-                f"class {i} of the data is {now}, and was {before} in the training, so labels "
-                "would mean other classes; give the data their old class names, or train a new run"
-            )

@@ -16,10 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from stn_lightning.batch import Batch
-from stn_lightning.datamodules.base import datamodule_of, require_classes
+from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.shapes import ImagesND, Logits
 from stn_lightning.tasks.equivariance import Equivariance
+from stn_lightning.tasks.made_for import MADE_FOR, describe_data, require_data
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples, is_misclassified
 from stn_lightning.tasks.parameter_groups import (
     lr_scale,
@@ -36,8 +37,6 @@ from stn_lightning.transformers import (
 )
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
-MADE_FOR = "made_for"
-"""Key of a checkpoint's image shape and class names."""
 MOVE_PART = 1000
 """Number of the random numbers for `equivariance`; the parts of an image have 0, 1, ..."""
 
@@ -104,7 +103,6 @@ class ClassificationTask(LightningModule):
         self.decay_biases_and_norms = decay_biases_and_norms
         self.lr_scales = dict(lr_scales or {})
         self.logits_shape: torch.Size | None = None
-        self._fingerprint: str | None = None
         self.metrics = self._metrics()
 
     def split_metrics(self) -> MetricCollection:
@@ -208,16 +206,10 @@ class ClassificationTask(LightningModule):
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what the data are: shape, classes, checksum."""
+        """Save what the data are, for resuming and predicting."""
         data = datamodule_of(self.trainer)
         if data is not None:
-            if self._fingerprint is None:  # before each checkpoint it would take time
-                self._fingerprint = data.fingerprint()
-            checkpoint[MADE_FOR] = {
-                "image_shape": list(data.image_shape),
-                "classes": list(data.class_names),
-                "data": self._fingerprint,
-            }
+            checkpoint[MADE_FOR] = describe_data(data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with the data.
@@ -227,16 +219,9 @@ class ClassificationTask(LightningModule):
                 training would go on with other images.
         """
         data, made_for = datamodule_of(self.trainer), checkpoint.get(MADE_FOR)
-        if data is None or made_for is None:
-            return
-        require_classes(made_for["classes"], data.class_names)
-        before = made_for.get("data")
-        fits = self.trainer.state.fn == TrainerFn.FITTING
-        if fits and before is not None and before != data.fingerprint():
-            raise ValueError(
-                "the training and validation images have other names, labels or splits than those "
-                "of the run; give the run its old data, or give another --name"
-            )
+        if data is not None and made_for is not None:
+            resumes = self.trainer.state.fn == TrainerFn.FITTING
+            require_data(made_for, data, same_images=resumes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         uses_warps = self.out_of_bounds_penalty or self.overlap_penalty or self.equivariance
