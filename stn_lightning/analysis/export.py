@@ -89,7 +89,7 @@ def write_formats(
     """
     folder = Path(folder) if folder is not None else network.folder / "export"
     foreign = [name for name in ("config.yaml", "preprocess.py") if (folder / name).exists()]
-    if foreign and not (folder / "about.json").exists():
+    if foreign and not _is_export(folder):
         raise ValueError(
             f"{folder / foreign[0]} is not of an export and would be overwritten; "
             f"give another --out, for example {folder / 'export'}"
@@ -107,6 +107,14 @@ def write_formats(
         left_out = missing and name == "onnx"
         announce(f"not written: {needed}" if left_out else _write(network, name, folder))
     return folder
+
+
+def _is_export(folder: Path) -> bool:
+    """Return True if `write_formats` wrote a folder."""
+    try:
+        return "preprocessing" in json.loads((folder / "about.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def about(network: TrainedNetwork) -> dict[str, object]:

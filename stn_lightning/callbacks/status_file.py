@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from stn_lightning.callbacks.record_writer import RecordWriter
 from stn_lightning.runtime.atomic_files import MACHINE, atomic_write, only_informs
 from stn_lightning.runtime.distributed import lost_process_reason
 from stn_lightning.runtime.preemption import Preempted
@@ -20,7 +21,8 @@ class StatusFile(Callback):
 
     It has the state of the run, its epoch and metrics, machine, process and SLURM job. The first
     process writes it at the start, after each epoch, and at the end, also after an error. A test
-    without training writes it only if the training has ended, as another process may be training.
+    without training writes it only if the training has ended, as another process may be training,
+    and if `RecordWriter` writes the run's record.
 
     Examples:
         >>> trainer = Trainer(callbacks=[StatusFile()], logger=False, accelerator="cpu")
@@ -45,7 +47,11 @@ class StatusFile(Callback):
         self._write(trainer, "trained", trainer.current_epoch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, "tested", metrics=_metrics(trainer))
+        metrics = _metrics(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        writers = [each for each in callbacks if isinstance(each, RecordWriter)]
+        if not any(each.foreign(trainer) for each in writers):
+            self._write(trainer, "tested", metrics=metrics)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
+from jsonargparse import Namespace
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -33,7 +34,13 @@ from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.runtime.lightning_internals import end_weight_averaging
 from stn_lightning.runtime.locks import claim
 from stn_lightning.runtime.precision import FLOAT32, choose_precision
-from stn_lightning.runtime.restarts import NoProgressError, count_restart, is_restart
+from stn_lightning.runtime.restarts import (
+    RESTARTS,
+    NoProgressError,
+    count_restart,
+    is_restart,
+    started_by_this_job,
+)
 
 
 class CommandLine(ParsedCommand):
@@ -56,7 +63,8 @@ class CommandLine(ParsedCommand):
 
         A job that is started again resumes its own run, whatever its command says.
         """
-        return self.options.resume == "never" and not is_restart()
+        own = is_restart() and started_by_this_job(self.run_folder.path / RESTARTS)
+        return self.options.resume == "never" and not own
 
     def _choose_precision(self) -> None:
         """Choose the run's earlier precision, or the fastest one."""
@@ -85,15 +93,7 @@ class CommandLine(ParsedCommand):
                 folder.path.parent, folder.name, version="", default_hp_metric=False
             )
         kwargs["default_root_dir"] = str(folder.path)
-        record = RecordWriter(
-            folder.name,
-            [str(config) for config in configs(self.arguments)],
-            self.options.seed_everything,
-            self.experiment,
-        )
-        theirs = listed(chosen["callbacks"])
-        ours = run_callbacks(chosen, folder.checkpoints, self.options.monitor, record)
-        kwargs["callbacks"] = [*ours, *theirs]
+        kwargs["callbacks"] = [*self._callbacks(chosen), *listed(chosen["callbacks"])]
         kwargs["callbacks"].append(self.first_step)
         kwargs["enable_model_summary"] = False  # ParameterSummary is shorter
         kwargs["plugins"] = [AtomicCheckpointIO(), *listed(chosen["plugins"])]
@@ -102,6 +102,13 @@ class CommandLine(ParsedCommand):
         trainer = super().instantiate_trainer(**kwargs)
         require_launcher(trainer)
         return trainer
+
+    def _callbacks(self, chosen: Namespace) -> list[Callback]:
+        """Return the callbacks of this project."""
+        files = [str(config) for config in configs(self.arguments)]
+        folder, seed = self.run_folder, self.options.seed_everything
+        record = RecordWriter(folder.name, files, seed, self.experiment)
+        return run_callbacks(chosen, folder.checkpoints, self.options.monitor, record)
 
     def execute(self) -> None:
         """Run the command."""
@@ -157,9 +164,10 @@ class CommandLine(ParsedCommand):
         new, older = not folder.path.exists(), None
         try:
             older = folder.save_config(self.experiment)
-            if self.options.ckpt_path is not None:
-                folder.save_origin(Path(self.options.ckpt_path))
-            count_restart(folder.path / "restarts.json", batches)
+            given = self.options.ckpt_path
+            if given is not None and not _is_in(Path(given), folder.path):
+                folder.save_origin(Path(given))
+            count_restart(folder.path / RESTARTS, batches)
             yield
         except BaseException as problem:
             if not self.first_step.done:
@@ -245,6 +253,9 @@ class CommandLine(ParsedCommand):
             return False  # it was tested before its end
         if data_locations(earlier) != data_locations(self.experiment):
             return False  # the checkpoint is compared with the data before it is tested
+        limits = (each.get("trainer", {}).get("max_time") for each in (earlier, self.experiment))
+        if len(set(limits)) > 1 or record.checkpoint not in (None, self.run_folder.best().name):
+            return False  # the record is of other settings, or of a checkpoint that was given
         more = "--trainer.max_epochs N trains longer, --resume never starts over"
         say(f"{self.run_folder.path} is finished, after {record.epochs} epochs; {more}")
         self._say_metrics("test", {**record.metrics, "test/samples": record.samples_tested})
@@ -262,6 +273,10 @@ class CommandLine(ParsedCommand):
         say(f"run folder {self.run_folder.path}")
         if (panel := self.run_folder.path / "panel.png").exists():
             say(f"crops {panel}")
+
+
+def _is_in(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
 
 
 def _is_mistake(problem: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """Find the number of classes for a backbone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -13,14 +14,14 @@ NAME = "num_classes"
 
 
 def num_classes_of_data(
-    options: Namespace, arguments: list[str], earlier: dict[str, Any]
+    options: Namespace, arguments: list[str], earlier: Callable[[], dict[str, Any]]
 ) -> int | None:
     """Return the data's number of classes for the backbone.
 
     Args:
         options: parsed options of the subcommand.
         arguments: command-line arguments that they were parsed from.
-        earlier: configuration of the run that may be resumed; {} if there is none.
+        earlier: reads the configuration of the run that may be resumed; {} if there is none.
 
     Returns:
         the earlier number if the data cannot be read; None if the backbone has no argument
@@ -35,7 +36,7 @@ def num_classes_of_data(
         parsed = parser.parse_object({"data": options.data.as_dict()})
         return len(parser.instantiate_classes(parsed).data.class_names)
     except Exception:  # the training will prepare the data, and report what is missing
-        backbone = earlier.get("model", {}).get("init_args", {}).get("backbone", {})
+        backbone = earlier().get("model", {}).get("init_args", {}).get("backbone", {})
         number: int | None = backbone.get("init_args", {}).get(NAME)
         return number
 

@@ -163,7 +163,7 @@ def _run_folder(options: Namespace, arguments: list[str]) -> RunFolder:
 
 def _complete_num_classes(options: Namespace, arguments: list[str], run: RunFolder) -> None:
     """Set the backbone's number of classes from the data."""
-    earlier = run.read_config()
+    earlier = dict if options.resume == "never" else run.read_config
     if (number := num_classes_of_data(options, arguments, earlier)) is not None:
         options.model.init_args.backbone.init_args.num_classes = number
 

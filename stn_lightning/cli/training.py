@@ -77,8 +77,9 @@ def run(
             raise
         destroy_process_groups()
     except Preempted as stopped:
-        over = command is not None and command.options.resume == "never"
-        say(f"{stopped}{', without --resume never' if over else ''}")
+        say(str(stopped))
+        if arguments[0] == "fit" and command is not None and command.options.resume == "never":
+            say("without --resume never the same command resumes it")
         destroy_process_groups()
         return PREEMPTED
     except SystemExit as leaving:  # --help

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def run_jobs(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+def run_jobs(jobs: list[Job], at_once: int) -> Generator[Ended]:
     """Run jobs in parallel; yield ended ones.
 
     Each job gets an equal share of the processor's cores. After a signal to this process no further

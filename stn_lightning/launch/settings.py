@@ -34,7 +34,7 @@ def describes(record: RunRecord, arguments: list[str]) -> bool:
         return False
     if record.epochs is None:  # tested before its training had come to an end
         return False
-    if record.settings.get("monitor") and record.checkpoint not in (None, "best.ckpt"):
+    if record.monitor is not None and record.checkpoint not in (None, "best.ckpt"):
         return False  # tested on a checkpoint that was given
     limit = record.settings.get("trainer", {}).get("max_time")
     if limit is not None and limit != wanted["trainer"].get("max_time"):  # it may have cut it short

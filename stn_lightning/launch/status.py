@@ -52,7 +52,7 @@ def status(*runs: str) -> int:
         ValueError: there is no run of this name.
     """
     folders = [RUNS / name for name in runs] or sorted(
-        {file.parent for name in (STATE, JOB) for file in RUNS.glob(f"*/{name}")}
+        {file.parent for name in (STATE, JOB) for file in RUNS.glob(f"[!.]*/{name}")}
     )
     states = {name: state for name, state in _waiting() if not runs or name in runs}
     for folder in folders:

@@ -3,6 +3,7 @@
 Optuna chooses the settings of each run by the validation metrics of the runs before it.
 """
 
+import contextlib
 import importlib.util
 import json
 import sys
@@ -228,8 +229,9 @@ def _run(this: Sweep, trials: int, at_once: int) -> None:
             return
         batch, waiting = waiting[:at_once], waiting[at_once:]
         jobs = [this.job(trial) for trial in batch]
-        for ended in run_jobs(jobs, at_once):
-            _note(this, batch[jobs.index(ended.job)], ended)
+        with contextlib.closing(run_jobs(jobs, at_once)) as endings:
+            for ended in endings:
+                _note(this, batch[jobs.index(ended.job)], ended)
 
 
 def _note(this: Sweep, trial: Any, ended: Ended) -> None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from stn_lightning.runs.config_errors import did_you_mean, read_mapping
-from stn_lightning.runtime.atomic_files import atomic_write
+from stn_lightning.runtime.atomic_files import atomic_write, temporary_path
 from stn_lightning.runtime.lists import first_few
 from stn_lightning.runtime.provenance import program_name
+from stn_lightning.runtime.restarts import RESTARTS
 
 RUNS = Path("runs")
 
@@ -39,7 +40,7 @@ ORIGIN = "started_from.txt"
 _EARLY = (
     "config.yaml",
     ORIGIN,
-    "restarts.json",
+    RESTARTS,
     "state.json",
     "hparams.yaml",
     "events.out.tfevents.*",
@@ -110,7 +111,7 @@ class RunFolder:
         run = cls(folder.name, RUNS if len(folder.parts) == 1 else folder.parent)
         if not run.config.exists():
             _refuse_parts(folder)
-            known = sorted(path.parent.name for path in RUNS.glob("*/checkpoints"))
+            known = sorted(path.parent.name for path in RUNS.glob("[!.]*/checkpoints"))
             raise ValueError(
                 f"{run.config} does not exist, so there is no such run"
                 f"{did_you_mean(folder.name, known)}; "
@@ -203,7 +204,7 @@ class RunFolder:
         """Undo `set_aside`, and delete the new run's folder."""
         if self.path.exists():
             # on NFS a folder with open files cannot be emptied
-            failed = self.path.rename(_free(self.path.with_name(f".{self.name}.failed.{{}}")))
+            failed = self.path.rename(temporary_path(self.path))
             shutil.rmtree(failed, ignore_errors=True)
         moved.rename(self.path)
 
@@ -235,6 +236,16 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Differe
             continue
         if old.get(key) != new.get(key) and not MAY_CHANGE.fullmatch(key):
             yield Difference(key, old.get(key), new.get(key))
+
+
+def other_data(before: dict[str, Any], now: dict[str, Any]) -> Difference | None:
+    """Return the first setting by which data differ."""
+    old, new = (dict(_flat(each.get("data", {}), "data")) for each in (before, now))
+    for key in old:
+        kept = key.rsplit(".", 1)[-1] in ("num_workers", "cache", "batch_size", "seed")
+        if key in new and old[key] != new[key] and not kept:
+            return Difference(key, old[key], new[key])
+    return None
 
 
 def data_locations(settings: dict[str, Any]) -> dict[str, Any]:

@@ -39,17 +39,17 @@ def choose_start(folder: RunFolder, resume: str, given: str | None) -> LoadableC
 
 
 def _given(folder: RunFolder, resume: str, checkpoint: Path) -> LoadableCheckpoint:
+    own = sorted(folder.checkpoints.glob("*.ckpt"))
+    if resume != "never" and own and folder.started_from(checkpoint):
+        return newest_loadable(folder.checkpoints)  # the same command again
     if not checkpoint.is_file():
         raise ValueError(f"--ckpt_path {checkpoint}: there is no such checkpoint")
-    own = sorted(folder.checkpoints.glob("*.ckpt"))
     in_folder = checkpoint.resolve().is_relative_to(folder.path.resolve())
     if resume == "never" and in_folder:
         raise ValueError(
             f"--resume never moves {folder.path} away, and {checkpoint} with it; "
             "give another --name, or leave one of the two out"
         )
-    if resume != "never" and own and folder.started_from(checkpoint):
-        return newest_loadable(folder.checkpoints)  # the same command again
     if resume != "never" and own and not any(checkpoint.samefile(path) for path in own):
         raise ValueError(
             f"{folder.path} has checkpoints of its own, and --ckpt_path {checkpoint} is none of "

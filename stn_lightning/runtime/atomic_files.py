@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+HOST = os.uname().nodename.replace(".", "-")
 _NAMESPACE = Path("/proc/self/ns/pid")
 """Containers on one machine have the same process numbers, but namespaces of their own."""
 _FIRST_NAMESPACE = "4026531836"
@@ -19,11 +20,10 @@ _FIRST_NAMESPACE = "4026531836"
 
 def _machine() -> str:
     """Return the name of this machine, and of its container."""
-    name = os.uname().nodename.replace(".", "-")
     with contextlib.suppress(OSError):
         number = "".join(filter(str.isdigit, str(_NAMESPACE.readlink())))
-        return name if number == _FIRST_NAMESPACE else f"{name}-{number}"
-    return name
+        return HOST if number == _FIRST_NAMESPACE else f"{HOST}-{number}"
+    return HOST
 
 
 MACHINE = _machine()

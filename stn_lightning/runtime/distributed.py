@@ -18,7 +18,7 @@ from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
 
-from stn_lightning.runtime.atomic_files import MACHINE
+from stn_lightning.runtime.atomic_files import HOST
 from stn_lightning.runtime.lightning_internals import (
     ddp_options,
     ddp_timeout,
@@ -195,9 +195,9 @@ def lost_process_reason(problem: BaseException) -> str | None:
     if not is_lost_process(problem):
         return None
     who = (
-        f"process {distributed.get_rank()} of {distributed.get_world_size()}, on {MACHINE},"
+        f"process {distributed.get_rank()} of {distributed.get_world_size()}, on {HOST},"
         if is_distributed()
-        else f"{MACHINE}"
+        else f"{HOST}"
     )
     cause = re.sub(r"^\[.*?\] |\. This is typically.*", "", str(problem).strip(), flags=re.DOTALL)
     return f"{who} has lost another or the way to it ({cause})"

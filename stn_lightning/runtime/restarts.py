@@ -8,8 +8,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from stn_lightning.runtime.atomic_files import atomic_write, only_informs
+
+RESTARTS = "restarts.json"
+"""Name of the file with the count in a run's folder."""
 
 LIMIT = 3
 COUNTERS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
@@ -23,6 +27,16 @@ class NoProgressError(RuntimeError):
 def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
     """Return True if SLURM or torchrun has restarted this process."""
     return any(environment.get(name, "0") not in ("", "0") for name in COUNTERS)
+
+
+def started_by_this_job(file: Path, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return True if this job wrote the file before."""
+    return _read(file).get("job") == _job(environment)
+
+
+def _job(environment: Mapping[str, str]) -> str:
+    """Return the job of SLURM or torchrun; "" without one."""
+    return environment.get("SLURM_JOB_ID") or environment.get("TORCHELASTIC_RUN_ID", "")
 
 
 def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.environ) -> None:
@@ -48,13 +62,15 @@ def count_restart(file: Path, batches: int, environment: Mapping[str, str] = os.
             f"is the cause. Correct it and start again by hand ({file} has the count)"
         )
     with only_informs(file), atomic_write(file) as out:
-        out.write(json.dumps({"batches": batches, "without_progress": count}).encode())
+        state = {"batches": batches, "without_progress": count, "job": _job(environment)}
+        out.write(json.dumps(state).encode())
 
 
-def _read(file: Path) -> dict[str, int]:
+def _read(file: Path) -> dict[str, Any]:
     """Return the file's content; {} if it is unreadable."""
     try:
         content = json.loads(file.read_text())
-        return {key: int(value) for key, value in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        numbers = {key: int(content[key]) for key in ("batches", "without_progress")}
+        return {**numbers, "job": content.get("job")}
+    except (OSError, ValueError, TypeError, KeyError):
         return {}

@@ -30,7 +30,7 @@ from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import (
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
-from stn_lightning.runtime.atomic_files import MACHINE
+from stn_lightning.runtime.atomic_files import HOST
 
 LOST = 360
 """Default of `lost_timeout`: a minute more than a training waits, so that it can report first."""
@@ -77,7 +77,7 @@ def main() -> None:
     except RendezvousError as problem:
         reason = f"{type(problem).__name__}: {problem.__cause__ or problem}".partition("\n")[0]
         sys.exit(
-            f"torchrun: {MACHINE} does not find the other hosts any more ({reason}); "
+            f"torchrun: {HOST} does not find the other hosts any more ({reason}); "
             "start it again on all hosts to resume the training"
         )
 

@@ -12,11 +12,8 @@ MADE_FOR = "made_for"
 
 def describe_data(data: BaseDataModule) -> dict[str, Any]:
     """Return the shape, the classes and a checksum of data."""
-    return {
-        "image_shape": list(data.image_shape),
-        "classes": list(data.class_names),
-        "data": data.fingerprint(),
-    }
+    known = {"image_shape": list(data.image_shape), "classes": list(data.class_names)}
+    return {**known, "data": data.fingerprint()} if {"train", "val"} <= set(data.splits) else known
 
 
 def require_data(made_for: dict[str, Any], data: BaseDataModule, *, same_images: bool) -> None:
@@ -35,7 +32,8 @@ def require_data(made_for: dict[str, Any], data: BaseDataModule, *, same_images:
     if same_images and before is not None and before != data.fingerprint():
         raise ValueError(
             "the training and validation images have other names, labels or splits than those "
-            "of the run; give the run its old data, or give another --name"
+            "of the checkpoint; give the run its old data, or start a run of another --name, from "
+            "the same weights by --init_weights"
         )
 
 

@@ -246,6 +246,7 @@ def test_the_folder_of_a_run_is_not_written_over(
 ) -> None:
     (tmp_path / "other/checkpoints").mkdir(parents=True)
     (tmp_path / "other/config.yaml").write_text("seed_everything: 1\n")
+    (tmp_path / "other/about.json").write_text("{}")  # somebody else's
     assert call(export, [str(small_run), "--out", str(tmp_path / "other")]) == 2
     assert "other/config.yaml is not of an export" in capsys.readouterr().err
     assert (tmp_path / "other/config.yaml").read_text() == "seed_everything: 1\n"

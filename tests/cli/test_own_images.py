@@ -98,7 +98,7 @@ def test_a_run_is_not_resumed_on_other_images(images: Path, stn: Stn, tmp_path: 
     for longer in ((), ("--trainer.max_epochs=2",)):
         code, _, err = stn(*FIT, *MOMENT, "--data.init_args.folder=more", *longer)
         assert code == 2
-        assert "images have other names, labels or splits than those of the run" in err
+        assert "images have other names, labels or splits than those of the checkpoint" in err
     assert stn(*FIT, *MOMENT)[0] == 0
     code, out, _ = stn("test", "--name=small_st2", "--data.init_args.folder=more")
     assert code == 0

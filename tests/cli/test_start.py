@@ -264,11 +264,15 @@ def test_a_job_that_is_started_again_resumes_whatever_its_command_says(
     assert stn(*one)[0] == 0
     assert stn(*one, "--resume=never")[0] == 0
     assert Path("runs/one.1").exists()
+    longer = ("fit", *QUICK, "--trainer.max_epochs=2", "--name=one", "--resume=never")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    code, out, _ = stn(*one[:-2], "--trainer.max_epochs=2", "--name=one", "--resume=never")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # its first start ended before it set the run aside
+    assert stn(*one, "--resume=never")[0] == 0
+    assert Path("runs/one.2").exists()
+    code, out, _ = stn(*longer)
     assert code == 0
     assert "resuming runs/one" in out
-    assert not Path("runs/one.2").exists()
+    assert not Path("runs/one.3").exists()
 
 
 def test_a_run_that_began_with_a_checkpoint_resumes_by_the_same_command(stn: Stn) -> None:
@@ -276,6 +280,7 @@ def test_a_run_that_began_with_a_checkpoint_resumes_by_the_same_command(stn: Stn
     Path("runs/one/checkpoints/last.ckpt").rename("start.ckpt")
     two = ("fit", *QUICK, "--name=two", "--ckpt_path=start.ckpt")
     assert stn(*two, "--trainer.max_epochs=2")[0] == 0
+    Path("start.ckpt").unlink()  # it is not needed any more
     code, out, err = stn(*two, "--trainer.max_epochs=3")
     assert (code, err) == (0, "")
     assert "epoch   3/3" in out
@@ -299,3 +304,19 @@ def test_files_are_utf_8_whatever_the_terminals_language(monkeypatch: pytest.Mon
         main()
     assert started == [sys.executable, sys.orig_argv]
     assert os.environ.pop("PYTHONUTF8") == "1"
+
+
+def test_a_finished_run_is_tested_again_if_its_record_is_of_another_checkpoint(stn: Stn) -> None:
+    one = ("fit", *QUICK, "--trainer.max_epochs=2", "--name=one")
+    assert stn(*one)[0] == 0
+    file = Path("runs/one/results.json")
+    before = RunRecord.read(file)
+    last = "--ckpt_path=runs/one/checkpoints/last.ckpt"
+    assert stn("test", "--name=one", last)[0] == 0
+    assert RunRecord.read(file).checkpoint == "last.ckpt"
+    code, out, _ = stn(*one)
+    assert code == 0
+    assert "is finished" not in out
+    again = RunRecord.read(file)
+    assert (again.checkpoint, again.metrics) == ("best.ckpt", before.metrics)
+    assert "is finished, after 2 epochs" in stn(*one)[1]

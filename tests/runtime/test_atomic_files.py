@@ -3,7 +3,6 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -115,5 +114,5 @@ def test_containers_on_one_machine_have_different_names(
 ) -> None:
     (tmp_path / "pid").symlink_to(f"pid:[{number}]")
     monkeypatch.setattr(atomic_files, "_NAMESPACE", tmp_path / "pid")
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="host.a"))
+    monkeypatch.setattr(atomic_files, "HOST", "host-a")
     assert atomic_files._machine() == name
