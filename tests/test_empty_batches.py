@@ -99,7 +99,7 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "sampling.bilinear": lambda: [sampling.bilinear(IMAGE, GRID, p) for p in PADDINGS],
     "sampling.nearest": lambda: [sampling.nearest(IMAGE, GRID, p) for p in PADDINGS],
     "sampling.bicubic": lambda: [sampling.bicubic(IMAGE, GRID, p) for p in PADDINGS],
-    "sampling.on_colour": lambda: sampling.on_colour(
+    "sampling.sample_on_colour": lambda: sampling.sample_on_colour(
         IMAGE, [0.5], lambda image: sampling.bilinear(image, GRID)
     ),
     "sampling.trilinear": lambda: [

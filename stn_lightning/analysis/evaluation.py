@@ -11,7 +11,7 @@ from torch import Tensor
 from stn_lightning.callbacks.drawings import Caption, draw, shorten, to_displayable
 from stn_lightning.datamodules.batches import Draw
 from stn_lightning.runs.loading import TrainedNetwork
-from stn_lightning.tasks.made_for import require_classes
+from stn_lightning.tasks.data_check import require_classes
 from stn_lightning.tasks.metrics import cross_entropies
 from stn_lightning.transformers import WarpOutput
 

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from stn_lightning.callbacks.throughput import ThroughputLogger
-from stn_lightning.runs.folder import RunFolder, other_data
+from stn_lightning.runs.folder import RunFolder, data_difference
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runtime.checkpointing import BEST, AtomicCheckpoint
 from stn_lightning.runtime.provenance import commit, versions
@@ -85,7 +85,7 @@ class RecordWriter(Callback):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)  # trainer.log_dir waits for all processes
-        if (reason := self.foreign(trainer)) is not None:
+        if (reason := self.mismatch(trainer)) is not None:
             print(f"{folder / RECORD} is not changed: {reason}", flush=True)
             return
         file = folder / RECORD
@@ -127,13 +127,13 @@ class RecordWriter(Callback):
                 trainer.logger.experiment.file_writer.add_summary(summary)
             trainer.logger.log_metrics(final, 0)
 
-    def foreign(self, trainer: Trainer) -> str | None:
+    def mismatch(self, trainer: Trainer) -> str | None:
         """Return why a test is not of this run."""
         folder, checkpoint = Path(trainer.default_root_dir), trainer.ckpt_path
-        if checkpoint and Path(checkpoint).resolve().parent != (folder / "checkpoints").resolve():
-            return f"{checkpoint} is none of this run's checkpoints"
         run = RunFolder(folder.name, folder.parent)
-        if (change := other_data(run.read_config(), self.settings)) is not None:
+        if checkpoint and not run.contains(Path(checkpoint)):
+            return f"{checkpoint} is none of this run's checkpoints"
+        if (change := data_difference(run.read_config(), self.settings)) is not None:
             return f"{change.key} is {change.now}, and {change.before} in {run.config}"
         return None
 

@@ -50,7 +50,7 @@ class StatusFile(Callback):
         metrics = _metrics(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         writers = [each for each in callbacks if isinstance(each, RecordWriter)]
-        if not any(each.foreign(trainer) for each in writers):
+        if not any(each.mismatch(trainer) for each in writers):
             self._write(trainer, "tested", metrics=metrics)
 
     def on_exception(

@@ -23,7 +23,7 @@ from stn_lightning.cli.trainer_options import (
     require_launcher,
     several_processes,
 )
-from stn_lightning.runs.folder import data_locations, differences
+from stn_lightning.runs.folder import data_difference, differences
 from stn_lightning.runs.initial_weights import InitialWeights
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.start import choose_start
@@ -58,20 +58,21 @@ class CommandLine(ParsedCommand):
         super().__init__(arguments)
 
     @property
-    def _starts_over(self) -> bool:
-        """Return whether an earlier run is set aside.
+    def _resume(self) -> str:
+        """Return --resume; "auto" for "never" in a restarted job.
 
         A job that is started again resumes its own run, whatever its command says.
         """
         own = is_restart() and started_by_this_job(self.run_folder.path / RESTARTS)
-        return self.options.resume == "never" and not own
+        given: str = self.options.resume
+        return "auto" if given == "never" and own else given
 
     def _choose_precision(self) -> None:
         """Choose the run's earlier precision, or the fastest one."""
         trainer = self.options.trainer
         if trainer.precision is not None or trainer.plugins or self.subcommand != "fit":
             return
-        before = {} if self._starts_over else self.run_folder.read_config()
+        before = {} if self._resume == "never" else self.run_folder.read_config()
         if (known := before.get("trainer", {}).get("precision")) is not None:
             trainer.precision = known
             return
@@ -130,10 +131,7 @@ class CommandLine(ParsedCommand):
     def _fit(self) -> None:
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it
         with claim(self.run_folder.path) if first else contextlib.nullcontext():
-            resume = self.options.resume
-            if resume == "never" and not self._starts_over:
-                resume = "auto"
-            start = choose_start(self.run_folder, resume, self.options.ckpt_path)
+            start = choose_start(self.run_folder, self._resume, self.options.ckpt_path)
             for line in start.skipped:
                 say(f"skipped {line}", sys.stderr)
             if start.path is not None:
@@ -160,12 +158,12 @@ class CommandLine(ParsedCommand):
             yield  # nothing is written
             return
         folder = self.run_folder
-        moved = folder.set_aside() if self._starts_over else None
+        moved = folder.set_aside() if self._resume == "never" else None
         new, older = not folder.path.exists(), None
         try:
             older = folder.save_config(self.experiment)
             given = self.options.ckpt_path
-            if given is not None and not _is_in(Path(given), folder.path):
+            if given is not None and not folder.contains(Path(given)):
                 folder.save_origin(Path(given))
             count_restart(folder.path / RESTARTS, batches)
             yield
@@ -224,13 +222,7 @@ class CommandLine(ParsedCommand):
         folder = self.run_folder
         if not folder.config.exists():
             return
-        try:
-            before = self.reread(folder.read_config())
-        except ValueError as problem:
-            raise ValueError(
-                f"{folder.config} is of another version, which this version cannot read "
-                f"({problem}); give another --name, or --resume never to start over"
-            ) from problem
+        before = self.settings_of_run(folder)
         for key, old, new in folder.refuse_changes(before, self.experiment):
             say(
                 f"{key} was {old} and is {new}: the learning rate continues as in a training of "
@@ -251,7 +243,7 @@ class CommandLine(ParsedCommand):
         earlier = self.reread(record.settings)
         if record.epochs is None or any(differences(earlier, self.experiment)):
             return False  # it was tested before its end
-        if data_locations(earlier) != data_locations(self.experiment):
+        if data_difference(earlier, self.experiment) is not None:
             return False  # the checkpoint is compared with the data before it is tested
         limits = (each.get("trainer", {}).get("max_time") for each in (earlier, self.experiment))
         if len(set(limits)) > 1 or record.checkpoint not in (None, self.run_folder.best().name):
@@ -273,10 +265,6 @@ class CommandLine(ParsedCommand):
         say(f"run folder {self.run_folder.path}")
         if (panel := self.run_folder.path / "panel.png").exists():
             say(f"crops {panel}")
-
-
-def _is_in(file: Path, folder: Path) -> bool:
-    return file.resolve().is_relative_to(folder.resolve())
 
 
 def _is_mistake(problem: BaseException) -> bool:

@@ -115,6 +115,20 @@ class ParsedCommand(DeferredCLI):
         except (argparse.ArgumentError, SystemExit, KeyError, TypeError) as problem:
             raise ValueError(one_line(str(getattr(problem, "message", problem)))) from problem
 
+    def settings_of_run(self, run: RunFolder) -> dict[str, Any]:
+        """Resolve the settings that a run was started with.
+
+        Raises:
+            ValueError: this version does not understand them.
+        """
+        try:
+            return self.reread(run.read_config())
+        except ValueError as problem:
+            raise ValueError(
+                f"{run.config} is of another version, which this version cannot read ({problem}); "
+                f"give another --name, or move {run.path} away to start over"
+            ) from problem
+
     def _plain(self, options: Namespace) -> dict[str, Any]:
         dump = self.subcommand_parser(str(self.subcommand)).dump(options, skip_link_targets=False)
         content = yaml.safe_load(dump)

@@ -77,7 +77,7 @@ def sample_antialiased(
     sampling.check_padding(padding)
     if not isinstance(padding, str):
         on_zeros = partial(sample_antialiased, grid=grid, num_grids=num_grids)
-        return sampling.on_colour(image, padding, on_zeros)
+        return sampling.sample_on_colour(image, padding, on_zeros)
     points, size = upcast(grid), (grid.shape[1] // num_grids, grid.shape[2])
     canvas = image.to(torch.promote_types(upcast(image).dtype, points.dtype))
     top = min(_LEVELS, 1 + max(1, int(math.log2(min(image.shape[2:])))))

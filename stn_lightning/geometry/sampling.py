@@ -85,7 +85,7 @@ def _sample(
 ) -> CropsND:
     check_padding(padding)
     if not isinstance(padding, str):
-        return on_colour(
+        return sample_on_colour(
             image, padding, partial(_sample, grid=grid, kernel=kernel, padding="zeros")
         )
     grid = upcast(grid)
@@ -160,7 +160,7 @@ def padding_colour(image: ImagesND, colour: Sequence[float]) -> Float[Tensor, "c
     return image.new_tensor(list(colour)).reshape(-1, *[1] * (image.dim() - 2))
 
 
-def on_colour(
+def sample_on_colour(
     image: ImagesND, colour: Sequence[float], sample: Callable[[Tensor], Tensor]
 ) -> CropsND:
     """Sample an image surrounded by a colour.

@@ -63,14 +63,7 @@ def refuse_other_settings(run: RunFolder, arguments: list[str]) -> None:
     wanted = parser.resolve(arguments)
     if parser.config.fit.resume == "never":
         return
-    try:
-        before = parser.reread(run.read_config())
-    except ValueError as problem:
-        raise ValueError(
-            f"{run.config} is of another version, which this version cannot read ({problem}); "
-            f"move {run.path} away to train it again"
-        ) from problem
-    for key, old, new in differences(before, wanted):
+    for key, old, new in differences(parser.settings_of_run(run), wanted):
         raise ValueError(
             f"{run.path} was started with {key} = {old}, now it is {new}; give it in another "
             f"--config file, which gives the runs other names, or move {run.path} away"

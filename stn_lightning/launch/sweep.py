@@ -229,8 +229,8 @@ def _run(this: Sweep, trials: int, at_once: int) -> None:
             return
         batch, waiting = waiting[:at_once], waiting[at_once:]
         jobs = [this.job(trial) for trial in batch]
-        with contextlib.closing(run_jobs(jobs, at_once)) as endings:
-            for ended in endings:
+        with contextlib.closing(run_jobs(jobs, at_once)) as ended_jobs:
+            for ended in ended_jobs:
                 _note(this, batch[jobs.index(ended.job)], ended)
 
 

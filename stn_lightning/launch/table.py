@@ -209,8 +209,8 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
         f"{len(jobs)} runs to do, {at_once} at a time; the output of each is in runs/NAME.log",
         flush=True,
     )
-    endings = run_jobs(jobs, at_once)
-    for ended in endings:
+    ended_jobs = run_jobs(jobs, at_once)
+    for ended in ended_jobs:
         cell = missing[jobs.index(ended.job)]
         head = f"{cell.row}, {cell.column}, seed {cell.seed}:"
         if ended.exit_code == FINISHED and (record := cell.record({})):
@@ -228,7 +228,7 @@ def _run(missing: list[Cell], at_once: int, metric: str) -> int:
             failed += 1
             last = ended.job.log.read_text(errors="replace").strip().rpartition("\n")[2]
             if ended.exit_code == USAGE:
-                endings.close()  # ends the other runs
+                ended_jobs.close()  # stops the other runs
                 raise ValueError(f"{head} {last} ({ended.job.log})")
             why = f"ended with exit code {ended.exit_code}: {last}"
             if ended.exit_code == FINISHED:

@@ -24,15 +24,15 @@ TAKEN = ("tables", "sweeps", "bench")
 NAME = re.compile(r"\w[\w.+=-]{0,199}")
 """Valid names of runs, which are also names of folders and jobs, and words of shell commands."""
 
-_LOCATIONS = ("root", "folder", "table")
-"""Options that say where data lie."""
-
 MAY_CHANGE = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|enable_\w+|log_every_n_steps|profiler"
     r"|max_time|logger)(\..*)?"
-    rf"|data\.(.*\.)?(num_workers|cache|{'|'.join(_LOCATIONS)})"
+    r"|data\.(.*\.)?(num_workers|root|folder|table|cache)"
 )
 """Settings that do not change what is computed: hardware, output, locations of data."""
+
+_SAME_DATA = re.compile(r".*\.(num_workers|cache|batch_size|seed)")
+"""Options of a data module that change neither its images nor their labels."""
 
 ORIGIN = "started_from.txt"
 """File with the path of another run's checkpoint that a run started from."""
@@ -133,6 +133,10 @@ class RunFolder:
             f"{self.checkpoints} holds no checkpoint; train first "
             f"({program_name()} fit ... --name {self.name})"
         )
+
+    def contains(self, path: Path) -> bool:
+        """Return True if a path lies in the run's folder."""
+        return path.resolve().is_relative_to(self.path.resolve())
 
     def read_config(self) -> dict[str, Any]:
         """Read `config.yaml`; return {} if there is none."""
@@ -238,20 +242,16 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Differe
             yield Difference(key, old.get(key), new.get(key))
 
 
-def other_data(before: dict[str, Any], now: dict[str, Any]) -> Difference | None:
-    """Return the first setting by which data differ."""
+def data_difference(before: dict[str, Any], now: dict[str, Any]) -> Difference | None:
+    """Return the first setting by which data differ.
+
+    Data in another place count as different, and options that only one has do not.
+    """
     old, new = (dict(_flat(each.get("data", {}), "data")) for each in (before, now))
     for key in old:
-        kept = key.rsplit(".", 1)[-1] in ("num_workers", "cache", "batch_size", "seed")
-        if key in new and old[key] != new[key] and not kept:
+        if key in new and old[key] != new[key] and not _SAME_DATA.fullmatch(key):
             return Difference(key, old[key], new[key])
     return None
-
-
-def data_locations(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that say where data lie."""
-    flat = _flat(settings.get("data", {}), "data")
-    return {key: value for key, value in flat if key.rsplit(".", 1)[-1] in _LOCATIONS}
 
 
 def _refuse_parts(path: Path) -> None:

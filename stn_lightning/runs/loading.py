@@ -19,7 +19,7 @@ from stn_lightning.runs.initial_weights import require_finite
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runtime.checkpoint_io import load_checkpoint
 from stn_lightning.tasks import ClassificationTask
-from stn_lightning.tasks.made_for import MADE_FOR
+from stn_lightning.tasks.data_check import MADE_FOR
 from stn_lightning.transformers import WarpRecord, compose_records, record_warps
 
 logger = logging.getLogger(__name__)

@@ -44,8 +44,7 @@ def _given(folder: RunFolder, resume: str, checkpoint: Path) -> LoadableCheckpoi
         return newest_loadable(folder.checkpoints)  # the same command again
     if not checkpoint.is_file():
         raise ValueError(f"--ckpt_path {checkpoint}: there is no such checkpoint")
-    in_folder = checkpoint.resolve().is_relative_to(folder.path.resolve())
-    if resume == "never" and in_folder:
+    if resume == "never" and folder.contains(checkpoint):
         raise ValueError(
             f"--resume never moves {folder.path} away, and {checkpoint} with it; "
             "give another --name, or leave one of the two out"

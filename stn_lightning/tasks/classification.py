@@ -19,15 +19,15 @@ from stn_lightning.batch import Batch
 from stn_lightning.datamodules.base import datamodule_of
 from stn_lightning.runtime.guards import NonFiniteError
 from stn_lightning.shapes import ImagesND, Logits
+from stn_lightning.tasks.data_check import MADE_FOR, check_data, describe_data
 from stn_lightning.tasks.equivariance import Equivariance
-from stn_lightning.tasks.made_for import MADE_FOR, describe_data, require_data
 from stn_lightning.tasks.metrics import ErrorRate, MeanCrossEntropy, Samples, is_misclassified
 from stn_lightning.tasks.parameter_groups import (
     lr_scale,
     parameter_groups,
     refuse_unknown_parts,
 )
-from stn_lightning.tasks.penalties import penalised, refuse_idle_penalties
+from stn_lightning.tasks.penalties import add_penalties, check_penalties
 from stn_lightning.tasks.schedules import ConstantLR, Schedule
 from stn_lightning.tasks.step_output import StepOutput
 from stn_lightning.transformers import (
@@ -186,11 +186,9 @@ class ClassificationTask(LightningModule):
                 f"{len(data.class_names)}; leave the backbone's num_classes out, or give "
                 f"--model.init_args.backbone.init_args.num_classes {len(data.class_names)}"
             )
-        if self.logits_shape != logits.shape[1:]:
-            self.logits_shape = logits.shape[1:]
-            self.metrics = self._metrics().to(self.device)
+        self.logits_shape = logits.shape[1:]
         penalties = (self.out_of_bounds_penalty, self.overlap_penalty, self.equivariance)
-        refuse_idle_penalties(self, self.transformer, *penalties)
+        check_penalties(self, self.transformer, *penalties)
         refuse_unknown_parts(self, self.lr_scales)
         for name, parameter in self.named_parameters():
             if lr_scale(name, self.lr_scales) == 0:
@@ -221,7 +219,7 @@ class ClassificationTask(LightningModule):
         data, made_for = datamodule_of(self.trainer), checkpoint.get(MADE_FOR)
         if data is not None and made_for is not None:
             resumes = self.trainer.state.fn == TrainerFn.FITTING
-            require_data(made_for, data, same_images=resumes)
+            check_data(made_for, data, same_images=resumes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         uses_warps = self.out_of_bounds_penalty or self.overlap_penalty or self.equivariance
@@ -239,7 +237,7 @@ class ClassificationTask(LightningModule):
                 batch_size=len(batch.label),
                 prog_bar=True,
             )
-        loss = penalised(loss, records, self.out_of_bounds_penalty, self.overlap_penalty)
+        loss = add_penalties(loss, records, self.out_of_bounds_penalty, self.overlap_penalty)
         if self.equivariance and len(image):
             loss = loss + self._equivariance_penalty(image, records, batch)
         return loss * batch.share

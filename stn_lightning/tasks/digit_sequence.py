@@ -52,6 +52,10 @@ class DigitSequenceTask(ClassificationTask):
         }
         return MetricCollection(metrics, compute_groups=False)
 
+    def configure_model(self) -> None:
+        super().configure_model()
+        self.metrics = self._metrics().to(self.device)  # for the backbone's digits and classes
+
     @property
     def validation_metrics(self) -> set[str]:
         metrics: Any = self.metrics["val_metrics"]

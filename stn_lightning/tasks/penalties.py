@@ -12,7 +12,7 @@ from stn_lightning.tasks.equivariance import Equivariance
 from stn_lightning.transformers import ParallelTransformer, Transformer, WarpRecord
 
 
-def penalised(
+def add_penalties(
     loss: Float[Tensor, ""],
     records: Sequence[WarpRecord],
     out_of_bounds_weight: float,
@@ -36,7 +36,7 @@ def penalised(
     return loss
 
 
-def refuse_idle_penalties(
+def check_penalties(
     task: nn.Module,
     transformer: Transformer | None,
     out_of_bounds_weight: float,

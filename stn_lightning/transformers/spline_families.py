@@ -32,7 +32,7 @@ class ThinPlateSpline(Family):
         super().__init__()
         points = thin_plate_spline.control_points(lattice_size)
         self.identity = (0.0,) * (2 * len(points))
-        self._last: tuple[Size, Tensor] | None = None
+        self._cached: tuple[Size, Tensor] | None = None
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("solution", thin_plate_spline.solve(points), persistent=False)
 
@@ -50,19 +50,19 @@ class ThinPlateSpline(Family):
         """
         if torch.compiler.is_compiling():
             return thin_plate_spline.basis(self.points, size, self.solution)
-        last = self._last  # read and written as one, as several threads may use the family
-        if last is not None and last[0] == size:
-            return last[1]
+        cached = self._cached  # read and written as one, as several threads may use the family
+        if cached is not None and cached[0] == size:
+            return cached[1]
         with torch.inference_mode(False):  # a basis stored in validation is also used in training
             basis = thin_plate_spline.basis(self.points, size, self.solution)
-        self._last = (size, basis)
+        self._cached = (size, basis)
         return basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ThinPlateSpline":
         """Move to another device, but stay in float64."""
         before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._last = None
+        self._cached = None
         for name, buffer in before.items():
             setattr(self, name, buffer.to(getattr(self, name).device))
         return self

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stn_lightning.__main__ import main
 from stn_lightning.callbacks import WarpImages
 from stn_lightning.datasets import EmbeddedDigits
-from stn_lightning.runs.folder import RunFolder, differences, other_data
+from stn_lightning.runs.folder import RunFolder, data_difference, differences
 from tests.mnist_miniature import write_mnist
 from tests.stn_command import CONFIGS, Stn
 
@@ -537,11 +537,11 @@ def test_a_run_cannot_have_the_name_of_another_folder(name: str, stn: Stn) -> No
     assert f"runs/{name} is for other files; give another name" in err
 
 
-def test_other_data_is_any_other_setting_of_the_data_but_those_of_speed() -> None:
+def test_data_differ_by_any_setting_but_those_of_speed() -> None:
     def settings(**data: Any) -> dict[str, Any]:
         return {"data": {"init_args": {"source": {"init_args": {"file": "a"}}, **data}}}
 
     before = settings(batch_size=8, num_workers=1, cache=None)
-    assert other_data(before, settings(batch_size=9, num_workers=2, cache="c", new=1)) is None
+    assert data_difference(before, settings(batch_size=9, num_workers=2, cache="c", new=1)) is None
     changed = settings(batch_size=8, source={"init_args": {"file": "b"}})
-    assert other_data(before, changed) == ("data.init_args.source.init_args.file", "a", "b")
+    assert data_difference(before, changed) == ("data.init_args.source.init_args.file", "a", "b")

@@ -193,7 +193,7 @@ def test_a_compiled_spline_keeps_nothing_of_what_a_graph_computed() -> None:
     warp = Warp(ThinPlateSpline, Bilinear, "zeros")
     torch.compile(warp, fullgraph=True, backend="eager")(*warp.inputs(3))
     assert isinstance(warp.family, ThinPlateSpline)
-    assert warp.family._last is None
+    assert warp.family._cached is None
 
 
 # torch.export and ONNX

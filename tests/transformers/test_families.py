@@ -346,7 +346,7 @@ def test_low_precision_moves_no_point_by_a_thousandth_of_a_pixel(
     )  # has to build what it keeps, such as a basis, in low precision too
     for part in fresh.modules():
         if isinstance(part, ThinPlateSpline):
-            part._last = None
+            part._cached = None
     with low_precision():
         grid = fresh(crop, size)
     exact = family(crop.double(), size)

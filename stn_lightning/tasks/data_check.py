@@ -12,11 +12,16 @@ MADE_FOR = "made_for"
 
 def describe_data(data: BaseDataModule) -> dict[str, Any]:
     """Return the shape, the classes and a checksum of data."""
-    known = {"image_shape": list(data.image_shape), "classes": list(data.class_names)}
-    return {**known, "data": data.fingerprint()} if {"train", "val"} <= set(data.splits) else known
+    described: dict[str, Any] = {
+        "image_shape": list(data.image_shape),
+        "classes": list(data.class_names),
+    }
+    if {"train", "val"} <= set(data.splits):
+        described["data"] = data.fingerprint()
+    return described
 
 
-def require_data(made_for: dict[str, Any], data: BaseDataModule, *, same_images: bool) -> None:
+def check_data(made_for: dict[str, Any], data: BaseDataModule, *, same_images: bool) -> None:
     """Check that data are those of a checkpoint.
 
     Args:
