@@ -18,6 +18,7 @@ from stn_lightning.cli.messages import say
 from stn_lightning.cli.parsing import ParsedCommand
 from stn_lightning.cli.run_callbacks import FirstStep, run_callbacks
 from stn_lightning.cli.trainer_options import (
+    first_gpu,
     listed,
     refuse_options,
     require_launcher,
@@ -27,6 +28,7 @@ from stn_lightning.runs.folder import data_difference, differences
 from stn_lightning.runs.initial_weights import InitialWeights
 from stn_lightning.runs.record import RECORD, RunRecord
 from stn_lightning.runs.start import choose_start
+from stn_lightning.runtime.batch_norm import SyncBatchNorm
 from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from stn_lightning.runtime.checkpointing import BEST
 from stn_lightning.runtime.distributed import DDP, lost_process_reason
@@ -80,7 +82,10 @@ class CommandLine(ParsedCommand):
         if not gpu and trainer.accelerator not in ("auto", "cpu"):
             return
         several = several_processes(trainer)
-        choice = choose_precision("cuda" if gpu else "cpu", several)
+        # GPU 0 may be in use by others
+        current = torch.cuda.device(first_gpu(trainer)) if gpu else contextlib.nullcontext()
+        with current:
+            choice = choose_precision("cuda" if gpu else "cpu", several)
         trainer.precision = choice.precision
         if choice.precision != FLOAT32:
             say(f"precision {choice.precision}: {choice.reason}; --trainer.precision sets another")
@@ -98,6 +103,8 @@ class CommandLine(ParsedCommand):
         kwargs["callbacks"].append(self.first_step)
         kwargs["enable_model_summary"] = False  # ParameterSummary is shorter
         kwargs["plugins"] = [AtomicCheckpointIO(), *listed(chosen["plugins"])]
+        if chosen["sync_batchnorm"]:
+            kwargs["plugins"].append(SyncBatchNorm())
         if chosen["strategy"] in ("auto", "ddp") and several_processes(chosen):
             kwargs["strategy"] = DDP()
         trainer = super().instantiate_trainer(**kwargs)

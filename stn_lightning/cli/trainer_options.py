@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
@@ -48,6 +50,11 @@ CALLBACKS: dict[type[Any], str] = {
 COPIES = ("spawn", "fork", "notebook")
 """Parts of the names of strategies that copy this process."""
 
+SHARDED = ("fsdp", "deepspeed", "model_parallel", "modelparallel", "xla")
+"""Parts of the names of strategies in which a process holds a part of the parameters, or that have
+checkpoints of their own.
+"""
+
 
 def refuse_options(trainer: Namespace, checkpoints: Path) -> None:
     """Check the options of the Trainer.
@@ -75,6 +82,15 @@ def _problems(trainer: Namespace) -> Iterator[str]:
         yield (
             f"--trainer.strategy {name}: forked or spawned processes cannot be resumed or stopped "
             "together; give ddp"
+        )
+    kind = name if name else type(trainer["strategy"]).__name__
+    if any(word in kind.lower() for word in SHARDED):
+        yield f"--trainer.strategy {kind}: a run needs whole parameters and checkpoints; give ddp"
+    by_clock = isinstance(trainer["val_check_interval"], str | timedelta | dict)
+    if by_clock and several_processes(trainer):
+        yield (
+            f"--trainer.val_check_interval {trainer['val_check_interval']}: the clocks of several "
+            "processes differ; give a number of batches"
         )
     if trainer["accumulate_grad_batches"] < 1:
         yield (
@@ -153,3 +169,10 @@ def several_processes(trainer: Namespace) -> bool:
 def listed(given: Any) -> list[Any]:
     """Convert None, a value or a list to a list."""
     return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def first_gpu(trainer: Namespace) -> int:
+    """Return the number of the first GPU that `devices` chooses."""
+    devices = trainer["devices"]
+    chosen = CUDAAccelerator.parse_devices(-1 if devices == "auto" else devices)
+    return chosen[0] if chosen else 0

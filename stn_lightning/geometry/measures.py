@@ -6,6 +6,7 @@ Convention:
     also in an image that is not square.
 """
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
@@ -103,7 +104,9 @@ def scales(grid: GridsND, image_size: Sequence[int]) -> Float[Tensor, "batch cel
                 slope = (slope.narrow(other, 0, n) + slope.narrow(other, 1, n)) / 2
         columns.append(slope * (pixel / pixel[dimensions - axis]))
     jacobian = torch.stack(columns[::-1], dim=-1).flatten(1, dimensions)  # (B, cells, to, from)
-    return torch.linalg.svdvals(jacobian)
+    known = jacobian.isfinite().all(-1).all(-1)  # a decomposition refuses others
+    values: Tensor = torch.linalg.svdvals(jacobian.where(known[..., None, None], 0))
+    return values.where(known[..., None], math.nan)
 
 
 def is_mirrored(grid: GridsND) -> Bool[Tensor, " batch"]:

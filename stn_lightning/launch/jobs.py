@@ -39,7 +39,8 @@ class Ended(NamedTuple):
 def run_jobs(jobs: list[Job], at_once: int) -> Generator[Ended]:
     """Run jobs in parallel; yield ended ones.
 
-    Each job gets an equal share of the processor's cores. After a signal to this process no further
+    Each job gets an equal share of the processor's cores, and of several parallel jobs each gets
+    one GPU, if there are any. After a signal to this process no further
     job starts; the running ones get SIGTERM, and are yielded when they have ended.
 
     Args:
@@ -50,26 +51,39 @@ def run_jobs(jobs: list[Job], at_once: int) -> Generator[Ended]:
         "OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // at_once, 1)),
         **os.environ,
     }
-    waiting, terminated = list(jobs), False
-    running: list[tuple[Job, subprocess.Popen[bytes], float]] = []
+    gpus = _visible_gpus() if at_once > 1 else []
+    waiting, terminated, free = list(jobs), False, list(range(at_once))
+    running: list[tuple[Job, subprocess.Popen[bytes], float, int]] = []
     try:
         while running or (waiting and not signals.caught_signal()):
             while waiting and len(running) < at_once and not signals.caught_signal():
-                job = waiting.pop(0)
-                running.append((job, _start(job, environment), time.monotonic()))
+                job, place = waiting.pop(0), free.pop(0)
+                own = {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}
+                process = _start(job, environment | own)
+                running.append((job, process, time.monotonic(), place))
             if signals.caught_signal() and not terminated:
                 terminated = True
-                for _, process, _ in running:
+                for _, process, *_ in running:
                     process.terminate()
             for entry in [entry for entry in running if entry[1].poll() is not None]:
                 running.remove(entry)
+                free.append(entry[3])
                 yield Ended(entry[0], entry[1].returncode, time.monotonic() - entry[2])
             time.sleep(0.1)
     finally:
-        for _, process, _ in running:  # after an error, or when the caller stops early
+        for _, process, *_ in running:  # after an error, or when the caller stops early
             process.terminate()
-        for _, process, _ in running:  # they save before they end
+        for _, process, *_ in running:  # they save before they end
             process.wait()
+
+
+def _visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use."""
+    import torch  # slow
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    return chosen.split(",")[:count] if chosen else [str(n) for n in range(count)]
 
 
 def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -52,8 +52,7 @@ elif [ $code -ne 0 ] && ! srun --overlap --ntasks-per-node=1 true; then
 """
 
 LOST = """\
-elif [ $code -eq {process_lost} ] ||
-        [[ $code =~ ^(134|137)$ && ${{SLURM_RESTART_COUNT:-0}} -lt 3 ]]; then
+elif [[ $code =~ ^({process_lost}|134|137)$ ]]; then
     scontrol requeue {job}  # a process was killed, or lost another
 """
 
@@ -200,6 +199,8 @@ def job_script(
     }
     directives = {**ours, **directives, **site.get("sbatch", {})}
     before = [shlex.join(["cd", str(Path.cwd())]), *_environment(), *site.get("before", [])]
+    if "cpus-per-task" in directives:  # since SLURM 22.05 srun does not take it from the job
+        before.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
     written_by = f"{program_name()} {shlex.join(sys.argv[1:])}"
     # the job id of an array would requeue all its elements
     array = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"

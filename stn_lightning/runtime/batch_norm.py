@@ -3,6 +3,8 @@
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import TorchSyncBatchNorm
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stn_lightning.runtime.checkpointing import last_chance
@@ -33,3 +35,50 @@ class AverageBatchNorm(Callback):
                 variance = layer.running_var + (layer.running_mean - mean) ** 2
                 layer.running_mean.copy_(mean)
                 layer.running_var.copy_(trainer.strategy.reduce(variance, reduce_op="mean"))
+
+
+class SyncBatchNorm(TorchSyncBatchNorm):
+    """Synchronise batch normalisation, also layers that contain an activation.
+
+    PyTorch's conversion drops the activation of timm's `BatchNormAct2d`.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Replace all layers of batch normalisation.
+
+        Raises:
+            ValueError: a layer has a `forward` of its own, which would be lost.
+        """
+        own = {
+            type(layer)
+            for layer in model.modules()
+            if isinstance(layer, _BatchNorm)
+            and not isinstance(layer, nn.SyncBatchNorm)
+            and type(layer).forward is not _BatchNorm.forward
+        }
+        if not own:
+            return super().apply(model)
+        from timm.layers import norm_act  # an extra
+
+        for kind in own:
+            if not issubclass(kind, norm_act.BatchNormAct2d):
+                raise ValueError(
+                    f"sync_batchnorm does not know {kind.__name__}, which does more than to "
+                    "normalise; give --trainer.sync_batchnorm false"
+                )
+        converted: nn.Module = norm_act.convert_sync_batchnorm(model)
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Undo `apply`; keep layers that contain an activation.
+
+        They give the same results on one device.
+        """
+        if any(type(layer).forward is not nn.SyncBatchNorm.forward for layer in synced(model)):
+            return model
+        return super().revert(model)
+
+
+def synced(model: nn.Module) -> list[nn.SyncBatchNorm]:
+    """Return the synchronised layers."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.SyncBatchNorm)]

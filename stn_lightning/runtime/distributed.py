@@ -6,6 +6,7 @@ one process they cost nothing.
 
 import contextlib
 import functools
+import inspect
 import re
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from stn_lightning.runtime.atomic_files import HOST
 from stn_lightning.runtime.lightning_internals import (
@@ -29,6 +31,12 @@ MINUTES = 5.0
 """Time-out of a collective operation that not all processes join. PyTorch's default is 30 minutes,
 or 10 with NCCL.
 """
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"  # before PyTorch 2.14
+)
+"""Option of `DistributedDataParallel`: whether each step begins with rank 0's buffers."""
 FAILURE = ".failure."
 """First part of the name of a file in which a process writes why it failed."""
 GONE = re.compile(
@@ -56,6 +64,10 @@ class DDP(DDPStrategy):
     """
 
     def __init__(self, minutes: float = MINUTES, **options: Any) -> None:
+        # the statistics of batch normalisation are averaged before they are used; rank 0's alone
+        # would replace all others' in every step
+        if not {"broadcast_buffers", "forward_sync_buffers"} & options.keys():
+            options[SYNC_BUFFERS] = False
         super().__init__(timeout=timedelta(minutes=minutes), **options)
 
     def setup(self, trainer: Trainer) -> None:

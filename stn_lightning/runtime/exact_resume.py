@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import DoublePrecision
 from torch import Tensor
 
-from stn_lightning.runtime.distributed import gather_to_rank_zero
+from stn_lightning.runtime.distributed import all_reduce_max, gather_to_rank_zero
 from stn_lightning.runtime.lightning_internals import (
     end_restart,
     epoch_is_complete,
@@ -40,8 +40,8 @@ VALIDATION_HAS_BEGUN = {
 class ExactResume(Callback):
     """Save and restore random numbers, accumulated gradients and progress.
 
-    If the number of processes has changed, accumulated gradients are averaged over the old
-    processes, and further processes keep the random numbers of their seed.
+    Each process has random numbers of its own. If the number of processes has changed, accumulated
+    gradients are averaged over the old processes, and further processes begin with new numbers.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class ExactResume(Callback):
             if accumulating and p.grad is not None
         }
         checkpoint[KEY] = {
-            "random": gather_to_rank_zero(random_state()),
+            "random": gather_to_rank_zero(random_state(pl_module.device)),
             "gradients": gather_to_rank_zero(gradients),
             "epoch_ended": epoch_ended,
             "metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
@@ -100,6 +100,9 @@ class ExactResume(Callback):
         if loop.epoch_progress.current.ready == loop.epoch_progress.current.completed:
             # with max_steps Lightning would count a further epoch without batches
             loop.epoch_loop.restarting = False
+        refuse_different_positions(loop.total_batch_idx)
+        if trainer.global_rank:  # dropout is different in each process; the first keeps the seed
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         if self.saved is None:
             return
         restore_metrics(trainer, self.saved["metrics"])
@@ -114,7 +117,7 @@ class ExactResume(Callback):
             if name in own:
                 parameter.grad = own[name].to(parameter.device)
         if rank < len(generators):
-            set_random_state(generators[rank])
+            set_random_state(generators[rank], pl_module.device)
         self.saved = None
 
 
@@ -156,8 +159,28 @@ def _validation_has_begun(progress: dict[str, Any]) -> bool:
     return bool(progress["epoch_loop.val_loop.batch_progress"] == VALIDATION_HAS_BEGUN)
 
 
-def random_state() -> dict[str, Any]:
-    """Return the state of this process's random generators."""
+def refuse_different_positions(batches: int) -> None:
+    """Check that all processes go on at the same batch.
+
+    Each process reads its checkpoint itself, and takes an older one if it cannot read the newest.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    most, least = all_reduce_max(batches), -all_reduce_max(-batches)
+    if most != least:
+        raise RuntimeError(
+            f"processes would go on after batch {least} and after batch {most}, as not all of them "
+            "could read the newest checkpoint; check the file system, and start again"
+        )
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of this process's random generators.
+
+    Args:
+        device: device of the training.
+    """
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global one is what there is to save
     return {
@@ -170,18 +193,23 @@ def random_state() -> dict[str, Any]:
             float(cached),
         ),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore this process's random generators."""
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore this process's random generators.
+
+    Args:
+        state: what `random_state` returned, on this or another device.
+        device: device of the training.
+    """
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    for device, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(cuda, device)
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _validation_is_scheduled(trainer: Trainer) -> bool:

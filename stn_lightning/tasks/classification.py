@@ -176,17 +176,14 @@ class ClassificationTask(LightningModule):
             raise ValueError(
                 f"the data have only one class, {data.class_names[0]}; give two classes or more"
             )
-        self.eval()
-        with torch.no_grad():
-            logits = self(torch.zeros(1, *data.image_shape, device=self.device).to(self.dtype))
-        self.train()
-        if logits.shape[-1] != len(data.class_names):
+        if self.logits_shape is None:
+            self.logits_shape = self._sized(data.image_shape)
+        if self.logits_shape[-1] != len(data.class_names):
             raise ValueError(
-                f"the backbone has {logits.shape[-1]} classes, the data has "
+                f"the backbone has {self.logits_shape[-1]} classes, the data has "
                 f"{len(data.class_names)}; leave the backbone's num_classes out, or give "
                 f"--model.init_args.backbone.init_args.num_classes {len(data.class_names)}"
             )
-        self.logits_shape = logits.shape[1:]
         penalties = (self.out_of_bounds_penalty, self.overlap_penalty, self.equivariance)
         check_penalties(self, self.transformer, *penalties)
         refuse_unknown_parts(self, self.lr_scales)
@@ -195,6 +192,17 @@ class ClassificationTask(LightningModule):
                 parameter.requires_grad = False
         if self.channels_last and len(data.image_shape) == 3:  # it is for images, not for volumes
             self.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _sized(self, image_shape: Sequence[int]) -> torch.Size:
+        """Size lazy layers; return the shape of the logits."""
+        # Lightning moves the parameters later: `self.device` is the GPU, they are not yet on it
+        first = next(self.parameters(), None)
+        device = self.device if first is None else first.device
+        self.eval()
+        logits = self(torch.zeros(1, *image_shape, device=device).to(self.dtype))
+        self.train()
+        return torch.Size(logits.shape[1:])
 
     def train(self, mode: bool = True) -> "ClassificationTask":
         super().train(mode)

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassPrecisionRecallCurve
 
 from stn_lightning.backbones import FCN
 from stn_lightning.callbacks import PRCurves
-from stn_lightning.callbacks.pr_curves import THRESHOLDS, curves
+from stn_lightning.callbacks.pr_curves import THRESHOLDS, count, curves
 from stn_lightning.tasks import ClassificationTask
 from tests.reliability.processes import log, run
 from tests.reliability.training import SIZES, Data, train
@@ -37,9 +37,13 @@ STILL: dict[str, Any] = {
 def test_curves_are_those_that_tensorboard_computes_from_probabilities() -> None:
     probability, label = torch.randn(500, 4).softmax(1), torch.randint(4, (500,))
     metric = MulticlassPrecisionRecallCurve(4, thresholds=THRESHOLDS)
-    for part in torch.arange(500).split(64):
-        metric.update(probability[part], label[part])
-    for own, curve in enumerate(curves(metric.confmat)):
+    metric.update(probability, label)
+    counts = sum(
+        (count(probability[part], label[part]) for part in torch.arange(500).split(64)),
+        torch.zeros(THRESHOLDS, 4, 2, 2, dtype=torch.long),
+    )
+    assert torch.equal(counts, metric.confmat)
+    for own, curve in enumerate(curves(counts)):
         np.testing.assert_allclose(
             curve.numpy(),
             compute_curve((label == own).numpy(), probability[:, own].numpy(), THRESHOLDS),

@@ -13,7 +13,6 @@ import torch
 from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,6 +21,7 @@ from stn_lightning.cli import trainer_options
 from stn_lightning.cli.command import CommandLine
 from stn_lightning.cli.training import run
 from stn_lightning.runs.record import RunRecord
+from stn_lightning.runtime.batch_norm import SyncBatchNorm
 from stn_lightning.runtime.distributed import DDP
 from tests.stn_command import Stn
 
@@ -238,7 +238,7 @@ def several_processes(start: Start) -> None:
     strategy = done.trainer.strategy
     assert isinstance(strategy, DDP)
     assert (strategy.num_processes, done.trainer.num_nodes) == (2, 1)
-    assert isinstance(strategy._layer_sync, TorchSyncBatchNorm)
+    assert isinstance(strategy._layer_sync, SyncBatchNorm)
 
 
 def several_nodes(start: Start) -> None:
@@ -309,6 +309,10 @@ VALUES_REFUSED = [
     ("strategy=ddp_spawn", "give ddp"),
     ("strategy=ddp_fork", "give ddp"),
     ("strategy=ddp_notebook", "give ddp"),
+    ("strategy=fsdp", "a run needs whole parameters and checkpoints; give ddp"),
+    ("strategy=FSDPStrategy", "FSDPStrategy: a run needs whole parameters"),
+    ("strategy=deepspeed_stage_2", "give ddp"),
+    ("val_check_interval=00:00:01:00 --trainer.devices=2", "give a number of batches"),
     ("num_nodes=2", "nothing starts the others; use stn submit, or torchrun"),
     ("accumulate_grad_batches=0", "give 1 or more"),
     ("devices=two", "--trainer.devices two: give a number, a list or auto"),

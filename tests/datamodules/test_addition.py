@@ -1,8 +1,11 @@
+import math
+
+import pytest
 import torch
 
 from stn_lightning.batch import Split
 from stn_lightning.datamodules import AdditionDataModule, MNISTDataModule
-from stn_lightning.distortions import RotatedScaledTranslated
+from stn_lightning.distortions import CounterRandom, RotatedScaledTranslated
 from tests.datamodules.test_mnist import SIZES, Few, all_digits
 
 
@@ -54,6 +57,23 @@ def test_each_channel_is_distorted_on_its_own() -> None:
     assert module.image_shape == (2, 42, 42)
     torch.testing.assert_close(image[:, :1], expected)
     assert (image[:, 1:] - expected).abs().amax((1, 2, 3)).min() > 0.1
+
+
+def test_the_second_digit_is_distorted_by_other_random_numbers_than_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, drawn = module_of(), []
+
+    def distort(image: torch.Tensor, split: Split, randomness: CounterRandom) -> torch.Tensor:
+        numbers = CounterRandom(*randomness.key, randomness.epoch, randomness.index)
+        drawn.append(numbers.uniform(40, 0.0, 1.0))  # from the first number on
+        return torch.zeros(len(image), 1, 42, 42)
+
+    monkeypatch.setattr(module, "distort", distort)
+    pairs(module, "test")
+    assert len(drawn) == 2 * math.ceil(SIZES["test"] / 10)
+    for second, first in zip(drawn[1::2], drawn[::2], strict=True):
+        assert not torch.isin(first, second).any()
 
 
 def test_pairs_are_the_same_at_any_batch_size_and_new_in_each_epoch_of_training_alone() -> None:

@@ -292,3 +292,12 @@ def test_a_volume_is_mirrored_by_one_negative_scale(axis: int) -> None:
     theta = torch.cat([torch.diag(scales), torch.zeros(3, 1)], 1).flatten()[None]
     assert measures.is_mirrored(volume.grid(theta, (3, 4, 5))).item()
     assert not measures.is_mirrored(volume.grid(-theta, (3, 4, 5))).item()
+
+
+def test_the_scale_of_a_grid_that_is_not_finite_is_not_a_number() -> None:
+    grid = affine.grid(torch.tensor([[0.5, 0, 0, 0, 0.5, 0]]).repeat(2, 1), (8, 8))
+    expected = measures.scales(grid, (16, 16))
+    grid[1, 3, 3, 0] = math.nan
+    found = measures.scales(grid, (16, 16))
+    torch.testing.assert_close(found[0], expected[0])
+    assert found[1].isnan().any()

@@ -158,11 +158,30 @@ def test_a_job_of_several_processes_comes_back_and_one_of_several_nodes_asks_whe
         done = subprocess.run(["bash", "job.sh"], env=known | {"CODE": str(code)})
         assert done.returncode == code
         assert (tmp_path / "requeued").exists() is (code in requeued), code
-    for count, back in (("2", comes_back), ("3", False)):
-        (tmp_path / "requeued").unlink(missing_ok=True)
-        known |= {"CODE": "137", "SLURM_RESTART_COUNT": count}
-        subprocess.run(["bash", "job.sh"], env=known)
-        assert (tmp_path / "requeued").exists() is back
+    (tmp_path / "requeued").unlink(missing_ok=True)
+    known |= {"CODE": "137", "SLURM_RESTART_COUNT": "9"}  # nine times at the time limit
+    subprocess.run(["bash", "job.sh"], env=known)
+    assert (tmp_path / "requeued").exists() is comes_back
+
+
+def test_srun_gets_the_cores_of_the_job(call: Submit) -> None:
+    shares = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n"
+    _, text, _ = call(*QUICKSTART, "--cpus", "6", "--dry-run")
+    assert "#SBATCH --cpus-per-task=6\n" in text
+    assert text.index(shares) < text.index("\nsrun ")
+    assert shares not in call(*QUICKSTART, "--dry-run")[1]
+
+
+def test_a_second_job_of_a_run_waits_for_the_first_and_the_site_has_the_last_word(
+    call: Submit,
+) -> None:
+    _, text, _ = call(*QUICKSTART, "--dry-run")
+    assert "#SBATCH --dependency=singleton\n" in text
+    Path("slurm.yaml").write_text("sbatch: {dependency: 'afterok:5', time: '0:30:00'}\n")
+    _, text, _ = call(*QUICKSTART, "--dry-run")
+    assert "#SBATCH --dependency=afterok:5\n" in text
+    assert "#SBATCH --time=0:30:00\n" in text
+    assert "singleton" not in text
 
 
 def test_several_nodes_need_a_file_system_that_they_share(

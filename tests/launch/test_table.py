@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -646,7 +647,13 @@ def test_three_seeds_make_a_win_and_a_claim() -> None:
 
 @pytest.mark.parametrize(
     ("theirs", "verdict"),
-    [((1.3, 1.4), "holds"), ((0.9, 1.1), "within the spread"), ((0.2, 0.3), "does not hold")],
+    [
+        ((1.3, 1.4), "holds"),  # by 0.45; twice the standard error is 0.22
+        ((1.07, 1.17), "within the spread"),  # by 0.22, more than once the standard error
+        ((1.12, 1.22), "holds"),  # by 0.27, less than twice the standard deviation
+        ((0.9, 1.1), "within the spread"),
+        ((0.2, 0.3), "does not hold"),
+    ],
 )
 def test_a_claim_holds_by_more_than_the_seeds_differ(
     theirs: tuple[float, float], verdict: str
@@ -681,6 +688,22 @@ def test_the_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "0.log").read_text().strip() == str(
         max(len(os.sched_getaffinity(0)) // 2, 1)
     )
+
+
+def test_parallel_jobs_share_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    show = "import os, time; print(os.environ.get('CUDA_VISIBLE_DEVICES')); time.sleep(1)"
+    jobs = [Job([sys.executable, "-c", show], tmp_path / f"{n}.log") for n in range(3)]
+
+    def seen(at_once: int) -> list[str]:
+        list(run_jobs(jobs, at_once))
+        return [job.log.read_text().split()[-1] for job in jobs]
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert seen(3) == ["0", "1", "0"]
+    assert seen(1) == ["None"] * 3, "a job alone has them all"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert seen(2)[:2] == ["5", "7"]
 
 
 def test_jobs_that_are_left_early_have_ended_when_their_caller_goes_on(tmp_path: Path) -> None:

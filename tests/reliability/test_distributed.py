@@ -28,6 +28,7 @@ from tests.reliability.processes import finish, log, run, running, wait_for
 from tests.reliability.training import (
     SIZES,
     Do,
+    Draws,
     FewDigits,
     Poison,
     Slowly,
@@ -372,6 +373,16 @@ def test_running_statistics_are_the_same_in_all_processes_when_they_validate_and
         "backbone.2.running_mean"
     ]
     assert saved.tolist() == together[0]
+
+
+def test_each_process_draws_its_own_random_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "draws.jsonl"
+    assert run(tmp_path, Draws(file), ranks=2, epochs=1) == [0, 0], log(tmp_path)
+    drawn: dict[int, list[float]] = {0: [], 1: []}
+    for rank, _, number in sorted(json.loads(line) for line in file.read_text().splitlines()):
+        drawn[rank].append(number)
+    assert len(drawn[0]) == len(drawn[1]) > 3
+    assert not set(drawn[0]) & set(drawn[1])
 
 
 @pytest.mark.slow

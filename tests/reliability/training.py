@@ -214,6 +214,18 @@ class Statistics(AverageBatchNorm):
             file.write(json.dumps([trainer.global_rank, self.own, together]) + "\n")
 
 
+class Draws(Callback):
+    """Writes a random number of each process in each step."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        number = torch.rand(()).item()
+        with self.file.open("a") as out:  # a short line is written at once
+            out.write(json.dumps([trainer.global_rank, trainer.global_step, number]) + "\n")
+
+
 class Slowly(Callback):
     """Time to be signalled in."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from stn_lightning.runtime import exact_resume
 from stn_lightning.runtime.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from stn_lightning.runtime.exact_resume import random_state, set_random_state
 from stn_lightning.runtime.preemption import Preempted
@@ -235,7 +236,8 @@ def test_random_numbers_go_on_where_they_were_saved(tmp_path: Path) -> None:
     np.random.seed(3)  # noqa: NPY002
     random.gauss(0, 1)  # leaves half of a pair behind
     np.random.normal()  # noqa: NPY002  # likewise
-    AtomicCheckpointIO().save_checkpoint(random_state(), tmp_path / "state.ckpt")
+    cpu = torch.device("cpu")
+    AtomicCheckpointIO().save_checkpoint(random_state(cpu), tmp_path / "state.ckpt")
 
     def draw() -> list[float]:
         return [
@@ -248,7 +250,7 @@ def test_random_numbers_go_on_where_they_were_saved(tmp_path: Path) -> None:
 
     expected = draw()
     assert draw() != expected
-    set_random_state(load_checkpoint(tmp_path / "state.ckpt"))
+    set_random_state(load_checkpoint(tmp_path / "state.ckpt"), cpu)
     assert draw() == expected
 
 
@@ -267,3 +269,17 @@ def test_the_records_that_are_compared_hold_what_they_should(
     assert len({json.dumps(line[7]) for line in lines if line[0] == "train"}) == 33, (
         "nor two batches"
     )
+
+
+def test_processes_that_would_go_on_at_different_batches_are_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reduced_with(other: int) -> None:
+        largest = {10: max(10, other), -10: max(-10, -other)}
+        monkeypatch.setattr(exact_resume, "all_reduce_max", largest.__getitem__)
+
+    reduced_with(10)
+    exact_resume.refuse_different_positions(10)
+    reduced_with(25)
+    with pytest.raises(RuntimeError, match=r"after batch 10 and after batch 25, .* start again"):
+        exact_resume.refuse_different_positions(10)

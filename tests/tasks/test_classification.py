@@ -778,3 +778,17 @@ def test_error_and_loss_stay_apart_whatever_the_first_batch_is() -> None:
 def test_a_penalty_that_nothing_can_have_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trainer_of().fit(task_of(False, **options), digits())
+
+
+def test_layers_are_sized_where_they_are_before_lightning_moves_them_to_the_gpu() -> None:
+    """Lightning names the GPU as device before it moves the parameters."""
+    module = digits(8)
+    module.setup("fit")
+    transformer = SpatialTransformer(FullyConnectedLocalisation([8]), Affine())
+    task = ClassificationTask(CNN(4), SGD, transformer)
+    task._trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    task._trainer.datamodule = module  # type: ignore[attr-defined]
+    task._device = torch.device("meta")
+    task.configure_model()
+    assert task.logits_shape == (10,)
+    assert {p.device.type for p in task.parameters()} == {"cpu"}

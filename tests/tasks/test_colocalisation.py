@@ -134,6 +134,20 @@ def test_e_is_of_two_layers_each_in_units_of_its_length_on_the_patches() -> None
     assert not torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("done", "weight"), [(0.1, 0.2), (0.8, 1.0)])
+def test_the_weight_of_pairs_grows_and_a_process_counts_by_its_share(
+    done: float, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, batch = task(pair_warmup=0.5), batch_of(data(), "test")
+    monkeypatch.setattr(ColocalisationTask, "_progress", lambda *_: done)
+    monkeypatch.setattr(ColocalisationTask, "is_logged", False)
+    monkeypatch.setattr(ColocalisationTask, "global_step", 0)
+    torch.manual_seed(0)
+    expected = made._losses(batch, weight).mean() * 0.25
+    torch.manual_seed(0)
+    torch.testing.assert_close(made.training_step(batch._replace(share=0.25), 0), expected)
+
+
 def test_missing_weights_say_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,3 +189,11 @@ def test_a_network_of_another_number_of_digits_is_measured(module: SVHNDataModul
     (measured,) = trainer_of().test(task, module, verbose=False)
     assert {"test/error_at_1", "test/error_at_3"} <= set(measured)
     assert "test/error_at_4" not in measured
+
+
+def test_a_second_validation_counts_from_zero(module: SVHNDataModule) -> None:
+    task, trainer = task_of(), trainer_of()
+    for _ in range(2):
+        trainer.validate(task, module, verbose=False)
+        assert task.confusion is not None
+        assert task.confusion.sum() == 5 * 8
