@@ -251,3 +251,9 @@ def test_a_page_of_several_runs_replaces_no_runs_own_page(
     assert write_report(networks[:1]) == tmp_path / "first/report.html"
     assert write_report(networks[:2]) == tmp_path / "first/report-first-second.html"
     assert write_report(networks).is_file()
+
+
+def test_a_confused_image_stands_beside_one_of_the_other_class_that_was_recognised() -> None:
+    label, answer = torch.tensor([1, 1, 0, 0, 1, 0]), torch.tensor([2, 0, 1, 0, 1, 1])
+    # 0 was taken for 1 twice, first in image 2; image 0 of class 1 was misclassified, image 4 not
+    assert evaluation._confused_images(label, answer, 3).tolist()[:2] == [2, 4]

@@ -154,9 +154,10 @@ def test_boxes_follow_too(birds: Path) -> None:
     source = module.source.annotations("test")
     assert source is not None
     width = source.size[batch.indices][:, 1]
-    expected = torch.stack([-0.5 * width / SIZE, 0.5 * width / SIZE], 1)
+    left = torch.floor((width - SIZE + 1) / 2)  # a crop begins with a whole pixel
+    pixels = torch.stack([0.25 * width - left, 0.75 * width - left], 1)
     torch.testing.assert_close(
-        annotations_of(module, batch).boxes[:, [0, 2]], expected, rtol=0, atol=1.01 / SIZE
+        annotations_of(module, batch).boxes[:, [0, 2]], pixels * 2 / SIZE - 1, rtol=0, atol=1e-5
     )
     for epoch in range(3):
         for trained in batches_of(module, "train", epoch):
@@ -259,3 +260,10 @@ def test_an_image_from_elsewhere_becomes_what_the_test_makes_of_it(tmp_path: Pat
             module.image_shape,
         )
         torch.testing.assert_close(fit.image, image, rtol=0, atol=0)
+
+
+def test_other_names_are_other_data(birds: Path) -> None:
+    one, same, renamed = (module_of(birds) for _ in range(3))
+    images = renamed.splits["val"]
+    renamed.splits["val"] = images._replace(names=["other.jpg", *list(images.names)[1:]])
+    assert one.fingerprint() == same.fingerprint() != renamed.fingerprint()

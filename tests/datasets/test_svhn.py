@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from stn_lightning.batch import Batch
+from stn_lightning.datamodules import SVHNDataModule
 from stn_lightning.datasets import SVHN, svhn, svhn_crops
 from stn_lightning.datasets.files.download import File
 from stn_lightning.datasets.svhn_boxes import (
@@ -365,3 +367,21 @@ def test_a_full_disk_is_an_error_before_the_first_crop(
     crops.build()
     assert crops.path.exists()
     assert not [*root.glob("*.partial*")]
+
+
+def test_training_crops_reach_all_positions_of_the_margin_and_others_are_in_its_middle(
+    root: Path,
+) -> None:
+    module = SVHNDataModule(SVHN(extra=False, root=str(root)))
+    margin, side = module.source.margin, module.source.size
+    rows = torch.arange(side + 2 * margin, dtype=torch.uint8)
+    image = torch.stack(
+        [rows[:, None].expand(-1, len(rows)), rows[None].expand(len(rows), -1), rows.diag()]
+    )
+    indices = torch.arange(600)
+    batch = Batch(image.expand(600, -1, -1, -1), indices, indices, 0, 1.0, "train")
+    for channel in (0, 1):
+        corner = (module.colour_images(batch)[:, channel, 0, 0] * 255).round().int()
+        assert set(corner.tolist()) == set(range(2 * margin + 1))
+    middle = module.colour_images(batch._replace(split="test"))[:, :2, 0, 0] * 255
+    assert (middle.round() == margin).all()

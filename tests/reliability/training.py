@@ -198,18 +198,23 @@ class Poison(Callback):
 
 
 class Statistics(AverageBatchNorm):
-    """Writes down the running means of before and in validation."""
+    """Writes down the running means and variances of before and in validation."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.own: list[float] = []
+        self.own: list[list[float]] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
-        self.own = pl_module.backbone[2].running_mean.tolist()  # type: ignore[index, union-attr]
+        self.own = self.read(pl_module)
         super().on_train_batch_end(trainer, pl_module, *rest)
 
+    @staticmethod
+    def read(module: LightningModule) -> list[list[float]]:
+        layer: Any = module.backbone[2]  # type: ignore[index]
+        return [layer.running_mean.tolist(), layer.running_var.tolist()]
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        together = pl_module.backbone[2].running_mean.tolist()  # type: ignore[index, union-attr]
+        together = self.read(pl_module)
         with self.file.open("a") as file:
             file.write(json.dumps([trainer.global_rank, self.own, together]) + "\n")
 

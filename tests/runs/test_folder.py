@@ -545,3 +545,27 @@ def test_data_differ_by_any_setting_but_those_of_speed() -> None:
     assert data_difference(before, settings(batch_size=9, num_workers=2, cache="c", new=1)) is None
     changed = settings(batch_size=8, source={"init_args": {"file": "b"}})
     assert data_difference(before, changed) == ("data.init_args.source.init_args.file", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("trainer.devices", False),
+        ("trainer.log_every_n_steps", False),
+        ("trainer.gradient_clip_val", True),
+        ("trainer.accumulate_grad_batches", True),
+        ("data.init_args.source.init_args.root", False),
+        ("data.init_args.num_workers", False),
+        ("data.init_args.source.init_args.side", True),
+        ("data.init_args.batch_size", True),
+        ("model.init_args.label_smoothing", True),
+    ],
+)
+def test_settings_that_change_what_is_computed(key: str, changes: bool) -> None:
+    def settings(value: int) -> dict[str, Any]:
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        return dict(nested)
+
+    assert [each.key for each in differences(settings(1), settings(2))] == [key] * changes

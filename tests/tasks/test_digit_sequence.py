@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
 
@@ -191,9 +191,15 @@ def test_a_network_of_another_number_of_digits_is_measured(module: SVHNDataModul
     assert "test/error_at_4" not in measured
 
 
-def test_a_second_validation_counts_from_zero(module: SVHNDataModule) -> None:
-    task, trainer = task_of(), trainer_of()
-    for _ in range(2):
-        trainer.validate(task, module, verbose=False)
-        assert task.confusion is not None
-        assert task.confusion.sum() == 5 * 8
+def test_each_validation_counts_from_zero(module: SVHNDataModule) -> None:
+    counted = []
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, DigitSequenceTask)
+            assert pl_module.confusion is not None
+            counted.append(int(pl_module.confusion.sum()))
+
+    options = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_train_batches": 1}
+    trainer_of(callbacks=[Watch()], **options).fit(task_of(), module)
+    assert counted == [5 * 8, 5 * 8]
