@@ -1,5 +1,6 @@
 """Equal running statistics of batch normalisation on all processes."""
 
+import sys
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -56,17 +57,16 @@ class SyncBatchNorm(TorchSyncBatchNorm):
             and not isinstance(layer, nn.SyncBatchNorm)
             and type(layer).forward is not _BatchNorm.forward
         }
-        if not own:
-            return super().apply(model)
-        from timm.layers import norm_act  # an extra
-
         for kind in own:
-            if not issubclass(kind, norm_act.BatchNormAct2d):
+            if kind.__name__ != "BatchNormAct2d":
                 raise ValueError(
                     f"sync_batchnorm does not know {kind.__name__}, which does more than to "
                     "normalise; give --trainer.sync_batchnorm false"
                 )
-        converted: nn.Module = norm_act.convert_sync_batchnorm(model)
+        if not own:
+            return super().apply(model)
+        timm: Any = sys.modules[own.pop().__module__]  # no import, as timm is an extra
+        converted: nn.Module = timm.convert_sync_batchnorm(model)
         return converted
 
     def revert(self, model: nn.Module) -> nn.Module:
