@@ -47,6 +47,18 @@ def test_a_run_keeps_its_precision_where_the_machine_would_choose_another(
     assert json.loads((tmp_path / "runs/run/results.json").read_text())["precision"] == "32-true"
 
 
+def test_a_run_that_starts_over_gets_the_precision_of_this_machine(
+    stn: Stn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stn("fit", *MOMENT, "--trainer.max_epochs=1")[0] == 0
+    choice = PrecisionChoice("bf16-mixed", "another machine")
+    monkeypatch.setattr("stn_lightning.cli.command.choose_precision", lambda *_: choice)
+    code, out, _ = stn("fit", *MOMENT, "--trainer.max_epochs=1", "--resume=never")
+    assert code == 0
+    assert "another machine" in out
+    assert json.loads((tmp_path / "runs/run/results.json").read_text())["precision"] == "bf16-mixed"
+
+
 @pytest.mark.usefixtures("_bf16")
 def test_an_explicit_precision_wins(stn: Stn, tmp_path: Path) -> None:
     code, out, _ = stn("fit", *MOMENT, "--trainer.max_epochs=1", "--trainer.precision=32-true")

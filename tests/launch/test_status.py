@@ -6,10 +6,13 @@ import shlex
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 
+from stn_lightning.callbacks.status_file import StatusFile
 from stn_lightning.cli.typed_command import call
 from stn_lightning.launch.status import line, status
 from stn_lightning.runtime.atomic_files import MACHINE
@@ -53,6 +56,31 @@ def test_a_run_tells_its_state_from_the_first_epoch_to_the_test(
     assert call(status, []) == 0
     error = written["metrics"]["test/error"]
     assert f"quickstart  finished  2/2    {error:.2f} % test" in capsys.readouterr().out
+
+
+def test_a_resumed_training_counts_the_epochs_of_its_own_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Mock(
+        spec=Trainer,
+        default_root_dir=tmp_path,
+        callback_metrics={},
+        current_epoch=10,
+        max_epochs=20,
+        is_global_zero=True,
+        fast_dev_run=False,
+        sanity_checking=False,
+    )
+    task, now = Mock(spec=LightningModule), time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    callback = StatusFile()
+    callback.setup(trainer, task, "fit")
+    callback.on_train_start(trainer, task)
+    now += 60
+    trainer.current_epoch = 11
+    callback.on_train_epoch_end(trainer, task)
+    written = json.loads((tmp_path / "state.json").read_text())
+    assert (written["epoch"], written["epoch_seconds"]) == (12, 30)
 
 
 def test_a_training_that_fails_says_why(stn: Stn) -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -189,6 +190,20 @@ def test_a_table_with_a_run_that_was_stopped_is_no_finished_table(
     assert ("the same command resumes it" in capsys.readouterr().out) == (code == 75)
 
 
+def test_a_table_that_is_stopped_before_a_run_has_ended_is_no_finished_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(jobs: list[Job], at_once: int) -> Iterator[Ended]:
+        signal.raise_signal(signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.setattr(table_module, "run_jobs", stop)
+    try:
+        assert call(table, [str(write_table()), "--rows", "ST"]) == 75
+    finally:
+        signals.release()
+
+
 EPOCHS = "--trainer.max_epochs"
 
 
@@ -298,7 +313,8 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
     assert "scontrol requeue ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\n" in text, (
         "this element alone"
     )
-    assert "SLURM_RESTART_COUNT" not in text, "one process loses no other"
+    assert "134|137" not in text, "one process loses no other"
+    assert "#SBATCH --dependency=singleton\n" in text
     files = "--config configs/quickstart.yaml --config configs/hardware/cpu.yaml"
     for n in (0, 1):
         (line,) = [line for line in text.splitlines() if line.startswith(f"{n}) srun ")]
@@ -310,6 +326,18 @@ def test_a_job_array_has_a_line_for_each_missing_run(capsys: pytest.CaptureFixtu
     Path("job.sh").write_text(text)
     subprocess.run(["bash", "-n", "job.sh"], check=True)
     assert not Path("runs").exists()
+
+
+def test_a_job_array_has_no_line_for_a_finished_run(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(write_table()), "--rows", "ST", "--seeds", "0", "1", "--slurm", "--dry-run"]
+    Path("runs/quickstart-cpu-0").mkdir(parents=True)
+    finished = ["fit", *FILES, "--name", "quickstart-cpu-0", "--seed_everything", "0"]
+    results_of(Job(finished, Path("log")), 3.0)
+    assert call(table, arguments) == 0
+    text = capsys.readouterr().out
+    assert "--name quickstart-cpu-0 " not in text
+    assert "#SBATCH --array=0-0\n" in text
+    assert re.search(r"^0\) srun .* --name quickstart-cpu-1 ", text, re.MULTILINE)
 
 
 def test_an_element_of_several_processes_comes_back_alone(

@@ -119,12 +119,27 @@ def run(folder: Path, *callbacks: Any, ranks: int = 1, **settings: Any) -> list[
         return finish(processes)
 
 
+def until(
+    done: Callable[[], object],
+    missing: Callable[[], str],
+    seconds: float = 240,
+    pause: float = 0.005,
+) -> None:
+    """Wait until `done` is true; fail after so many seconds, and say what is missing."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, missing()
+        time.sleep(pause)
+
+
 def wait_for(lines: int, folder: Path, seconds: float = 240) -> None:
     """Until the record of a training has so many lines."""
-    end, file = time.monotonic() + seconds, folder / "record.jsonl"
-    while not (file.exists() and file.read_text().count("\n") >= lines):
-        assert time.monotonic() < end, f"{file} did not get {lines} lines; {log(folder)}"
-        time.sleep(0.005)
+    file = folder / "record.jsonl"
+    until(
+        lambda: file.exists() and file.read_text().count("\n") >= lines,
+        lambda: f"{file} did not get {lines} lines; {log(folder)}",
+        seconds,
+    )
 
 
 def log(folder: Path) -> str:

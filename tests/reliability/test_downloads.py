@@ -12,7 +12,7 @@ import pytest
 
 from stn_lightning.datasets.files.download import File, fetch
 from stn_lightning.runtime.atomic_files import remove_stale
-from tests.reliability.processes import SERVER, started
+from tests.reliability.processes import SERVER, started, until
 from tests.runtime.test_checkpointing import without_privileges
 
 CONTENT = b"digits" * 50_000
@@ -59,8 +59,7 @@ def test_of_several_processes_one_downloads_and_a_killed_one_is_replaced(
 ) -> None:
     url, asked = mirror
     with started(fetch, FILE, tmp_path, [url], environment={}) as killed:
-        while not asked:
-            time.sleep(0.005)
+        until(lambda: asked, lambda: "nothing was asked for")
         processes = [SERVER.Process(target=fetch, args=(FILE, tmp_path, [url])) for _ in range(3)]
         for process in processes:
             process.start()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.reliability.processes import finish, log, run, running
+from tests.reliability.processes import finish, log, run, running, wait_for
 from tests.reliability.training import Slowly, record
 from tests.runtime.test_checkpoint_io import names
 
@@ -49,8 +49,7 @@ def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(
     while done < kills:
         with running(killed, Slowly(0.005), ranks=ranks, **settings) as processes:
             lines = len(record(killed)) if (killed / "record.jsonl").exists() else 0
-            while not (killed / "record.jsonl").exists() or len(record(killed)) < lines + ranks:
-                time.sleep(0.005)
+            wait_for(lines + ranks, killed)
             time.sleep(random.uniform(0, 0.05))
             random.choice(processes).kill()
             codes = finish(processes)

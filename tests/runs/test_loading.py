@@ -38,6 +38,11 @@ def test_three_lines_predict_an_image(small_run: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_loaded_network_evaluates(small_run: Path) -> None:
+    run = stn_lightning.load_run(small_run)
+    assert not any(module.training for module in run.network.modules())
+
+
 def test_device_and_dtype_are_chosen(small_run: Path) -> None:
     run = stn_lightning.load_run(small_run, device="cpu", dtype=torch.float64)
     assert {p.dtype for p in run.network.parameters()} == {torch.float64}

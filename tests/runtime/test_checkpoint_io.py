@@ -21,7 +21,7 @@ from stn_lightning.runtime.checkpoint_io import (
     load_checkpoint,
     newest_loadable,
 )
-from tests.reliability.processes import save_without_end, started
+from tests.reliability.processes import save_without_end, started, until
 
 CHECKPOINT = {
     "state_dict": {"weight": torch.arange(6.0).reshape(2, 3)},
@@ -65,8 +65,7 @@ def test_killed_forty_times_while_saving_a_checkpoint_is_always_whole(tmp_path: 
     interrupted = 0
     for _ in range(40):
         with started(save_without_end, tmp_path, environment=elsewhere) as process:
-            while not (tmp_path / "last.ckpt").exists():
-                time.sleep(0.001)
+            until((tmp_path / "last.ckpt").exists, lambda: "no checkpoint", pause=0.001)
             time.sleep(random.uniform(0.02, 0.08))
             process.kill()
         checkpoint = load_checkpoint(tmp_path / "last.ckpt")
@@ -176,7 +175,7 @@ def test_something_else_than_a_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_resuming_falls_back_to_the_newest_checkpoint_that_loads(tmp_path: Path) -> None:
     assert newest_loadable(tmp_path)[:2] == (None, ())
-    for age, name in enumerate(("last.ckpt", "best.ckpt", "step=00000007.ckpt")):
+    for age, name in enumerate(("last.ckpt", "step=00000007.ckpt", "best.ckpt")):
         AtomicCheckpointIO().save_checkpoint(CHECKPOINT, tmp_path / name)
         os.utime(
             tmp_path / name, (1000 + age, 1000 + age)
@@ -184,7 +183,7 @@ def test_resuming_falls_back_to_the_newest_checkpoint_that_loads(tmp_path: Path)
     assert newest_loadable(tmp_path)[:2] == (tmp_path / "last.ckpt", ())
     (tmp_path / "last.ckpt").write_bytes(b"")
     path, skipped, _ = newest_loadable(tmp_path)
-    assert path == tmp_path / "step=00000007.ckpt"
+    assert path == tmp_path / "best.ckpt"
     assert [str(tmp_path / "last.ckpt") in line for line in skipped] == [True]
     for file in tmp_path.glob("*.ckpt"):
         file.write_bytes(file.read_bytes()[:100])

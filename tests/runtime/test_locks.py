@@ -11,7 +11,7 @@ import pytest
 from stn_lightning.runtime import locks
 from stn_lightning.runtime.atomic_files import MACHINE
 from stn_lightning.runtime.locks import FolderInUseError, claim, file_lock, lock_path
-from tests.reliability.processes import SERVER, started
+from tests.reliability.processes import SERVER, started, until
 
 
 def count_alone(path: Path) -> None:
@@ -44,8 +44,7 @@ def test_processes_that_make_the_same_file_do_so_one_after_the_other(tmp_path: P
 
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     with started(hold_until_killed, tmp_path / "file", environment={}) as process:
-        while not (tmp_path / "held").exists():
-            time.sleep(0.005)
+        until((tmp_path / "held").exists, lambda: "the lock was not taken")
         process.kill()
     begin = time.monotonic()
     with file_lock(tmp_path / "file"):
@@ -75,8 +74,7 @@ def hold_claim(folder: Path) -> None:
 
 
 def wait_until_held(folder: Path) -> None:
-    while not folder.with_name("held").exists():
-        time.sleep(0.005)
+    until(folder.with_name("held").exists, lambda: "the folder was not claimed")
 
 
 def test_the_second_claim_of_a_folder_is_refused_by_process_machine_and_time(

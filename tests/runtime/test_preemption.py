@@ -42,13 +42,16 @@ def by_rank(folder: Path) -> list[Any]:
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
 def test_a_signal_ends_the_training_with_exit_code_75_and_says_what_is_saved(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def receive() -> None:
         signal.raise_signal(number)
 
+    codes: list[int] = []
+    monkeypatch.setattr(signals, "set_exit_code", codes.append)
     with pytest.raises(Preempted) as leaving:
         train(tmp_path, Do(receive, 5))
+    assert codes == [75], "of a process that cannot end by itself"
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert str(leaving.value) == f"stopped by {number.name}; {last} has everything up to step 6"
     assert isinstance(leaving.value, SystemExit)

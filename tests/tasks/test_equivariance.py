@@ -3,10 +3,11 @@ import math
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from torch import Tensor, nn
 
 from stn_lightning.backbones import FCN
+from stn_lightning.batch import Batch
 from stn_lightning.datamodules import MNISTDataModule
 from stn_lightning.datasets import EmbeddedDigits
 from stn_lightning.distortions import CounterRandom
@@ -121,8 +122,8 @@ def task_of(equivariance: Equivariance | None, transformer: nn.Module | None) ->
     return ClassificationTask(FCN([32]), optimizer, transformer, equivariance=equivariance)  # type: ignore[arg-type]  # None, too
 
 
-def fit(task: ClassificationTask, epochs: int = 1) -> None:
-    data = MNISTDataModule(EmbeddedDigits(), batch_size=64)
+def fit(task: ClassificationTask, epochs: int = 1, data: LightningDataModule | None = None) -> None:
+    data = data or MNISTDataModule(EmbeddedDigits(), batch_size=64)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(
         max_epochs=epochs, limit_val_batches=0, accelerator="cpu",
@@ -134,6 +135,29 @@ def fit(task: ClassificationTask, epochs: int = 1) -> None:
 def test_equivariance_without_a_transformer_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match="equivariance needs a transformer of images in front"):
         fit(task_of(Equivariance(), None))
+
+
+def test_moves_have_their_full_size_while_distortions_still_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_moves, of_distortions = set(), set()
+    draw, transform = Equivariance.moves, MNISTDataModule.transform_batch
+
+    def moves(self: Equivariance, randomness: CounterRandom, size: tuple[int, int]) -> Tensor:
+        of_moves.add(randomness.spread)
+        return draw(self, randomness, size)
+
+    def transform_batch(self: MNISTDataModule, batch: Batch) -> Batch:
+        of_distortions.add(self.randomness(batch).spread)
+        return transform(self, batch)
+
+    monkeypatch.setattr(Equivariance, "moves", moves)
+    monkeypatch.setattr(MNISTDataModule, "transform_batch", transform_batch)
+    transformer = SpatialTransformer(FullyConnectedLocalisation([8]), Affine(), (8, 8))
+    data = MNISTDataModule(EmbeddedDigits(), curriculum=1.0, batch_size=500)
+    fit(task_of(Equivariance(), transformer), epochs=2, data=data)
+    assert min(of_distortions) < 1
+    assert of_moves == {1.0}
 
 
 def test_crops_follow_rotations_after_training_with_it() -> None:

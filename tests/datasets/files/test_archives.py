@@ -1,8 +1,8 @@
 import gzip
 import io
 import random
+import shutil
 import tarfile
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 
 from stn_lightning.datasets.files.archives import unpack
 from stn_lightning.runtime.atomic_files import MACHINE, remove_stale
-from tests.reliability.processes import SERVER, started
+from tests.reliability.processes import SERVER, started, until
 
 CONTENT = {"a.txt": b"one", "folder/b.txt": b"two" * 100, "folder/deep/c.txt": b""}
 LIMITS: Any = {"members": 10, "size": 1000}
@@ -170,14 +170,20 @@ def test_several_processes_unpack_it_once_and_a_kill_leaves_nothing(tmp_path: Pa
     content = {f"{i}.txt": bytes(random.Random(i).randbytes(500)) for i in range(2000)}
     archive = tarball(tmp_path / "a.tgz", content)
     limits: Any = {"members": 2000, "size": 10**6}
-    interrupted = 0
-    while not interrupted:
+    for _ in range(100):
         with started(_unpack, archive, tmp_path / "set", limits, environment={}) as process:
-            while not list(tmp_path.glob(".set.*.tmp")):
-                time.sleep(0.001)
+            until(
+                lambda: list(tmp_path.glob(".set.*.tmp")),
+                lambda: "nothing was unpacked",
+                pause=0.001,
+            )
             process.kill()
             process.join()
-        interrupted = len(list(tmp_path.glob(f".set.{MACHINE}.*.tmp")))
+        if list(tmp_path.glob(f".set.{MACHINE}.*.tmp")):
+            break
+        shutil.rmtree(tmp_path / "set")  # it was unpacked before the kill
+    else:
+        pytest.fail("no kill left a temporary folder")
     assert not (tmp_path / "set").exists()
     processes = [
         SERVER.Process(target=_unpack, args=(archive, tmp_path / "set", limits)) for _ in range(3)
