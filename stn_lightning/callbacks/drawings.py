@@ -137,7 +137,7 @@ def crop_caption(grid: Float[Tensor, "height width 2"], size: tuple[int, int]) -
     angle = round(math.degrees(found.angle.item())) + 0
     turned = f"{180 if angle == -180 else angle} deg"  # a half turn has one name
     first = "mirrored" if measures.is_mirrored(grid[None]) else turned
-    return f"{first}, {found.scale.exp().item():.2f}\n{x:+.1f}, {y:+.1f} px"
+    return f"{first}, {found.scale.exp().item():.2f}\n{x:+z.1f}, {y:+z.1f} px"
 
 
 def _project(
